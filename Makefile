@@ -1,0 +1,47 @@
+# One verb per kind of work; each bootstraps whatever it needs. `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+PEERS  := iperf=iperf ffmpeg=ffmpeg tcpdump=tcpdump socat=socat
+
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.DEFAULT_GOAL := build
+.PHONY: help build demo test lint asan tsan clean
+
+help: ## list the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml
+	@PYTHON=$(PYTHON) bash .ci/system
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check 'setuptools>=77' 'Cython~=3.3'
+	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev]'
+	@touch $@
+
+build: $(READY) ## compile pyx/ into mcrelay._core; .venv/bin/mcrelay is then the command
+	@bash .ci/compile $(BIN)/python
+
+demo: build ## a sender, the relay and a receiver in their own namespaces: no hardware, no configuration
+	@bash .ci/privileged $(BIN)/mcrelay demo
+
+test: build ## every test, in namespaces that they build themselves
+	@PYTHON=$(PYTHON) bash .ci/system $(PEERS)
+	@bash .ci/privileged $(BIN)/pytest
+
+lint: build ## ruff, mypy, cython-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/cython-lint pyx/*.pyx pyx/*.pxd tests/core/*.pyx
+
+asan: $(READY) ## the core tests under AddressSanitizer and UBSan
+	@bash .ci/sanitize address,undefined $(BIN)
+
+tsan: $(READY) ## the core tests under ThreadSanitizer
+	@bash .ci/sanitize thread $(BIN)
+
+clean: ## remove what was built
+	rm -rf build dist *.egg-info pyx/*.c mcrelay/_core/*.so $(VENV)
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""A userspace multicast relay for Linux: Cython forwards, Python decides."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

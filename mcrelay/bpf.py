@@ -1,0 +1,126 @@
+"""Classic BPF programs for the capture sockets (linux/filter.h, networking/filter.rst): pure.
+
+A ring's filter passes every IPv4 UDP frame whose destination is in one of the group ranges, whatever its port,
+source, VLAN or fragment, so that near misses are counted; and never a frame this host sent. The kernel has taken the
+VLAN tag off before the filter runs, so offsets are those of an untagged frame.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from ipaddress import IPv4Address
+
+LIMIT = 4096  # instructions: BPF_MAXINSNS of linux/bpf_common.h
+LEAF = 4  # ranges compared one by one; the tree halves down to that
+
+_LD_WORD, _LD_HALF, _LD_BYTE = 0x20, 0x28, 0x30  # BPF_LD | BPF_ABS | size
+_JA, _JEQ, _JGT, _JGE, _RET = 0x05, 0x15, 0x25, 0x35, 0x06
+_PACKET_TYPE = 0xFFFFF000 + 4  # SKF_AD_OFF + SKF_AD_PKTTYPE
+_OUTGOING = 4  # PACKET_OUTGOING of linux/if_packet.h
+_ACCEPT = (_RET, 0, 0, 0x00040000)
+_DROP = (_RET, 0, 0, 0)
+
+Instruction = tuple[int, int, int, int]
+Range = tuple[int, int]
+
+
+def ranges_of(groups: Iterable[IPv4Address]) -> list[Range]:
+    """Sorted, disjoint, inclusive ranges that hold exactly these addresses."""
+    ranges: list[Range] = []
+    for address in sorted({int(group) for group in groups}):
+        if ranges and ranges[-1][1] + 1 == address:
+            ranges[-1] = (ranges[-1][0], address)
+        else:
+            ranges.append((address, address))
+    return ranges
+
+
+def widen(ranges: Sequence[Range], most: int) -> list[Range]:
+    """At most ``most`` ranges that hold all of ``ranges``: the narrowest gaps are given up first."""
+    if len(ranges) <= most:
+        return list(ranges)
+    gaps = sorted(range(1, len(ranges)), key=lambda i: ranges[i][0] - ranges[i - 1][1])
+    kept = sorted(gaps[len(ranges) - most :])
+    edges = [0, *kept, len(ranges)]
+    return [(ranges[a][0], ranges[b - 1][1]) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def group_filter(ranges: Sequence[Range]) -> bytes:
+    """The program for a ring, as struct sock_filter bytes. Raises ValueError when it would exceed LIMIT."""
+    program: list[Instruction] = [
+        (_LD_WORD, 0, 0, _PACKET_TYPE),
+        (_JEQ, 0, 1, _OUTGOING),
+        _DROP,
+        (_LD_HALF, 0, 0, 12),
+        (_JEQ, 1, 0, 0x0800),
+        _DROP,
+        (_LD_BYTE, 0, 0, 23),
+        (_JEQ, 1, 0, 17),
+        _DROP,
+        (_LD_WORD, 0, 0, 30),
+        *_search(ranges),
+    ]
+    if len(program) > LIMIT:
+        raise ValueError(f"{len(program)} BPF instructions, the kernel takes {LIMIT}")
+    return _encode(program)
+
+
+def fitting_filter(groups: Iterable[IPv4Address], most: int = LIMIT) -> tuple[bytes, bool]:
+    """The narrowest program of at most ``most`` instructions, and whether it is exact."""
+    exact = ranges_of(groups)
+    count = len(exact)
+    while True:
+        try:
+            program = group_filter(widen(exact, count))
+        except ValueError:
+            program = b""
+        if program and len(program) <= 8 * most:
+            return program, count == len(exact)
+        if count <= 1:
+            raise ValueError(f"no BPF program fits in {most} instructions")
+        count = count * 7 // 8
+
+
+def igmp_filter() -> bytes:
+    """IGMP of this link, received and sent."""
+    return _encode([(_LD_HALF, 0, 0, 12), (_JEQ, 0, 3, 0x0800), (_LD_BYTE, 0, 0, 23), (_JEQ, 0, 1, 2), _ACCEPT, _DROP])
+
+
+def _search(ranges: Sequence[Range]) -> list[Instruction]:
+    """Binary search of the accumulator over sorted ranges; ends in a return on every path."""
+    if len(ranges) <= LEAF:
+        return _leaf(ranges)
+    middle = len(ranges) // 2
+    left, right = _search(ranges[:middle]), _search(ranges[middle:])
+    pivot = ranges[middle][0]
+    if len(left) <= 255:  # a conditional jump reaches that far
+        return [(_JGE, len(left), 0, pivot), *left, *right]
+    return [(_JGE, 0, 1, pivot), (_JA, 0, 0, len(left)), *left, *right]
+
+
+def _leaf(ranges: Sequence[Range]) -> list[Instruction]:
+    tests: list[tuple[int, int]] = []  # (jump code, value); a hit goes to accept
+    for low, high in ranges:
+        if low == high:
+            tests.append((_JEQ, low))
+        else:
+            tests.extend([(_JGE, low), (_JGT, high)])
+    code: list[Instruction] = []
+    for i, (jump, value) in enumerate(tests):
+        accept = len(tests) - 1 - i
+        drop = accept + 1
+        if jump == _JEQ:
+            code.append((jump, accept, 0 if i + 1 < len(tests) else drop, value))
+        elif jump == _JGE:  # below this range, and not in an earlier one
+            code.append((jump, 0, drop, value))
+        else:
+            code.append((jump, 0 if i + 1 < len(tests) else drop, accept, value))
+    return [*code, _ACCEPT, _DROP] if code else [_DROP]
+
+
+def _encode(program: Sequence[Instruction]) -> bytes:
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)

@@ -1,0 +1,78 @@
+"""``mcrelay check``: every complaint about a configuration, without needing any privilege."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .conflicts import link_warnings
+from .errors import ConfigError
+from .files import config_paths, parse
+
+if TYPE_CHECKING:
+    from .errors import Complaint
+
+EXIT_BAD = 2
+
+
+@click.command(epilog="\b\nExample:\n  mcrelay check -c site.toml --strict")
+@click.option(
+    "-c",
+    "--config",
+    "paths",
+    multiple=True,
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="A file, or a directory for its *.toml; may repeat. Replaces /etc/mcrelay/mcrelay.toml and conf.d/*.toml.",
+)
+@click.option("-i", "--instance", metavar="NAME", help="Check /etc/mcrelay/NAME.toml and NAME.conf.d/*.toml.")
+@click.option("--strict", is_flag=True, help="Let warnings fail the check too.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def check(paths: tuple[Path, ...], instance: str | None, strict: bool, as_json: bool) -> None:
+    """Check a configuration and say everything that is wrong with it.
+
+    Exits with 2 if anything is. Changes nothing, and needs neither privilege nor a running relay.
+    """
+    files: list[Path] = []
+    rules = 0
+    complaints: list[Complaint] = []
+    try:
+        files = config_paths(paths, instance)
+        parsed = parse(files, instance)
+        rules = len(parsed.config.rules)
+        links = {name for _, name in socket.if_nameindex()}
+        complaints = sorted([*parsed.warnings, *link_warnings(parsed.config, parsed.where, links)])
+    except ConfigError as error:
+        complaints = list(error.complaints)
+    bad = any(strict or not complaint.warning for complaint in complaints)
+    if as_json:
+        click.echo(
+            json.dumps({"files": [str(f) for f in files], "rules": rules, "complaints": [*map(_json, complaints)]})
+        )
+    else:
+        for complaint in complaints:
+            click.echo(f"warning: {complaint}" if complaint.warning else str(complaint), err=True)
+        if not bad:
+            found = _count(len(complaints), "warning") if complaints else "no complaints"
+            click.echo(f"{_count(len(files), 'file')}, {_count(rules, 'rule')}: {found}")
+    sys.exit(EXIT_BAD if bad else 0)
+
+
+def _json(complaint: Complaint) -> dict[str, str | int | bool]:
+    return {
+        "file": complaint.file,
+        "line": complaint.line,
+        "key": complaint.key,
+        "problem": complaint.problem,
+        "remedy": complaint.remedy,
+        "warning": complaint.warning,
+    }
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -1,0 +1,68 @@
+"""Ask the running relay: one request, one reply, over its Unix socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from .errors import ControlError, McrelayError
+
+DEFAULT_SOCKET = "/run/mcrelay/mcrelay.sock"
+TIMEOUT_SECONDS = 30.0
+
+
+class Refused(ControlError):
+    """The relay said no; carries its exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def ask(path: str | None, command: str, *, read_only: bool = False, **arguments: Any) -> Any:
+    """Send ``command`` to the relay at ``path`` (default: $MCRELAY_SOCKET, then the usual place).
+
+    A read falls back to the read-only socket beside it. Raises ControlError with what to do.
+    """
+    main = Path(path or os.environ.get("MCRELAY_SOCKET") or DEFAULT_SOCKET)
+    beside = main.with_name(f"{main.stem}-ro{main.suffix}")
+    request = json.dumps({"command": command, "arguments": arguments}).encode() + b"\n"
+    try:
+        reply = json.loads(_exchange([main, beside] if read_only else [main], request))
+    except (OSError, ValueError) as error:
+        raise ControlError(f"the relay at {main} did not answer: {error}") from error
+    if not reply["ok"]:
+        raise Refused(reply.get("error", ""), reply.get("exit_code", 1))
+    return reply.get("result")
+
+
+def _exchange(paths: list[Path], request: bytes) -> bytes:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(TIMEOUT_SECONDS)
+        _connect(sock, paths)
+        sock.sendall(request)
+        with sock.makefile("rb") as replies:
+            line = replies.readline()
+    if not line:
+        raise ControlError("the relay hung up; it may be stopping, or serve too many clients")
+    return line
+
+
+def _connect(sock: socket.socket, paths: list[Path]) -> None:
+    error: McrelayError | None = None
+    for path in paths:
+        try:
+            sock.connect(str(path))
+        except PermissionError:
+            error = ControlError(f"no permission to use {path}: run as root, or join the group that owns it")
+        except (FileNotFoundError, ConnectionRefusedError):
+            error = error or ControlError(
+                f"no relay is running at {path}: start one with `mcrelay run`, or say where with --socket"
+            )
+        else:
+            return
+    if error is not None:
+        raise error

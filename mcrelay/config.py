@@ -1,0 +1,167 @@
+"""TOML to a Config, or to every complaint there is about it. Pure: texts come in, values go out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import conflicts, tomllines
+from .errors import Complaint, ConfigError
+from .model import Config, LinkSettings, RelaySettings
+from .notation import check_link
+from .settings import DEFAULT_CONTROL, LINK, RELAY, RULE, written
+from .sheet import Draft, Sheet, parent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .conflicts import Place, Where
+    from .model import Rule
+
+RUNTIME: Place = ("command line", 0)  # where a rule stands that no file holds
+
+_TABLES = {"relay": "[relay]", "links": "[links.NAME]", "defaults": "[defaults]", "rules": "[rules.NAME]"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A configuration without errors. ``where`` gives the file and line of a key path such as ``rules.x.input``."""
+
+    config: Config
+    warnings: tuple[Complaint, ...]
+    where: Where
+
+
+def parse_config(files: Sequence[tuple[str, str]], control: str = DEFAULT_CONTROL) -> Parsed:
+    """Read files, given as (name, text), into one configuration; *control* is the socket unless they name one.
+
+    Raises ConfigError with all complaints, warnings among them, if one of them is an error.
+    """
+    complaints: list[Complaint] = []
+    sheets: list[tuple[Sheet, dict[str, Any]]] = []
+    for name, text in files:
+        try:
+            data, lines = tomllines.read(name, text)
+        except ConfigError as error:
+            complaints += error.complaints
+        else:
+            places = {tomllines.key_text(path): line for path, line in lines.items()}
+            sheets.append((Sheet(name, places, complaints), data))
+    reading = _Reading(complaints)
+    for sheet, data in sheets:
+        reading.settings(sheet, data)
+    for sheet, data in sheets:
+        reading.rules(sheet, data)
+    relay = RelaySettings(**{"control": control, **reading.relay})
+    reading.complain_of_cpus(relay)
+    drafts = reading.drafts
+    rules = {name: draft.rule for name, draft in drafts.items()}
+    kept = {name: draft.kept for name, draft in drafts.items()}
+    complaints += conflicts.find(rules, reading.where, kept)
+    return Parsed(Config(relay, reading.links, rules), _warnings(complaints), reading.where)
+
+
+def parse_rule(name: str, table: Mapping[str, Any], others: Mapping[str, Rule], where: Where | None = None) -> Rule:
+    """Read one rule that a command gives, with the keys of ``[rules.NAME]``, and check it against the *others*.
+
+    *others* are the rules that it is to run beside; one of the same name is left aside. Raises ConfigError.
+    """
+    complaints: list[Complaint] = []
+    draft = Sheet(RUNTIME[0], {}, complaints).rule(name, table, {}, "runtime")
+    beside = {n: rule for n, rule in others.items() if n != name}
+    known = where or (lambda _: RUNTIME)
+
+    def place(key: str) -> Place:
+        return RUNTIME if key.startswith(conflicts.rule_key(name)) else known(key)
+
+    complaints += conflicts.find({**beside, name: draft.rule}, place, {name: draft.kept})
+    _warnings(complaints)
+    return draft.rule
+
+
+def _warnings(complaints: Sequence[Complaint]) -> tuple[Complaint, ...]:
+    """Return the complaints if all are warnings, else raise them."""
+    ordered = sorted(set(complaints))
+    if all(complaint.warning for complaint in ordered):
+        return tuple(ordered)
+    raise ConfigError(ordered)
+
+
+class _Reading:
+    """What the files have given so far, and where each name stood first."""
+
+    def __init__(self, complaints: list[Complaint]) -> None:
+        self.relay: dict[str, Any] = {}
+        self.links: dict[str, LinkSettings] = {}
+        self.defaults: dict[str, Any] = {}
+        self.drafts: dict[str, Draft] = {}
+        self._complaints = complaints
+        self._owners: dict[str, Sheet] = {}  # a name such as rules.x -> the file that defines it
+
+    def where(self, key: str) -> Place:
+        """Give the place of a key; what no file holds was given on the command line."""
+        name = key
+        while name and name not in self._owners:
+            name = parent(name)
+        return self._owners[name].place(key) if name else RUNTIME
+
+    def settings(self, sheet: Sheet, data: dict[str, Any]) -> None:
+        """Take all but the rules, which need the defaults of every file."""
+        for key, value in data.items():
+            if key not in _TABLES:
+                sheet.unknown(tomllines.key_text((key,)), key, _TABLES)
+            elif not isinstance(value, dict):
+                sheet.complain(key, f"{written(value)} is not a table", f"write {_TABLES[key]} on a line of its own")
+        for name, checks, target in (("relay", RELAY, self.relay), ("defaults", RULE, self.defaults)):
+            table = _table(data, name)
+            for key, value in sheet.keys(name, table, checks).items():
+                if self._claim(sheet, f"{name}.{key}"):
+                    target[key] = value
+        for name, value in _table(data, "links").items():
+            path = tomllines.key_text(("links", name))
+            if not isinstance(value, dict):
+                sheet.stray(path, name, "[links.NAME]")
+                continue
+            sheet.attempt(path, check_link, name)
+            read = sheet.keys(path, value, LINK)
+            if self._claim(sheet, path):
+                ring = read.pop("ring", LinkSettings().ring_bytes)
+                self.links[name] = LinkSettings(**read, ring_bytes=ring)
+
+    def rules(self, sheet: Sheet, data: dict[str, Any]) -> None:
+        """Take the rules; one that stands twice is checked all the same."""
+        for name, value in _table(data, "rules").items():
+            path = conflicts.rule_key(name)
+            if not isinstance(value, dict):
+                sheet.stray(path, name, "[rules.NAME]")
+                continue
+            draft = sheet.rule(name, value, self.defaults, "file")
+            if self._claim(sheet, path):
+                self.drafts[name] = draft
+
+    def complain_of_cpus(self, relay: RelaySettings) -> None:
+        """Warn where workers and the CPUs for them differ in number."""
+        if relay.cpus and len(relay.cpus) != relay.workers:
+            file, line = self.where("relay.cpus")
+            problem = f"{_count(len(relay.cpus), 'CPU')} for {_count(relay.workers, 'worker')}"
+            remedy = "name as many CPUs as there are workers"
+            self._complaints.append(Complaint(file, line, "relay.cpus", problem, remedy, warning=True))
+
+    def _claim(self, sheet: Sheet, key: str) -> bool:
+        """Note who defines a name; whoever comes second is told where the first one stands."""
+        owner = self._owners.setdefault(key, sheet)
+        if owner is sheet:
+            return True
+        file, line = owner.place(key)
+        remedy = "rename one of the two" if key.startswith("rules.") else "remove one of the two"
+        sheet.complain(key, f"stands already at {file}:{line}", remedy)
+        return False
+
+
+def _table(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = data.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -1,0 +1,25 @@
+"""What this kernel offers, probed once into one value; tests pass another to force every fallback."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+UDP_SEGMENT = 103  # linux/udp.h
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """``udp_segment``: runs can be sent as one message (udp(7), Linux 4.18)."""
+
+    udp_segment: bool = True
+
+
+def probe() -> Features:
+    """Ask the running kernel; needs no privilege."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1200)
+        except OSError:
+            return Features(udp_segment=False)
+    return Features(udp_segment=True)

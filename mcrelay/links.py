@@ -1,0 +1,86 @@
+"""Links as they are now, and word of every change: rtnetlink through pyroute2 (rtnetlink(7)).
+
+Level-triggered: a notification only says that something changed; the facts always come from a fresh dump, so a lost or
+repeated notification does no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from ipaddress import IPv4Interface
+from typing import TYPE_CHECKING, Any
+
+from pyroute2 import AsyncIPRoute
+
+from .model import Link
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# linux/rtnetlink.h, linux/if.h, linux/if_addr.h
+RTMGRP_LINK = 0x1
+RTMGRP_IPV4_IFADDR = 0x10
+IFF_UP = 0x1
+IFF_LOWER_UP = 0x10000
+IFA_F_SECONDARY = 0x1
+
+
+class LinkWatch:
+    """The netlink sockets of this process. Use as an async context manager; main thread only."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._netlink = AsyncIPRoute()
+        self._open = contextlib.AsyncExitStack()
+        self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+
+    async def __aenter__(self) -> LinkWatch:
+        """Subscribe first: a change during the first dump is then noticed."""
+        self._events.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR))
+        asyncio.get_running_loop().add_reader(self._events, self._drain)
+        await self._open.enter_async_context(self._netlink)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close both sockets."""
+        asyncio.get_running_loop().remove_reader(self._events)
+        self._events.close()
+        await self._open.aclose()
+
+    async def dump(self) -> dict[str, Link]:
+        """Every link by name, with its IPv4 addresses in the kernel's order, primary ones first."""
+        addresses: dict[int, list[tuple[bool, IPv4Interface]]] = {}
+        async for message in await self._netlink.addr("dump", family=socket.AF_INET):
+            local = message.get("local") or message.get("address")
+            flags = message.get("flags") or 0
+            entry = (bool(flags & IFA_F_SECONDARY), IPv4Interface(f"{local}/{message['prefixlen']}"))
+            addresses.setdefault(message["index"], []).append(entry)
+        links = {}
+        async for message in await self._netlink.link("dump"):
+            held = sorted(addresses.get(message["index"], []), key=lambda entry: entry[0])
+            links[message.get("ifname")] = _link(message, tuple(address for _, address in held))
+        return links
+
+    def _drain(self) -> None:
+        """Being woken is the only signal wanted; ENOBUFS (an overflow) is as good as a message."""
+        with contextlib.suppress(OSError):  # BlockingIOError when empty
+            while self._events.recv(65536):
+                pass
+        self._changed()
+
+
+def _link(message: Any, addresses: tuple[IPv4Interface, ...]) -> Link:
+    flags = message["flags"]
+    return Link(
+        name=message.get("ifname"),
+        ifindex=message["index"],
+        up=bool(flags & IFF_UP),
+        carrier=bool(flags & IFF_LOWER_UP),
+        operstate=str(message.get("operstate") or "UNKNOWN"),
+        mtu=message.get("mtu"),
+        addresses=addresses,
+        hardware=message["ifi_type"],
+        mac=message.get("address") or "",
+    )

@@ -1,0 +1,218 @@
+"""What everything else talks about: streams, rules, links and the plan, as frozen values without behaviour.
+
+Ownership is simple because nothing here changes after it is made: any thread may read any of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address
+from typing import Literal, TypeAlias
+
+Address: TypeAlias = IPv4Address | IPv6Address
+Keep: TypeAlias = Literal["keep"]
+Auto: TypeAlias = Literal["auto"]
+Vlan: TypeAlias = int | Literal["none", "any"]
+RuleState: TypeAlias = Literal["active", "pending", "parked", "error", "disabled"]
+OutputState: TypeAlias = Literal["active", "parked", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A flow as a user names it: ``[SOURCE@]GROUP[/LEN][:PORT][%LINK]``.
+
+    ``address`` is the group, or a host for a unicast output. ``length`` is the prefix length in bits when the text
+    names a range, else None. ``port`` is 1-65535, ``"any"``, or None where the text has none.
+    """
+
+    address: Address
+    port: int | Literal["any"] | None = None
+    link: str | None = None
+    source: Address | None = None
+    length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One stream that a rule takes in. ``allow`` None lets every source in."""
+
+    stream: Stream
+    vlan: Vlan = "none"
+    allow: tuple[IPv4Network, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One destination of a rule, every option resolved: no value here still waits for a default.
+
+    ``stream.port`` is filled in (an output without a port keeps the input's). ``ttl`` is 16 for multicast and 64
+    for unicast where nothing was said.
+    """
+
+    stream: Stream
+    source_address: IPv4Address | Auto | Keep = "auto"
+    source_port: int | Auto | Keep = "auto"
+    ttl: int | Keep | Literal["decrement"] = 16
+    dscp: int | Keep = "keep"
+    burst: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Datagrams of every input go to every output. ``origin`` tells whether a file or a command made it."""
+
+    name: str
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    description: str = ""
+    exclusive: bool = False
+    enabled: bool = True
+    shared: bool = False
+    reflect: bool = False
+    origin: Literal["file", "runtime"] = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSettings:
+    """``[links.NAME]``: how frames are captured on one link. ``ring_bytes`` is the total for all workers."""
+
+    profile: Literal["throughput", "latency"] = "throughput"
+    ring_bytes: int = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    """``[relay]``: the process as a whole. ``cpus`` empty means: not pinned."""
+
+    workers: int = 1
+    cpus: tuple[int, ...] = ()
+    control: str = "/run/mcrelay/mcrelay.sock"
+    metrics: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole configuration, already found free of complaints."""
+
+    relay: RelaySettings = RelaySettings()
+    links: dict[str, LinkSettings] = field(default_factory=dict)
+    rules: dict[str, Rule] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network interface as it is now. ``addresses`` stands in the kernel's order, primary first.
+
+    ``hardware`` is the ARPHRD number (1 Ethernet, 772 loopback; linux/if_arp.h).
+    """
+
+    name: str
+    ifindex: int
+    up: bool
+    carrier: bool
+    operstate: str
+    mtu: int
+    addresses: tuple[IPv4Interface, ...] = ()
+    hardware: int = 1
+    mac: str = ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Membership:
+    """One joined (link, group[, source]); ``source`` None is any-source (ASM)."""
+
+    ifindex: int
+    group: IPv4Address
+    source: IPv4Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """An output as the loop will have it, or why it cannot: two equal specs may share a socket across plans.
+
+    ``ifindex`` 0 means routed (a unicast output without a link). ``source_address`` is the one datagrams will carry,
+    None where the route decides; ``bind_source`` says that it was asked for by address. ``dscp`` None keeps the
+    input's. ``payload_max`` is the largest payload that fits the link's MTU, 0 where the route's must be asked for.
+    An output that is not active is still in the plan: the loop counts each of its datagrams under ``parked``.
+    """
+
+    to: str
+    address: IPv4Address
+    port: int
+    oif: str | None
+    ifindex: int
+    source_address: IPv4Address | None
+    bind_source: bool
+    source_port: int
+    exact_port: bool
+    ttl: int
+    dscp: int | None
+    burst: int
+    payload_max: int
+    state: OutputState = "active"
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One input of a rule: the identity the table is keyed by, and how it stands with its link.
+
+    ``ifindex`` is 0 while the link does not exist. An active or parked input has a ring, a table entry and a join;
+    parked means that its link is there but down, so that it resumes by itself.
+    """
+
+    text: str
+    iif: str
+    ifindex: int
+    group: IPv4Address
+    source: IPv4Address | None
+    port: int
+    allow: tuple[IPv4Network, ...] | None = None
+    state: RuleState = "active"
+    reason: str = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether the loop and the memberships know this input."""
+        return self.state in {"active", "parked"}
+
+    @property
+    def membership(self) -> Membership:
+        """The join that makes this input arrive."""
+        return Membership(self.ifindex, self.group, self.source)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSpec:
+    """A rule as compiled against the links of this moment."""
+
+    name: str
+    origin: Literal["file", "runtime"]
+    description: str
+    enabled: bool
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RingSpec:
+    """One link that frames are captured on."""
+
+    ifname: str
+    settings: LinkSettings
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSpec:
+    """Everything the relay is to do, computed from a Config and the links as they are: no side effect, no socket.
+
+    ``rings`` is keyed by ifindex.
+    """
+
+    rules: tuple[RuleSpec, ...] = ()
+    rings: dict[int, RingSpec] = field(default_factory=dict)
+
+    @property
+    def memberships(self) -> frozenset[Membership]:
+        """Every join that the live inputs want."""
+        return frozenset(each.membership for rule in self.rules for each in rule.inputs if each.live)

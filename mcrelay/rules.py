@@ -1,0 +1,133 @@
+"""Compile a configuration against the links as they are into a PlanSpec: pure, so that every state can be tested."""
+
+from __future__ import annotations
+
+import zlib
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+from .model import InputSpec, OutputSpec, PlanSpec, RingSpec, RuleSpec
+from .model import LinkSettings as _LinkSettings
+from .notation import format_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .model import Config, Input, Link, Output, OutputState, Rule, RuleState
+
+ETHERNET_TYPES = {1, 772}  # ARPHRD_ETHER and ARPHRD_LOOPBACK of linux/if_arp.h: what starts with an Ethernet header
+IPV4_UDP_BYTES = 28
+AUTO_PORTS = range(20000, 32768)  # below Linux's ephemeral ports (ip_local_port_range starts at 32768)
+
+
+def compile_plan(config: Config, links: Mapping[str, Link]) -> PlanSpec:
+    """Say for every rule what is to be done on the ``links`` (by name) that exist now."""
+    rules = tuple(_compile_rule(rule, links) for rule in config.rules.values())
+    live = {each.iif for rule in rules for each in rule.inputs if each.live}
+    rings = {links[name].ifindex: RingSpec(name, config.links.get(name, _LinkSettings())) for name in sorted(live)}
+    return PlanSpec(rules, rings)
+
+
+def _compile_rule(rule: Rule, links: Mapping[str, Link]) -> RuleSpec:
+    return RuleSpec(
+        name=rule.name,
+        origin=rule.origin,
+        description=rule.description,
+        enabled=rule.enabled,
+        inputs=tuple(_compile_input(rule, each, links) for each in rule.inputs),
+        outputs=tuple(_compile_output(rule, each, links) for each in rule.outputs),
+    )
+
+
+def _compile_input(rule: Rule, entry: Input, links: Mapping[str, Link]) -> InputSpec:
+    stream = entry.stream
+    name = stream.link or ""
+    link = links.get(name)
+    state: RuleState = "active"
+    reason = ""
+    if not rule.enabled:
+        state = "disabled"
+    elif link is None:
+        state, reason = "pending", f"link {name} does not exist"
+    elif link.hardware not in ETHERNET_TYPES:
+        state, reason = "error", f"link {name} carries no Ethernet frames (ARPHRD {link.hardware})"
+    elif trouble := _trouble(link):
+        state, reason = "parked", trouble
+    return InputSpec(
+        text=format_stream(stream),
+        iif=name,
+        ifindex=link.ifindex if link else 0,
+        group=_ipv4(stream.address),
+        source=_ipv4(stream.source) if stream.source else None,
+        port=_number(stream.port),
+        allow=entry.allow,
+        state=state,
+        reason=reason,
+    )
+
+
+def _compile_output(rule: Rule, output: Output, links: Mapping[str, Link]) -> OutputSpec:
+    stream = output.stream
+    link = links.get(stream.link) if stream.link else None
+    state: OutputState = "active"
+    reason = ""
+    source: IPv4Address | None = None
+    if stream.link is not None:
+        if link is None:
+            state, reason = "parked", f"link {stream.link} does not exist"
+        elif trouble := _trouble(link):
+            state, reason = "parked", trouble
+        elif not link.addresses:
+            state, reason = "parked", f"link {link.name} has no IPv4 address to send from"
+        else:
+            source = link.addresses[0].ip
+    asked = isinstance(output.source_address, IPv4Address)
+    if isinstance(output.source_address, IPv4Address):
+        source = output.source_address
+        if state == "active" and not any(source == each.ip for known in links.values() for each in known.addresses):
+            state, reason = "parked", f"source address {source} is not an address of this host"
+    text = format_stream(stream)
+    return OutputSpec(
+        to=text,
+        address=_ipv4(stream.address),
+        port=_number(stream.port),
+        oif=stream.link,
+        ifindex=link.ifindex if link else 0,
+        source_address=source,
+        bind_source=asked,
+        source_port=output.source_port if isinstance(output.source_port, int) else auto_port(rule.name, text),
+        exact_port=isinstance(output.source_port, int),
+        ttl=output.ttl if isinstance(output.ttl, int) else 0,
+        dscp=output.dscp if isinstance(output.dscp, int) else None,
+        burst=output.burst,
+        payload_max=link.mtu - IPV4_UDP_BYTES if link and stream.address.is_multicast else 0,
+        state=state,
+        reason=reason,
+    )
+
+
+def auto_port(rule: str, output: str) -> int:
+    """The source port of an output nobody chose one for: the same after every restart, on every host."""
+    return AUTO_PORTS[zlib.crc32(f"{rule} {output}".encode()) % len(AUTO_PORTS)]
+
+
+def _trouble(link: Link) -> str:
+    if not link.up:
+        return f"link {link.name} is down"
+    if not link.carrier:
+        return f"link {link.name} has no carrier"
+    return ""
+
+
+def _ipv4(address: object) -> IPv4Address:
+    """The configuration admits IPv4 alone so far."""
+    if not isinstance(address, IPv4Address):
+        raise TypeError(f"{address} is not an IPv4 address")
+    return address
+
+
+def _number(port: object) -> int:
+    """The configuration has resolved every port by now."""
+    if not isinstance(port, int):
+        raise TypeError(f"port {port!r} was not resolved")
+    return port

@@ -1,0 +1,57 @@
+"""Counters of one worker: each struct has one writer, the worker, and any number of readers."""
+
+from libc.stdint cimport uint64_t
+
+# How a frame left the loop: exactly one for each. Order is that of VERDICTS in counters.pyx.
+cdef enum Verdict:
+    RELAYED = 0      # handed to a rule's outputs; also what parse says of a frame that is fit to be
+    DROPPED
+    NO_MATCH
+    NOT_UDP
+    VLAN
+    FRAGMENT
+    TRUNCATED
+    MALFORMED
+    VERDICT_COUNT
+
+# Why a rule did not pass on a datagram that was its own. Order is that of DROPS.
+cdef enum Drop:
+    DROP_SOURCE = 0
+    DROP_POLICER
+    DROP_ECHO
+    DROP_COUNT
+
+# Why a datagram did not leave by one output. Order is that of SEND_ERRORS.
+cdef enum SendError:
+    SEND_NOBUFS = 0
+    SEND_NETDOWN
+    SEND_MTU
+    SEND_NOADDR
+    SEND_NOROUTE
+    SEND_UNREACHABLE
+    SEND_BLOCKED
+    SEND_TTL
+    SEND_PARKED
+    SEND_OTHER
+    SEND_ERROR_COUNT
+
+cdef struct FrameCounters:
+    uint64_t frames[8]          # by Verdict
+
+cdef struct InputCounters:
+    uint64_t rx_packets         # datagrams
+    uint64_t rx_bytes           # UDP payload
+    uint64_t last_packet_ns     # Unix time of the newest frame, from its ring slot
+    uint64_t drops[3]           # by Drop
+
+cdef struct OutputCounters:
+    uint64_t tx_packets
+    uint64_t tx_bytes
+    uint64_t errors[10]         # by SendError
+
+
+cdef class Block:
+    """Owner of one counter struct, zeroed and alone on its cache lines; freed with the last plan that names it."""
+
+    cdef void *memory
+    cdef int words

@@ -1,0 +1,76 @@
+"""The table that finds a datagram's input: open addressing, immutable once built, at most half full.
+
+Addresses are 16 bytes from the start: IPv4 stands in them as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2).
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    MISS = 0xffffffff
+
+cdef struct Address:
+    uint64_t high, low          # host byte order
+
+cdef struct Key:
+    Address group
+    Address source              # all zero: any source
+    uint16_t port
+    uint16_t vlan               # 0: untagged
+
+cdef struct Entry:
+    Key key
+    uint32_t hash
+    uint32_t input              # MISS: the entry is free
+
+cdef struct Table:
+    Entry *entries
+    uint32_t mask               # entries - 1, a power of two less one
+    bint sources                # some key names a source
+
+
+cdef inline Address mapped(uint32_t ipv4) noexcept nogil:
+    cdef Address address
+    address.high = 0
+    address.low = <uint64_t>0xffff << 32 | ipv4
+    return address
+
+
+cdef inline bint same(const Key *a, const Key *b) noexcept nogil:
+    return (
+        a.group.low == b.group.low and a.group.high == b.group.high and a.port == b.port and a.vlan == b.vlan
+        and a.source.low == b.source.low and a.source.high == b.source.high
+    )
+
+
+cdef inline uint32_t hash_of(const Key *key) noexcept nogil:
+    """Two multiplications (the golden ratio's and xxHash64's second prime); the high bits are the good ones."""
+    cdef uint64_t mixed = (key.group.low ^ key.group.high ^ <uint64_t>key.port << 48 ^ <uint64_t>key.vlan << 32)
+    mixed = mixed * 0x9e3779b97f4a7c15ULL ^ (key.source.low ^ key.source.high)
+    return <uint32_t>((mixed ^ mixed >> 29) * 0xc2b2ae3d27d4eb4fULL >> 32)
+
+
+cdef inline uint32_t probe(const Table *table, const Key *key) noexcept nogil:
+    cdef uint32_t wanted = hash_of(key)
+    cdef uint32_t at = wanted & table.mask
+    while table.entries[at].input != MISS:
+        if table.entries[at].hash == wanted and same(&table.entries[at].key, key):
+            return table.entries[at].input
+        at = (at + 1) & table.mask
+    return MISS
+
+
+cdef inline uint32_t find(const Table *table, Key *key) noexcept nogil:
+    """The input whose key fits best, a named source before none, or MISS. ``key.source`` is cleared on the way."""
+    cdef uint32_t input
+    if table.sources:
+        input = probe(table, key)
+        if input != MISS:
+            return input
+    key.source.high = 0
+    key.source.low = 0
+    return probe(table, key)
+
+
+cdef int table_build(Table *table, uint32_t keys) except -1
+cdef int table_insert(Table *table, const Key *key, uint32_t input) except -1
+cdef void table_free(Table *table) noexcept nogil

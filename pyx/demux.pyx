@@ -1,0 +1,41 @@
+"""Set-up of the table; the look-up itself is in demux.pxd."""
+
+from .kernel cimport aligned_alloc, free
+
+
+cdef int table_build(Table *table, uint32_t keys) except -1:
+    """Make an empty table with room for ``keys`` keys at half load."""
+    cdef uint32_t size = 2
+    cdef uint32_t i
+    while size < 2 * keys:
+        size *= 2
+    table.entries = <Entry *>aligned_alloc(64, (size * sizeof(Entry) + 63) & ~<size_t>63)
+    if table.entries == NULL:
+        raise MemoryError(f"a table of {keys} keys")
+    for i in range(size):
+        table.entries[i].input = MISS
+    table.mask = size - 1
+    table.sources = False
+    return 0
+
+
+cdef int table_insert(Table *table, const Key *key, uint32_t input) except -1:
+    """Add a key, before the table is published. Raises ValueError when it is there already."""
+    cdef uint32_t at
+    if probe(table, key) != MISS:
+        raise ValueError("two inputs with one key")
+    cdef uint32_t hashed = hash_of(key)
+    at = hashed & table.mask
+    while table.entries[at].input != MISS:
+        at = (at + 1) & table.mask
+    table.entries[at].key = key[0]
+    table.entries[at].hash = hashed
+    table.entries[at].input = input
+    if key.source.low or key.source.high:
+        table.sources = True
+    return 0
+
+
+cdef void table_free(Table *table) noexcept nogil:
+    free(table.entries)
+    table.entries = NULL

@@ -1,0 +1,192 @@
+"""Set-up of egress sockets and of the queue; the sending itself is in egress.pxd (ip(7), udp(7))."""
+
+import errno as errnos
+from ipaddress import IPv4Address
+
+cimport cython
+
+
+from .kernel cimport (
+    AF_INET, CMSG_LEN, IP_MULTICAST_ALL, IP_MULTICAST_IF, IP_MULTICAST_TTL, IP_TOS, IP_TTL, IPPROTO_UDP,
+    SO_ATTACH_FILTER, SO_BINDTODEVICE, SO_REUSEADDR, SO_SNDBUF, SO_SNDBUFFORCE, SOCK_CLOEXEC, SOCK_DGRAM, UDP_SEGMENT,
+    bind, calloc, close, connect, free, getsockname, htonl, htons, ip_mreqn, memset, ntohl, setsockopt, sock_filter,
+    sock_fprog, sockaddr, sockaddr_in, socket,
+)
+from .system cimport check, set_option
+
+cdef enum:
+    SNDBUF_BYTES = 4 << 20      # a block's worth of bursts; what the kernel grants is reported
+    PORT_TRIES = 16
+
+
+cdef int queue_build(Queue *queue, uint32_t inputs, uint32_t outputs) except -1:
+    """Allocate for a plan of that size: the loop itself never allocates."""
+    cdef uint32_t i
+    cdef cmsghdr *header
+    cdef size_t space = control_bytes()
+    memset(queue, 0, sizeof(Queue))
+    queue.entries = <Entry *>calloc(ENTRIES, sizeof(Entry))
+    queue.chains = <Chain *>calloc(inputs + 1, sizeof(Chain))
+    queue.touched = <uint32_t *>calloc(inputs + 1, sizeof(uint32_t))
+    queue.blocked = <Blocked *>calloc(outputs + 1, sizeof(Blocked))
+    queue.waiting = <pollfd *>calloc(outputs + 1, sizeof(pollfd))
+    queue.headers = <mmsghdr *>calloc(MESSAGES, sizeof(mmsghdr))
+    queue.messages = <Message *>calloc(MESSAGES, sizeof(Message))
+    queue.vectors = <iovec *>calloc(VECTORS, sizeof(iovec))
+    queue.controls = <uint8_t *>calloc(MESSAGES, space)
+    if (
+        queue.entries == NULL or queue.chains == NULL or queue.touched == NULL or queue.blocked == NULL
+        or queue.waiting == NULL or queue.headers == NULL or queue.messages == NULL or queue.vectors == NULL
+        or queue.controls == NULL
+    ):
+        queue_free(queue)
+        raise MemoryError(f"a queue for {inputs} inputs and {outputs} outputs")
+    for i in range(<uint32_t>MESSAGES):
+        header = <cmsghdr *>(queue.controls + i * space)
+        header.cmsg_len = CMSG_LEN(sizeof(uint16_t))
+        header.cmsg_level = IPPROTO_UDP
+        header.cmsg_type = UDP_SEGMENT
+        header = <cmsghdr *>(queue.controls + i * space + CMSG_SPACE(sizeof(uint16_t)))
+        header.cmsg_len = CMSG_LEN(sizeof(int32_t))
+        header.cmsg_level = IPPROTO_IP
+        header.cmsg_type = IP_TOS
+    return 0
+
+
+cdef void queue_free(Queue *queue) noexcept nogil:
+    free(queue.entries)
+    free(queue.chains)
+    free(queue.touched)
+    free(queue.blocked)
+    free(queue.waiting)
+    free(queue.headers)
+    free(queue.messages)
+    free(queue.vectors)
+    free(queue.controls)
+    memset(queue, 0, sizeof(Queue))
+
+
+cdef int refuse_everything(int fd) except -1:
+    """A socket bound to a port would otherwise queue what is sent to that port, and nobody reads it."""
+    cdef sock_filter drop
+    cdef sock_fprog program
+    drop.code = 6       # BPF_RET | BPF_K
+    drop.jt = 0
+    drop.jf = 0
+    drop.k = 0
+    program.len = 1
+    program.filter = &drop
+    return check(setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)), "SO_ATTACH_FILTER")
+
+
+cdef int grow(int fd) except -1:
+    """A large send buffer: forced where CAP_NET_ADMIN allows, else what net.core.wmem_max grants. Returns its bytes."""
+    cdef int size = SNDBUF_BYTES
+    cdef unsigned int length = sizeof(size)
+    if setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)):
+        set_option(fd, SOL_SOCKET, SO_SNDBUF, size, "SO_SNDBUF")
+    check(getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &length), "SO_SNDBUF")
+    return size // 2    # socket(7): the kernel doubles it for its own bookkeeping
+
+
+cdef int choose_link(int fd, uint32_t address, int ifindex, str link) except -1:
+    cdef ip_mreqn choice
+    cdef bytes name = link.encode()
+    if address >> 28 == 14:
+        memset(&choice, 0, sizeof(choice))
+        choice.imr_ifindex = ifindex
+        return check(setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &choice, sizeof(choice)), "IP_MULTICAST_IF")
+    return check(setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, <char *>name, len(name)), f"bind to link {link}")
+
+
+cdef int take_port(int fd, uint32_t address, uint16_t port, bint exact) except -1:
+    """Bind to the port, and not to an address unless one was asked for: the kernel then follows the link's own."""
+    cdef sockaddr_in source
+    cdef int i
+    memset(&source, 0, sizeof(source))
+    source.sin_family = AF_INET
+    source.sin_addr.s_addr = htonl(address)
+    for i in range(1 if exact else PORT_TRIES):
+        source.sin_port = htons(<uint16_t>(port + i))
+        if bind(fd, <sockaddr *>&source, sizeof(source)) == 0:
+            return port + i
+        if errno != errnos.EADDRINUSE:
+            break
+    return check(-1, f"bind to source port {port}")
+
+
+cdef void shut(Egress *egress) noexcept:
+    if egress.fd >= 0:
+        close(egress.fd)
+        egress.fd = -1
+
+
+@cython.final
+cdef class RunSwitch:
+    def __cinit__(self, bint allowed=True):
+        self.runs = allowed
+
+    @property
+    def allowed(self):
+        """False once the link's device has refused a run with EIO; singles go on."""
+        return load_relaxed_u32(&self.runs) != 0
+
+
+@cython.final
+cdef class EgressSocket:
+    def __cinit__(
+        self, uint32_t address, uint16_t port, RunSwitch switch not None, *, int ifindex=0, str link="",
+        uint32_t source_address=0, uint16_t source_port=0, bint exact_port=False, int ttl=16, int dscp=-1,
+        uint32_t payload_max=0,
+    ):
+        """A socket that sends to ``address``:``port`` (host byte order) and never receives anything.
+
+        ``ifindex`` and ``link`` say by which link; 0 and "" leave it to the routing table. ``source_address`` 0 lets the
+        kernel choose. When ``source_port`` is taken by a stranger the next free one of 16 is used, unless ``exact_port``.
+        ``payload_max`` 0 asks the route for its MTU. Raises OSError: ENETUNREACH without a route, EADDRNOTAVAIL
+        when the source address is not ours, EADDRINUSE, EMFILE.
+        """
+        cdef sockaddr_in to
+        self.egress.fd = -1
+        self.switch = switch
+        self.egress.runs = &switch.runs
+        self.egress.fd = check(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), "UDP socket")
+        refuse_everything(self.egress.fd)
+        set_option(self.egress.fd, SOL_SOCKET, SO_REUSEADDR, 1, "SO_REUSEADDR")
+        set_option(self.egress.fd, IPPROTO_IP, IP_MULTICAST_ALL, 0, "IP_MULTICAST_ALL")
+        set_option(self.egress.fd, IPPROTO_IP, IP_RECVERR, 1, "IP_RECVERR")    # else qdisc drops are silent: ip(7)
+        set_option(self.egress.fd, IPPROTO_IP, IP_MULTICAST_TTL, ttl, "IP_MULTICAST_TTL")
+        set_option(self.egress.fd, IPPROTO_IP, IP_TTL, ttl, "IP_TTL")
+        if dscp >= 0:
+            set_option(self.egress.fd, IPPROTO_IP, IP_TOS, dscp << 2, "IP_TOS")
+        self.sndbuf = grow(self.egress.fd)
+        if ifindex:
+            choose_link(self.egress.fd, address, ifindex, link)
+        self.source_port = take_port(self.egress.fd, source_address, source_port, exact_port)
+        memset(&to, 0, sizeof(to))
+        to.sin_family = AF_INET
+        to.sin_port = htons(port)
+        to.sin_addr.s_addr = htonl(address)
+        check(connect(self.egress.fd, <sockaddr *>&to, sizeof(to)), "connect")
+        if payload_max:
+            self.egress.segment_max = payload_max
+        else:
+            measure(&self.egress)
+
+    def __dealloc__(self):
+        shut(&self.egress)
+
+    def close(self):
+        """Only when no worker can reach a plan with this socket any more."""
+        shut(&self.egress)
+
+    def fileno(self):
+        return self.egress.fd
+
+    @property
+    def local_address(self):
+        """The IPv4Address datagrams leave with."""
+        cdef sockaddr_in source
+        cdef unsigned int size = sizeof(source)
+        check(getsockname(self.egress.fd, <sockaddr *>&source, &size), "getsockname")
+        return IPv4Address(ntohl(source.sin_addr.s_addr))

@@ -1,0 +1,41 @@
+"""What the loop reads: rings, tables, inputs and outputs of one generation. A published plan never changes."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from .counters cimport InputCounters
+from .demux cimport Table
+from .egress cimport Output, Queue
+from .kernel cimport pollfd
+from .ring cimport Ring
+
+cdef struct Prefix:
+    uint32_t network, mask      # host byte order
+
+cdef struct Input:
+    InputCounters *counters
+    uint32_t first_output, output_count
+    uint32_t first_prefix, prefix_count     # of the sources let in; no prefix: all of them
+
+cdef struct Capture:
+    Ring *ring
+    Table table
+
+cdef struct Plan:
+    uint64_t generation
+    Capture *captures
+    uint32_t capture_count
+    Input *inputs
+    uint32_t input_count
+    Output *outputs
+    uint32_t output_count
+    Prefix *prefixes
+    pollfd *polls               # one a capture, then the worker's wake-up; revents are the worker's
+    Queue *queue                # the worker's own scratch, sized for this plan
+
+
+cdef class PlanOwner:
+    """Keeps a plan and everything it points to alive until the engine lets go of it."""
+
+    cdef Plan plan
+    cdef Queue queue
+    cdef tuple owned

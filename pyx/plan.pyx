@@ -1,0 +1,104 @@
+"""Compile a plan for one worker from Python values; it is read in worker.pyx."""
+
+cimport cython
+from libc.stdint cimport uint16_t
+
+from .counters cimport Block, InputCounters, OutputCounters
+from .demux cimport Key, mapped, table_build, table_free, table_insert
+from .egress cimport EgressSocket, queue_build, queue_free
+from .kernel cimport POLLIN, calloc, free
+from .ring cimport RingSocket
+
+
+cdef void *array(size_t count, size_t size) except NULL:
+    cdef void *memory = calloc(count + 1, size)
+    if memory == NULL:
+        raise MemoryError("a plan")
+    return memory
+
+
+@cython.final
+cdef class PlanOwner:
+    def __cinit__(self, uint64_t generation, list rings not None, list inputs not None):
+        """``rings`` are RingSocket. ``inputs`` are tuples
+
+            (ring index, group, source or 0, port, Block, [(network, mask)], outputs)
+
+        and outputs tuples ``(EgressSocket or None when parked, Block, burst, keep_dscp)``; addresses are ints in
+        host byte order. Raises ValueError for two inputs with one key, MemoryError.
+        """
+        cdef uint32_t i, outputs, prefixes
+        cdef RingSocket ring
+        outputs = sum([len(entry[6]) for entry in inputs])
+        prefixes = sum([len(entry[5]) for entry in inputs])
+        self.owned = (rings, inputs)
+        self.plan.generation = generation
+        self.plan.queue = &self.queue
+        queue_build(&self.queue, len(inputs), outputs)
+        self.plan.captures = <Capture *>array(len(rings), sizeof(Capture))
+        self.plan.polls = <pollfd *>array(len(rings) + 1, sizeof(pollfd))
+        self.plan.inputs = <Input *>array(len(inputs), sizeof(Input))
+        self.plan.outputs = <Output *>array(outputs, sizeof(Output))
+        self.plan.prefixes = <Prefix *>array(prefixes, sizeof(Prefix))
+        for i in range(len(rings)):
+            ring = rings[i]
+            self.plan.captures[i].ring = &ring.ring
+            self.plan.polls[i].fd = ring.ring.fd
+            self.plan.polls[i].events = POLLIN
+            table_build(&self.plan.captures[i].table, sum([entry[0] == i for entry in inputs]))
+            self.plan.capture_count += 1
+        self.plan.polls[len(rings)].events = POLLIN
+        for entry in inputs:
+            self._add_input(*entry)
+
+    def _add_input(self, uint32_t capture, uint32_t group, uint32_t source, uint16_t port, Block counters not None,
+                   list allow not None, list outputs not None):
+        cdef Key key
+        cdef Input *input = &self.plan.inputs[self.plan.input_count]
+        cdef uint32_t prefix = 0
+        if self.plan.input_count:
+            prefix = input[-1].first_prefix + input[-1].prefix_count
+        key.group = mapped(group)
+        key.source = mapped(source)
+        if not source:
+            key.source.low = 0
+        key.port = port
+        key.vlan = 0
+        if capture >= self.plan.capture_count:
+            raise ValueError(f"input names ring {capture} of {self.plan.capture_count}")
+        table_insert(&self.plan.captures[capture].table, &key, self.plan.input_count)
+        input.counters = <InputCounters *>counters.memory
+        input.first_prefix = prefix
+        input.prefix_count = len(allow)
+        for network, mask in allow:
+            self.plan.prefixes[prefix].network = network
+            self.plan.prefixes[prefix].mask = mask
+            prefix += 1
+        input.first_output = self.plan.output_count
+        input.output_count = len(outputs)
+        for output in outputs:
+            self._add_output(*output)
+        self.plan.input_count += 1
+
+    def _add_output(self, EgressSocket socket, Block counters not None, uint32_t burst, bint keep_dscp):
+        cdef Output *output = &self.plan.outputs[self.plan.output_count]
+        output.egress = &socket.egress if socket is not None else NULL
+        output.counters = <OutputCounters *>counters.memory
+        output.burst = burst
+        output.keep_dscp = keep_dscp
+        self.plan.output_count += 1
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        for i in range(self.plan.capture_count):
+            table_free(&self.plan.captures[i].table)
+        free(self.plan.captures)
+        free(self.plan.polls)
+        free(self.plan.inputs)
+        free(self.plan.outputs)
+        free(self.plan.prefixes)
+        queue_free(&self.queue)
+
+    @property
+    def generation(self):
+        return self.plan.generation

@@ -1,0 +1,148 @@
+"""The receiving loop: wait for any of the sockets, take in what is there, check and count it (recv(2), epoll(7))."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from .kernel cimport (
+    CLOCK_MONOTONIC, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, EAGAIN, ECONNREFUSED, EINTR, ENOMEM, IP_TOS, IP_TTL,
+    IPPROTO_IP, MSG_DONTWAIT, cmsghdr, epoll_event, epoll_wait, errno, iovec, load_acquire_u32, mmsghdr, msghdr, now_ns,
+    ntohl, ntohs, read_raw32, recvmmsg, sockaddr_in, store_relaxed_u64,
+)
+from .payload cimport HEADER_BYTES, NUMBERED, Header, Kind, read_payload
+from .tally cimport Delays, Tally, count, note_delay
+
+cdef enum:
+    RECEIVES = 64               # datagrams of one recvmmsg
+    ROUNDS = 16                 # of recvmmsg on one socket before the others have their turn
+    SLOT_BYTES = 65600          # holds any datagram; not a power of two, so that slots do not share cache sets
+    CONTROL_BYTES = 64          # IP_TTL and IP_TOS
+    SOURCES = 16
+    POLL_MS = 20                # nobody who sets stop waits longer
+    LINGER_NS = 100000000       # after the last expected datagram, for a duplicate of it
+
+cdef struct Source:
+    uint32_t address            # host byte order
+    uint16_t port
+    uint64_t count
+
+cdef struct Sink:
+    # All that the receiving loop touches.
+    const uint8_t *pattern
+    Tally *tallies              # one for each socket
+    int *fds
+    uint64_t *dropped           # by each socket for want of buffer, read when the run ends
+    uint32_t count
+    int epoll
+    mmsghdr *messages
+    iovec *vectors
+    sockaddr_in *names
+    uint8_t *controls
+    uint8_t *slots
+    Delays *delays
+    Source sources[SOURCES]
+    uint32_t source_count, last_source
+    uint64_t other_sources      # datagrams from any further ones
+    uint64_t ttl[256]
+    uint64_t tos[256]
+    uint64_t expected           # of each stream; 0 not known
+    uint32_t complete           # streams that have all of them
+    uint64_t complete_at
+    uint64_t duration_ns, idle_ns
+    uint64_t started, first, last
+    uint32_t stop
+    int failure
+
+
+cdef inline void note_source(Sink *sink, const sockaddr_in *name) noexcept nogil:
+    cdef uint32_t address = ntohl(name.sin_addr.s_addr)
+    cdef uint16_t port = ntohs(name.sin_port)
+    cdef uint32_t i = sink.last_source
+    if i >= sink.source_count or sink.sources[i].address != address or sink.sources[i].port != port:
+        i = 0
+        while i < sink.source_count and (sink.sources[i].address != address or sink.sources[i].port != port):
+            i += 1
+        if i == SOURCES:
+            sink.other_sources += 1
+            return
+        if i == sink.source_count:
+            sink.sources[i].address = address
+            sink.sources[i].port = port
+            sink.source_count += 1
+        sink.last_source = i
+    sink.sources[i].count += 1
+
+
+cdef inline void note_header(Sink *sink, msghdr *message) noexcept nogil:
+    cdef cmsghdr *part = CMSG_FIRSTHDR(message)
+    while part != NULL:
+        if part.cmsg_level == IPPROTO_IP and part.cmsg_type == IP_TTL:      # an int: ip(7)
+            sink.ttl[read_raw32(CMSG_DATA(part)) & 255] += 1
+        elif part.cmsg_level == IPPROTO_IP and part.cmsg_type == IP_TOS:    # one byte
+            sink.tos[CMSG_DATA(part)[0]] += 1
+        part = CMSG_NXTHDR(message, part)
+
+
+cdef inline int enter(Sink *sink, uint32_t stream, uint32_t slot, uint64_t now) noexcept nogil:
+    """Check and count the datagram in one slot."""
+    cdef Tally *tally = &sink.tallies[stream]
+    cdef uint32_t size = sink.messages[slot].msg_len
+    cdef Header header
+    cdef Kind kind
+    cdef int new
+    header.due = 0
+    kind = read_payload(sink.pattern, &sink.slots[<size_t>slot * SLOT_BYTES], size, &header)
+    new = count(tally, size, kind, &header)
+    if new < 0:
+        sink.failure = ENOMEM
+        return -1
+    if new:
+        if kind == NUMBERED and size >= HEADER_BYTES:
+            note_delay(sink.delays, header.due, now)
+        if tally.unique + tally.unnumbered == sink.expected:
+            sink.complete += 1
+            sink.complete_at = now
+    return 0
+
+
+cdef inline void drain(Sink *sink, uint32_t stream) noexcept nogil:
+    """Take in what waits on one socket."""
+    cdef uint32_t i
+    cdef int got = RECEIVES
+    cdef int turn = 0
+    cdef uint64_t now
+    cdef msghdr *message
+    while got == RECEIVES and turn < ROUNDS:
+        turn += 1
+        got = recvmmsg(sink.fds[stream], sink.messages, RECEIVES, MSG_DONTWAIT, NULL)
+        if got <= 0:
+            if got < 0 and errno != EAGAIN and errno != EINTR and errno != ECONNREFUSED:
+                sink.failure = errno
+            return
+        now = now_ns(CLOCK_MONOTONIC)
+        if sink.first == 0:
+            store_relaxed_u64(&sink.first, now)
+        store_relaxed_u64(&sink.last, now)
+        for i in range(<uint32_t>got):
+            message = &sink.messages[i].msg_hdr
+            if enter(sink, stream, i, now):
+                return
+            note_source(sink, &sink.names[i])
+            note_header(sink, message)
+            message.msg_namelen = sizeof(sockaddr_in)
+            message.msg_controllen = CONTROL_BYTES
+
+
+cdef inline bint over(const Sink *sink, uint64_t now) noexcept nogil:
+    if sink.duration_ns and now - sink.started >= sink.duration_ns:
+        return True
+    if sink.complete == sink.count and now - sink.complete_at >= <uint64_t>LINGER_NS:
+        return True
+    return sink.idle_ns and sink.first and now - sink.last >= sink.idle_ns
+
+
+cdef inline void receive_all(Sink *sink) noexcept nogil:
+    cdef epoll_event ready[64]
+    cdef int i, got
+    while not sink.failure and not load_acquire_u32(&sink.stop) and not over(sink, now_ns(CLOCK_MONOTONIC)):
+        got = epoll_wait(sink.epoll, ready, 64, POLL_MS)
+        for i in range(got):
+            drain(sink, ready[i].data.u32)

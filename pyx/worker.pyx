@@ -1,0 +1,262 @@
+"""The loop. Read it top to bottom: turn, block, frame, flush. Everything it touches is in the plan."""
+
+cimport cython
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from .counters cimport (
+    DROP_SOURCE, DROPPED, MALFORMED, NO_MATCH, RELAYED, SEND_NOBUFS, SEND_PARKED, VERDICT_COUNT, VLAN, Verdict,
+)
+from .demux cimport MISS, Key, find, mapped
+from .egress cimport (
+    ENTRIES, NONE, Blocked, Chain, Output, Queue, chain_rest, push, send_chain,
+)
+from .kernel cimport (
+    CLOCK_MONOTONIC, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, SO_ERROR, SOL_SOCKET, TP_STATUS_CSUM_VALID,
+    TP_STATUS_CSUMNOTREADY, TP_STATUS_VLAN_VALID, add, close, getsockopt, load_acquire_ptr, load_acquire_u32,
+    load_acquire_u64, load_relaxed_u64, now_ns, poll, pollfd, read, store_relaxed_u64, store_release_ptr,
+    store_release_u32, store_release_u64, tpacket3_hdr, tpacket_block_desc,
+)
+from .plan cimport Capture, Input, Plan, PlanOwner
+from .ring cimport Ring, acquire, first_frame, half_free, next_frame, release, segment_bytes
+from .wire cimport Datagram, parse
+
+cdef enum:
+    WAIT_MS = 20                # for outputs whose socket is full, a block at most
+    VID_MASK = 0x0fff           # of the tag control information; VID 0 is a priority tag: IEEE 802.1Q
+
+cdef struct State:
+    void *plan                  # the engine stores, the worker loads
+    uint64_t seen               # generation in use: every older one may be freed
+    uint64_t turns              # grows while the loop lives, under load and in idle polls alike
+    uint32_t stop
+    int wake_fd                 # eventfd, owned by the engine
+
+
+cdef void run(State *state) noexcept nogil:
+    """Until stop is set: adopt the newest plan, take one block of each ring, sleep when there was none."""
+    cdef Plan *plan
+    cdef tpacket_block_desc *block
+    cdef uint32_t i
+    cdef bint idle
+    while not load_acquire_u32(&state.stop):
+        plan = <Plan *>load_acquire_ptr(&state.plan)
+        store_release_u64(&state.seen, plan.generation)
+        add(&state.turns, 1)
+        idle = True
+        for i in range(plan.capture_count):
+            block = acquire(plan.captures[i].ring)
+            if block != NULL:
+                relay_block(plan, &plan.captures[i], block)
+                flush(plan)
+                release(plan.captures[i].ring, block)
+                idle = False
+        if idle:
+            sleep(state, plan)
+
+
+cdef inline void sleep(State *state, Plan *plan) noexcept nogil:
+    """Until a ring closes a block or the engine wakes us. The time-out only keeps ``turns`` growing."""
+    cdef uint32_t i
+    cdef uint64_t drained
+    cdef int pending
+    cdef unsigned int size = sizeof(pending)
+    plan.polls[plan.capture_count].fd = state.wake_fd
+    poll(plan.polls, plan.capture_count + 1, 1000)      # void: EINTR and time-out both mean another turn
+    for i in range(plan.capture_count):
+        if plan.polls[i].revents & (POLLERR | POLLHUP | POLLNVAL):
+            # The link went down or away: taking the error is what lets poll sleep again.
+            getsockopt(plan.polls[i].fd, SOL_SOCKET, SO_ERROR, &pending, &size)
+    if plan.polls[plan.capture_count].revents & POLLIN:
+        read(state.wake_fd, &drained, sizeof(drained))
+
+
+cdef inline void relay_block(Plan *plan, Capture *capture, tpacket_block_desc *block) noexcept nogil:
+    """Give every frame of the block its verdict; matching datagrams are queued."""
+    cdef uint32_t verdicts[VERDICT_COUNT]
+    cdef uint32_t count = block.hdr.bh1.num_pkts
+    cdef tpacket3_hdr *frame = first_frame(block)
+    cdef uint32_t i
+    for i in range(VERDICT_COUNT):
+        verdicts[i] = 0
+    for i in range(count):
+        verdicts[<uint32_t>relay_frame(plan, capture, frame)] += 1
+        frame = next_frame(frame)
+    for i in range(VERDICT_COUNT):
+        if verdicts[i]:
+            add(&capture.ring.counters.frames[i], verdicts[i])
+
+
+cdef inline Verdict relay_frame(Plan *plan, Capture *capture, tpacket3_hdr *frame) noexcept nogil:
+    """Parse, find, queue. A superframe's datagrams are queued one by one."""
+    cdef Datagram datagram
+    cdef Key key
+    cdef uint32_t found, count, size, segment, at
+    cdef Input *input
+    cdef uint64_t stamp
+    cdef Verdict verdict
+    segment = segment_bytes(frame)
+    verdict = parse(
+        <uint8_t *>frame + frame.tp_mac, frame.tp_snaplen, frame.tp_len,
+        not segment and not frame.tp_status & <uint32_t>(TP_STATUS_CSUM_VALID | TP_STATUS_CSUMNOTREADY), &datagram,
+    )
+    if verdict != RELAYED:
+        return verdict
+    key.group = mapped(datagram.group)
+    key.source = mapped(datagram.source)
+    key.port = datagram.port
+    key.vlan = 0
+    if frame.tp_status & <uint32_t>TP_STATUS_VLAN_VALID:
+        key.vlan = <uint16_t>(frame.hv1.tp_vlan_tci & VID_MASK)
+    found = find(&capture.table, &key)
+    if found == MISS:
+        return VLAN if key.vlan else NO_MATCH
+    input = &plan.inputs[found]
+    size = datagram.size
+    count = 1
+    if segment and size:
+        count = (size + segment - 1) // segment
+    stamp = <uint64_t>frame.tp_sec * 1000000000 + frame.tp_nsec
+    add(&input.counters.rx_packets, count)
+    add(&input.counters.rx_bytes, size)
+    store_relaxed_u64(&input.counters.last_packet_ns, stamp)
+    if input.prefix_count and not let_in(plan, input, datagram.source):
+        add(&input.counters.drops[<uint32_t>DROP_SOURCE], count)
+        return DROPPED
+    if count == 1:
+        if plan.queue.used == ENTRIES:
+            flush(plan)
+        push(plan.queue, found, datagram.payload, datagram.size, datagram.tos)
+        return RELAYED
+    at = 0
+    while at < size:
+        if plan.queue.used == ENTRIES:
+            flush(plan)
+        push(plan.queue, found, datagram.payload + at, <uint16_t>min(segment, size - at), datagram.tos)
+        at += segment
+    return RELAYED
+
+
+cdef inline bint let_in(const Plan *plan, const Input *input, uint32_t source) noexcept nogil:
+    cdef uint32_t i
+    for i in range(input.first_prefix, input.first_prefix + input.prefix_count):
+        if source & plan.prefixes[i].mask == plan.prefixes[i].network:
+            return True
+    return False
+
+
+cdef void flush(Plan *plan) noexcept nogil:
+    """Send every chain by every output of its input; then wait for the blocked ones; then count what is left."""
+    cdef Queue *queue = plan.queue
+    cdef Input *input
+    cdef Chain *chain
+    cdef Output *output
+    cdef uint32_t i, j, cursor
+    for i in range(queue.touched_count):
+        input = &plan.inputs[queue.touched[i]]
+        chain = &queue.chains[queue.touched[i]]
+        for j in range(input.first_output, input.first_output + input.output_count):
+            output = &plan.outputs[j]
+            if output.egress == NULL:
+                add(&output.counters.errors[<uint32_t>SEND_PARKED], chain.count)
+                continue
+            cursor = send_chain(queue, output, chain.head)
+            if cursor != NONE:
+                queue.blocked[queue.blocked_count].output = j
+                queue.blocked[queue.blocked_count].cursor = cursor
+                queue.blocked[queue.blocked_count].moved = False
+                queue.blocked_count += 1
+        chain.count = 0
+        chain.bytes = 0
+    if queue.blocked_count:
+        wait_for_room(plan)
+    queue.touched_count = 0
+    queue.used = 0
+
+
+cdef void wait_for_room(Plan *plan) noexcept nogil:
+    """Back-pressure: poll the full sockets while half of every ring is free, WAIT_MS at most; drop the rest.
+
+    An output that took nothing during a whole wait (a host that does not answer ARP) is not waited for again before
+    it takes something: a dead one must not slow down the others.
+    """
+    cdef Queue *queue = plan.queue
+    cdef Blocked *blocked
+    cdef Output *output
+    cdef uint64_t now = now_ns(CLOCK_MONOTONIC)
+    cdef uint64_t until = now + <uint64_t>WAIT_MS * 1000000
+    cdef uint32_t i, waiting, before
+    while now < until and rings_have_room(plan):
+        waiting = 0
+        for i in range(queue.blocked_count):
+            blocked = &queue.blocked[i]
+            output = &plan.outputs[blocked.output]
+            queue.waiting[i].fd = -1                    # poll(2) skips it
+            queue.waiting[i].revents = 0
+            if blocked.cursor != NONE and not output.egress.stalled:
+                queue.waiting[i].fd = output.egress.fd
+                queue.waiting[i].events = POLLOUT
+                waiting += 1
+        if not waiting:
+            break
+        poll(queue.waiting, queue.blocked_count, <int>((until - now + 999999) // 1000000))  # void: the clock decides
+        for i in range(queue.blocked_count):
+            if queue.waiting[i].revents:
+                blocked = &queue.blocked[i]
+                before = blocked.cursor
+                blocked.cursor = send_chain(queue, &plan.outputs[blocked.output], before)
+                blocked.moved |= blocked.cursor != before
+        now = now_ns(CLOCK_MONOTONIC)
+    for i in range(queue.blocked_count):
+        blocked = &queue.blocked[i]
+        if blocked.cursor != NONE:
+            output = &plan.outputs[blocked.output]
+            add(&output.counters.errors[<uint32_t>SEND_NOBUFS], chain_rest(queue, blocked.cursor))
+            if now >= until and not blocked.moved:
+                output.egress.stalled = True
+    queue.blocked_count = 0
+
+
+cdef inline bint rings_have_room(const Plan *plan) noexcept nogil:
+    cdef uint32_t i
+    for i in range(plan.capture_count):
+        if not half_free(plan.captures[i].ring):
+            return False
+    return True
+
+
+@cython.final
+cdef class Worker:
+    """One thread's loop. The thread that calls ``run`` is the worker; every other method belongs to the engine."""
+
+    cdef State state
+
+    def __cinit__(self, PlanOwner plan not None, int wake_fd):
+        """``wake_fd`` is an eventfd, non-blocking; the caller keeps it open longer than this runs."""
+        self.state.plan = &plan.plan
+        self.state.seen = 0
+        self.state.turns = 0
+        self.state.stop = 0
+        self.state.wake_fd = wake_fd
+
+    def run(self):
+        """Relay until ``stop``. Holds no GIL; the caller keeps every published plan alive until ``seen`` passes it."""
+        with nogil:
+            run(&self.state)
+
+    def publish(self, PlanOwner plan not None):
+        """Let the loop go by ``plan`` from its next turn on. Write to the eventfd afterwards to make that soon."""
+        store_release_ptr(&self.state.plan, &plan.plan)
+
+    def stop(self):
+        """Let the loop end after the block in hand. Write to the eventfd afterwards."""
+        store_release_u32(&self.state.stop, 1)
+
+    @property
+    def seen(self):
+        """The generation in use: plans older than that are no longer read."""
+        return load_acquire_u64(&self.state.seen)
+
+    @property
+    def turns(self):
+        """Turns of the loop: what a watchdog watches."""
+        return load_relaxed_u64(&self.state.turns)
