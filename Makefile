@@ -34,7 +34,7 @@ lint: build ## ruff, mypy, cython-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/cython-lint pyx/*.pyx pyx/*.pxd tests/core/*.pyx
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/cython-lint pyx/*.pyx pyx/*.pxd tests/core/*.pyx
 
 asan: $(READY) ## the core tests under AddressSanitizer and UBSan
 	@bash .ci/sanitize address,undefined $(BIN)

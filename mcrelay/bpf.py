@@ -7,6 +7,7 @@ VLAN tag off before the filter runs, so offsets are those of an untagged frame.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def widen(ranges: Sequence[Range], most: int) -> list[Range]:
     gaps = sorted(range(1, len(ranges)), key=lambda i: ranges[i][0] - ranges[i - 1][1])
     kept = sorted(gaps[len(ranges) - most :])
     edges = [0, *kept, len(ranges)]
-    return [(ranges[a][0], ranges[b - 1][1]) for a, b in zip(edges, edges[1:], strict=False)]
+    return [(ranges[a][0], ranges[b - 1][1]) for a, b in itertools.pairwise(edges)]
 
 
 def group_filter(ranges: Sequence[Range]) -> bytes:

@@ -14,7 +14,12 @@ DEFAULT_SOCKET = "/run/mcrelay/mcrelay.sock"
 TIMEOUT_SECONDS = 30.0
 
 
-class Refused(ControlError):
+def read_only_path(path: Path) -> Path:
+    """The read-only socket that stands beside a control socket."""
+    return path.with_name(f"{path.stem}-ro{path.suffix}")
+
+
+class RefusedError(ControlError):
     """The relay said no; carries its exit code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -28,14 +33,13 @@ def ask(path: str | None, command: str, *, read_only: bool = False, **arguments:
     A read falls back to the read-only socket beside it. Raises ControlError with what to do.
     """
     main = Path(path or os.environ.get("MCRELAY_SOCKET") or DEFAULT_SOCKET)
-    beside = main.with_name(f"{main.stem}-ro{main.suffix}")
     request = json.dumps({"command": command, "arguments": arguments}).encode() + b"\n"
     try:
-        reply = json.loads(_exchange([main, beside] if read_only else [main], request))
+        reply = json.loads(_exchange([main, read_only_path(main)] if read_only else [main], request))
     except (OSError, ValueError) as error:
         raise ControlError(f"the relay at {main} did not answer: {error}") from error
     if not reply["ok"]:
-        raise Refused(reply.get("error", ""), reply.get("exit_code", 1))
+        raise RefusedError(reply.get("error", ""), reply.get("exit_code", 1))
     return reply.get("result")
 
 

@@ -1,7 +1,7 @@
 """The control sockets: JSON lines, one request and one reply a line, on two Unix sockets.
 
-``mcrelay.sock`` (0660) takes everything; ``mcrelay-ro.sock`` beside it answers reads only. Each client is a task of its own: one
-that says nothing, or says too much, costs nobody else anything.
+``mcrelay.sock`` (0660) takes everything; ``mcrelay-ro.sock`` beside it answers reads only. Each client is a task of its
+own: one that says nothing, or says too much, costs nobody else anything.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import logging
 import os
 import socket
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from .client import read_only_path
 from .errors import ControlError, McrelayError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +51,6 @@ class Peer(msgspec.Struct, frozen=True):
 
     pid: int
     uid: int
-
-
-def read_only_path(path: Path) -> Path:
-    """The read-only socket that stands beside a control socket."""
-    return path.with_name(f"{path.stem}-ro{path.suffix}")
 
 
 class ControlServer:

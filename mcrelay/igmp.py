@@ -50,8 +50,8 @@ class Querier:
 def parse_query(frame: bytes) -> Query | None:
     """The query in an Ethernet frame, or None for anything else, also when it is cut short or corrupt.
 
-    The version follows from length and code (RFC 3376, 7.1): 8 bytes and code 0 is version 1, 8 bytes version 2, 12 or more
-    version 3.
+    The version follows from length and code (RFC 3376, 7.1): 8 bytes with code 0 are version 1, 8 version 2, 12 or
+    more version 3.
     """
     ip = frame[14:]
     if len(ip) < 20 or frame[12:14] != b"\x08\x00" or ip[0] >> 4 != 4 or ip[9] != 2:
@@ -69,7 +69,7 @@ def parse_query(frame: bytes) -> Query | None:
 def _sum(data: bytes) -> int:
     """Ones' complement sum (RFC 1071)."""
     padded = data + b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total

@@ -35,8 +35,8 @@ GONE = {errno.ENODEV, errno.EADDRNOTAVAIL, errno.EINVAL}  # leaving what a dead 
 class HelperSocket(Protocol):
     """The part of socket.socket a pool needs: tests pass a kernel of their own."""
 
-    def setsockopt(self, level: int, option: int, value: bytes, /) -> None: ...  # noqa: D102
-    def close(self) -> None: ...  # noqa: D102
+    def setsockopt(self, level: int, option: int, value: bytes, /) -> None: ...
+    def close(self) -> None: ...
 
 
 def open_helper() -> socket.socket:
@@ -93,8 +93,8 @@ class Memberships:
     def reconcile(self, wanted: Collection[Membership], links: Collection[int], *, retry: bool = False) -> None:
         """Leave what is no longer wanted, join what is missing; a refusal is remembered, not raised.
 
-        ``links`` are the ifindexes that exist: sockets of others are closed. A membership that failed is tried again only
-        when ``retry`` says so: a kernel that refuses a fresh socket will refuse the next one too.
+        ``links`` are the ifindexes that exist: sockets of others are closed. What failed is tried again only when
+        ``retry`` says so: a kernel that refuses a fresh socket will refuse the next one too.
         """
         for ifindex in self._pools.keys() - set(links):
             for helper in self._pools.pop(ifindex):

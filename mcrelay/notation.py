@@ -177,9 +177,10 @@ def _destination(text: str) -> tuple[IPv4Address, int | None, int | Literal["any
     if not quad:
         _refuse("no address is given", f"write GROUP:PORT%LINK, e.g. {EXAMPLE}")
     address = parse_address(quad)
-    _refuse_class(address)
-    port = _port(quad, digits) if colon else None
-    return address, _length(address, bits) if slash else None, port
+    length = _length(address, bits) if slash else None
+    if length is None:
+        _refuse_class(address)
+    return address, length, _port(quad, digits) if colon else None
 
 
 def _refuse_class(address: IPv4Address) -> None:

@@ -99,7 +99,7 @@ class Service:
         await self.reconcile()
 
     async def reconcile(self) -> None:
-        """Look at the links, compile, and change what differs: loop first, then joins, so that nothing joined is missed."""
+        """Look at the links, compile, change what differs: the loop before the joins, so that nothing is missed."""
         async with self._lock:
             self._dirty.clear()
             self._looked = time.monotonic()
@@ -171,16 +171,16 @@ class Service:
             states[status.rule.name, ""] = (status.state, status.reason)
             for output in status.outputs:
                 states[status.rule.name, output.to] = (output.state, output.reason)
-        for (rule, output), (state, reason) in states.items():
-            if self._said.get((rule, output)) == (state, reason):
+        for (rule, to), (state, reason) in states.items():
+            if self._said.get((rule, to)) == (state, reason):
                 continue
-            if output and state == "active" and (rule, output) not in self._said:
+            if to and state == "active" and (rule, to) not in self._said:
                 continue  # a new rule's own line says as much
             level = logging.INFO if state in {"active", "disabled"} else logging.WARNING
-            what = f"rule={rule} output={output}" if output else f"rule={rule}"
+            what = f"rule={rule} output={to}" if to else f"rule={rule}"
             log.log(level, "%s state=%s%s", what, state, f" reason={reason!r}" if reason else "")
-        for rule, output in self._said.keys() - states.keys():
-            if not output:
+        for rule, to in self._said.keys() - states.keys():
+            if not to:
                 log.info("rule=%s deleted", rule)
         if self._said != states:
             self._notifier.send(f"STATUS={self.summary()}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from .client import ask
 from .errors import UsageError
 from .options import socket_option
 from .table import colourful, count, render
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Row = dict[str, Any]
 NOUNS = ("rules", "stats", "links", "groups")
@@ -135,7 +138,12 @@ def show_groups(groups: list[Row], *, colour: bool) -> str:
     return "\n".join([table, *([""] if reasons else []), *reasons])
 
 
-RENDERERS = {"rules": show_rules, "stats": show_stats, "links": show_links, "groups": show_groups}
+RENDERERS: dict[str, Callable[..., str]] = {
+    "rules": show_rules,
+    "stats": show_stats,
+    "links": show_links,
+    "groups": show_groups,
+}
 
 
 def _sum(counts: dict[str, int]) -> str:

@@ -35,4 +35,3 @@ cdef class Block:
     def read(self):
         """The counters as a tuple of ints, each one whole; together they may be a few datagrams apart."""
         return tuple([load_relaxed_u64(<uint64_t *>self.memory + i) for i in range(self.words)])
-

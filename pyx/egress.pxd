@@ -1,8 +1,8 @@
 """Queue datagrams of a block by input, then flush them output by output: UDP_SEGMENT runs, one sendmmsg for all.
 
 Every send is MSG_DONTWAIT. A full socket buffer is back-pressure: the other outputs go first, then the blocked
-ones are waited for, a little (flush in worker.pyx). Each datagram of a chain ends, for each output, either accepted by the
-kernel or under one error: that is what makes the sums of rules and outputs hold.
+ones are waited for, a little (flush in worker.pyx). Each datagram of a chain ends, for each output, either accepted by
+the kernel or under one error: that is what makes the sums of rules and outputs hold.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -191,8 +191,8 @@ cdef inline SendError reason_of(int code) noexcept nogil:
 cdef inline void accept(const Output *output, const Entry *entries, const Message *message) noexcept nogil:
     """The kernel took a message. What an asynchronous error said of earlier datagrams is charged here.
 
-    An ICMP or ARP failure reports a datagram that was counted as sent long ago. Counters never go back, so the next datagrams of
-    the same output stand for it: they leave, and count as unreachable.
+    An ICMP or ARP failure reports a datagram that was counted as sent long ago. Counters never go back, so the next
+    datagrams of the same output stand for it: they leave, and count as unreachable.
     """
     cdef Egress *egress = output.egress
     cdef uint32_t count = message.count
@@ -210,7 +210,7 @@ cdef inline void accept(const Output *output, const Entry *entries, const Messag
 
 
 cdef inline uint32_t drain(Egress *egress) noexcept nogil:
-    """Empty the error queue (ip(7), IP_RECVERR). Returns how many errors came from the network, not from our own send."""
+    """Empty the error queue (ip(7), IP_RECVERR). Returns how many errors the network sent, not our own send."""
     cdef uint8_t control[512]
     cdef msghdr message
     cdef cmsghdr *header

@@ -141,8 +141,9 @@ cdef class EgressSocket:
     ):
         """A socket that sends to ``address``:``port`` (host byte order) and never receives anything.
 
-        ``ifindex`` and ``link`` say by which link; 0 and "" leave it to the routing table. ``source_address`` 0 lets the
-        kernel choose. When ``source_port`` is taken by a stranger the next free one of 16 is used, unless ``exact_port``.
+        ``ifindex`` and ``link`` say by which link; 0 and "" leave it to the routing table. ``source_address`` 0 lets
+        the kernel choose. When ``source_port`` is taken by a stranger the next free one of 16 is used, unless
+        ``exact_port``.
         ``payload_max`` 0 asks the route for its MTU. Raises OSError: ENETUNREACH without a route, EADDRNOTAVAIL
         when the source address is not ours, EADDRINUSE, EMFILE.
         """

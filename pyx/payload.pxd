@@ -2,7 +2,7 @@
 
 Big-endian; a payload shorter than the header carries as much of it as fits:
 
-     0  u32 sequence         of the stream, counted over its datagrams of 4 bytes and more; the receiver extends it to u64
+     0  u32 sequence         of the stream, over its datagrams of 4 bytes and more; the receiver extends it to u64
      4  u32 seal             sequence XOR SEAL: ours, and the sequence is intact
      8  u32 run              one start of a sender
     12  u16 stream           its index in that run

@@ -7,8 +7,8 @@ from .counters cimport VERDICT_COUNT, Block, FrameCounters
 from .kernel cimport (
     AF_PACKET, ETH_P_ALL, MAP_FAILED, MAP_SHARED, PACKET_IGNORE_OUTGOING, PACKET_RX_RING, PACKET_STATISTICS,
     PACKET_VERSION, PACKET_VNET_HDR, PROT_READ, PROT_WRITE, SO_ATTACH_FILTER, SOCK_CLOEXEC, SOCK_RAW, SOL_PACKET,
-    SOL_SOCKET, TPACKET_V3, bind, close, getsockname, getsockopt, htons, mmap, munmap, setsockopt, sock_filter, sock_fprog, sockaddr,
-    sockaddr_ll, socket, tpacket_req3, tpacket_stats_v3,
+    SOL_SOCKET, TPACKET_V3, bind, close, getsockname, getsockopt, htons, mmap, munmap, setsockopt, sock_filter,
+    sock_fprog, sockaddr, sockaddr_ll, socket, tpacket_req3, tpacket_stats_v3,
 )
 from .system cimport check, set_option
 

@@ -114,11 +114,11 @@ cdef inline void hand_over(Job *job, Lane *lane, uint32_t messages) noexcept nog
     """Until the kernel has each message or has said why not. A full queue is waited for, however long."""
     cdef pollfd full
     cdef uint32_t at = 0
-    cdef int taken, code, i
+    cdef int taken, code, _i
     while at < messages and not load_acquire_u32(&job.stop):
         taken = sendmmsg(lane.fd, &job.messages[at], messages - at, MSG_DONTWAIT)
         if taken > 0:
-            for i in range(taken):
+            for _i in range(taken):
                 add(&job.sent, job.datagrams[at])
                 add(&job.bytes, job.sizes_sum[at])
                 at += 1

@@ -45,7 +45,7 @@ cdef inline uint64_t bucket_middle(uint32_t bucket) noexcept nogil:
     if bucket < (1 << LINEAR_BITS):
         return bucket
     power = (bucket >> LINEAR_BITS) - 1
-    return (((bucket & <uint64_t>((1 << LINEAR_BITS) - 1)) + (1 << LINEAR_BITS)) << power) + ((<uint64_t>1 << power) >> 1)
+    return (((bucket & <uint64_t>127) + 128) << power) + ((<uint64_t>1 << power) >> 1)
 
 
 cdef inline void note_delay(Delays *delays, uint64_t due, uint64_t now) noexcept nogil:

@@ -1,7 +1,7 @@
 """Test traffic: an open-loop paced sender, and a receiver that checks every datagram.
 
-One thread calls ``run``; any other may read the counters and call ``stop``. Sockets belong to the caller, who keeps them
-open while ``run`` does. Payloads are described in payload.pxd; sending.pxd and receiving.pxd are the loops.
+One thread calls ``run``; any other may read the counters and call ``stop``. Sockets belong to the caller, who keeps
+them open while ``run`` does. Payloads are described in payload.pxd; sending.pxd and receiving.pxd are the loops.
 """
 
 import os
@@ -38,9 +38,9 @@ cdef class Sender:
     def __cinit__(
         self, fds, sizes, *, double rate, bint random_sizes=False, uint64_t count=0, double duration=0, uint32_t gso=1,
     ):
-        """``rate`` is datagrams per second over all streams, one socket of ``fds`` each. ``sizes`` in bytes is a cycle, or
-        with ``random_sizes`` the smallest and the largest. ``count`` datagrams of each stream and ``duration`` seconds
-        end it, 0 not. ``gso`` datagrams of one size form a UDP_SEGMENT superframe.
+        """``rate`` is datagrams per second over all streams, one socket of ``fds`` each. ``sizes`` in bytes is a cycle,
+        or with ``random_sizes`` the smallest and the largest. ``count`` datagrams of each stream and ``duration``
+        seconds end it, 0 not. ``gso`` datagrams of one size form a UDP_SEGMENT superframe.
         """
         cdef Job *job = &self.job
         cdef cmsghdr *header

@@ -4,7 +4,7 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from .counters cimport (
-    DROP_SOURCE, DROPPED, MALFORMED, NO_MATCH, RELAYED, SEND_NOBUFS, SEND_PARKED, VERDICT_COUNT, VLAN, Verdict,
+    DROP_SOURCE, DROPPED, NO_MATCH, RELAYED, SEND_NOBUFS, SEND_PARKED, VERDICT_COUNT, VLAN, Verdict,
 )
 from .demux cimport MISS, Key, find, mapped
 from .egress cimport (
@@ -12,12 +12,12 @@ from .egress cimport (
 )
 from .kernel cimport (
     CLOCK_MONOTONIC, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, SO_ERROR, SOL_SOCKET, TP_STATUS_CSUM_VALID,
-    TP_STATUS_CSUMNOTREADY, TP_STATUS_VLAN_VALID, add, close, getsockopt, load_acquire_ptr, load_acquire_u32,
-    load_acquire_u64, load_relaxed_u64, now_ns, poll, pollfd, read, store_relaxed_u64, store_release_ptr,
+    TP_STATUS_CSUMNOTREADY, TP_STATUS_VLAN_VALID, add, getsockopt, load_acquire_ptr, load_acquire_u32,
+    load_acquire_u64, load_relaxed_u64, now_ns, poll, read, store_relaxed_u64, store_release_ptr,
     store_release_u32, store_release_u64, tpacket3_hdr, tpacket_block_desc,
 )
 from .plan cimport Capture, Input, Plan, PlanOwner
-from .ring cimport Ring, acquire, first_frame, half_free, next_frame, release, segment_bytes
+from .ring cimport acquire, first_frame, half_free, next_frame, release, segment_bytes
 from .wire cimport Datagram, parse
 
 cdef enum:
@@ -78,7 +78,7 @@ cdef inline void relay_block(Plan *plan, Capture *capture, tpacket_block_desc *b
     cdef uint32_t i
     for i in range(VERDICT_COUNT):
         verdicts[i] = 0
-    for i in range(count):
+    for _ in range(count):
         verdicts[<uint32_t>relay_frame(plan, capture, frame)] += 1
         frame = next_frame(frame)
     for i in range(VERDICT_COUNT):
