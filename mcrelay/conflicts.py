@@ -163,8 +163,13 @@ def _against_input(item: _Out, taken: Stream, where: Where) -> Iterator[Complain
         problem = f"{stream.address} is a link-local group, which no router forwards"
         yield _complaint(where, item.key, problem, "say ttl = 1 (or 255, as mDNS wants it)", warning=True)
     if stream.length != taken.length and not _refused("range", stream, taken):
-        problem = f"{format_stream(stream)} is not as long a range as the input"
-        yield _complaint(where, item.key, problem, f"both ends have the same length, here {taken.length or 'none'}")
+        text = format_stream(stream)
+        if taken.length is None:
+            problem, remedy = f"{text} is a range, and the input is not", "name one group, or a range as input"
+        else:
+            problem = f"{text} is not as long a range as the input"
+            remedy = f"both ends have the same length, here /{taken.length}"
+        yield _complaint(where, item.key, problem, remedy)
     if stream.port == "any" and taken.port != "any" and not _refused("any", stream):
         yield _complaint(where, item.key, "port any needs an input with port any", f"name a port, e.g. {taken.port}")
 

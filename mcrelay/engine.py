@@ -29,6 +29,19 @@ if TYPE_CHECKING:
     from .features import Features
     from .model import InputSpec, OutputSpec, PlanSpec, RingSpec
 
+# The counters' names come from the core; others take them from here.
+__all__ = [
+    "DROPS",
+    "SEND_ERRORS",
+    "VERDICTS",
+    "Engine",
+    "InputCount",
+    "OutputCount",
+    "RingCount",
+    "Snapshot",
+    "Troubles",
+]
+
 log = logging.getLogger(__name__)
 
 Slot = tuple[str, str]  # (rule, input or output text): what counters and sockets are kept under

@@ -12,7 +12,7 @@ import socket
 from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any
 
-from pyroute2 import AsyncIPRoute
+from pyroute2.iproute.linux import AsyncIPRoute
 
 from .model import Link
 
@@ -30,9 +30,9 @@ IFA_F_SECONDARY = 0x1
 class LinkWatch:
     """The netlink sockets of this process. Use as an async context manager; main thread only."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, changed: Callable[[], None], netlink: Callable[[], Any] = AsyncIPRoute) -> None:
         self._changed = changed
-        self._netlink = AsyncIPRoute()
+        self._netlink = netlink()  # pyroute2 has no hints
         self._open = contextlib.AsyncExitStack()
         self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
 

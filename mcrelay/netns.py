@@ -137,6 +137,7 @@ class Lab:
     def __init__(self) -> None:
         self.prefix = f"mcr-{os.getpid()}-{next(_serial)}"
         self.namespaces: list[Namespace] = []
+        self._numbers = itertools.count(11)
 
     def __enter__(self) -> Self:
         return self
@@ -155,14 +156,16 @@ class Lab:
         return made
 
     def veth(self, *pairs: tuple[Namespace, str, Namespace, str], mtu: int = 1500) -> None:
-        """Join namespaces by veth pairs: (namespace, link name, namespace, link name). The links are left down."""
-        _batch(
-            ["ip"],
-            [
-                f"link add {left} mtu {mtu} netns {a.name} type veth peer name {right} mtu {mtu} netns {b.name}"
-                for a, left, b, right in pairs
-            ],
-        )
+        """Join namespaces by veth pairs: (namespace, link name, namespace, link name). The links are left down.
+
+        Every link of a lab has its own number: where both ends have the same one the kernel takes them for plain
+        devices and may let a second pass before their carrier counts (linux/net/core/link_watch.c).
+        """
+        lines = []
+        for a, left, b, right in pairs:
+            here, there = (f"index {next(self._numbers)} mtu {mtu} netns {end.name}" for end in (a, b))
+            lines.append(f"link add {left} {here} type veth peer name {right} {there}")
+        _batch(["ip"], lines)
 
     def close(self) -> None:
         """Kill what runs inside and remove every namespace; Ctrl-C waits until that is done."""
@@ -205,7 +208,12 @@ class StandardLab:
         return self.sinks[0]
 
     def settle(self) -> None:
-        """Wait until the bridge prunes. Run the control then: nothing reaches the relay before it joins."""
+        """Wait until the bridge prunes. Run the control then: nothing reaches the relay before it joins.
+
+        A port forwards only once the kernel has noticed its carrier, up to a second late (net/core/link_watch.c).
+        """
+        while not forwarding(self.switch):
+            time.sleep(0.02)
         time.sleep(max(0.0, self.querying_since + PRUNED_AFTER_SECONDS - time.monotonic()))
 
     def mdb(self) -> dict[str, set[str]]:
@@ -268,6 +276,12 @@ def bridge(
         f"link set {name} up",
         *([f"link set {name} type bridge mcast_querier 1"] if querier else []),
     )
+
+
+def forwarding(namespace: Namespace) -> bool:
+    """Whether every bridge port of a namespace forwards."""
+    ports = json.loads(_run(["bridge", "-n", namespace.name, "-j", "link", "show"]).stdout)
+    return all(port["state"] == "forwarding" for port in ports)
 
 
 def mdb(namespace: Namespace) -> dict[str, set[str]]:

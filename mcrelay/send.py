@@ -195,7 +195,7 @@ def send(
     targets = consecutive(stream, streams)
     allow_files(len(targets))
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(_open(target, ttl, dscp, source_port)) for target in targets]
+        sockets = [stack.enter_context(open_sender(target, ttl, dscp, source_port)) for target in targets]
         sender = Sender(
             [sock.fileno() for sock in sockets],
             sizes.values,
@@ -248,7 +248,7 @@ def _stopped_by_signals(worker: Worker) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _open(stream: Stream, ttl: int | None, dscp: int, source_port: int | None) -> socket.socket:
+def open_sender(stream: Stream, ttl: int | None, dscp: int, source_port: int | None) -> socket.socket:
     """Open a UDP socket connected to *stream* (ip(7), udp(7))."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     group = stream.address.is_multicast

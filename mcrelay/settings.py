@@ -163,7 +163,7 @@ def allowed(value: object) -> IPv4Network:
     if not isinstance(value, str):
         raise SettingError(f"{written(value)} is not a network", 'write e.g. "192.0.2.0/24"')
     network = parse_network(value)
-    if network.network_address.is_multicast and network.prefixlen >= 4:
+    if network.network_address.is_multicast:
         raise SettingError(
             f"{network} holds groups, and no source is one", 'list networks of senders, e.g. "192.0.2.0/24"'
         )

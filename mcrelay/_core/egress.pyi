@@ -1,0 +1,34 @@
+from ipaddress import IPv4Address
+from typing import final
+
+@final
+class RunSwitch:
+    def __new__(cls, allowed: bool = True) -> RunSwitch: ...
+    @property
+    def allowed(self) -> bool: ...
+
+@final
+class EgressSocket:
+    @property
+    def sndbuf(self) -> int: ...
+    @property
+    def source_port(self) -> int: ...
+    def __new__(
+        cls,
+        address: int,
+        port: int,
+        switch: RunSwitch,
+        *,
+        ifindex: int = 0,
+        link: str = "",
+        source_address: int = 0,
+        source_port: int = 0,
+        exact_port: bool = False,
+        ttl: int = 16,
+        dscp: int = -1,
+        payload_max: int = 0,
+    ) -> EgressSocket: ...
+    def close(self) -> None: ...
+    def fileno(self) -> int: ...
+    @property
+    def local_address(self) -> IPv4Address: ...

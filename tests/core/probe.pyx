@@ -1,0 +1,374 @@
+"""`def` wrappers around the core's inline functions, for tests alone: compiled by tests/core/conftest.py, never shipped.
+
+It holds its own copy of that code, so its sendmmsg is the one of probe.h, which tests can script.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+
+from mcrelay._core.counters cimport (
+    DROPPED, FRAGMENT, MALFORMED, NO_MATCH, NOT_UDP, RELAYED, SEND_BLOCKED, SEND_ERROR_COUNT, SEND_MTU, SEND_NETDOWN,
+    SEND_NOADDR, SEND_NOBUFS, SEND_NOROUTE, SEND_OTHER, SEND_PARKED, SEND_TTL, SEND_UNREACHABLE, TRUNCATED,
+    VERDICT_COUNT, VLAN, OutputCounters, Verdict,
+)
+from mcrelay._core.demux cimport MISS, Address, Key, Table, find, hash_of, mapped, table_build, table_free, table_insert
+from mcrelay._core.egress cimport (
+    ENTRIES, MESSAGES, NONE, RUN_MAX, Egress, EgressSocket, Entry, Output, Queue, assemble, can_be_asynchronous,
+    chain_rest, drain, measure, push, queue_build, queue_free, reason_of, send_chain,
+)
+from mcrelay._core.kernel cimport (
+    CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, TP_STATUS_KERNEL, TP_STATUS_USER, VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr,
+    load_relaxed_u32, msghdr, store_relaxed_u32, tpacket3_hdr, tpacket_block_desc, virtio_net_hdr,
+)
+from mcrelay._core.ring cimport Ring, acquire, block_at, first_frame, half_free, next_frame, release, segment_bytes
+from mcrelay._core.wire cimport Datagram, ones_sum, parse
+
+cdef extern from "probe.h" nogil:
+    void script_push(int step)
+    void script_clear()
+    unsigned int script_left()
+    void calls_clear()
+    unsigned int calls_count()
+    int call_result(unsigned int index)
+    unsigned int call_datagrams(unsigned int index)
+    enum: SCRIPT_MOST, REAL, RUNS_ALL
+
+VERDICTS = {
+    "relayed": RELAYED, "dropped": DROPPED, "no_match": NO_MATCH, "not_udp": NOT_UDP, "vlan": VLAN,
+    "fragment": FRAGMENT, "truncated": TRUNCATED, "malformed": MALFORMED,
+}
+SEND_ERRORS = {
+    "nobufs": SEND_NOBUFS, "netdown": SEND_NETDOWN, "mtu": SEND_MTU, "noaddr": SEND_NOADDR, "noroute": SEND_NOROUTE,
+    "unreachable": SEND_UNREACHABLE, "blocked": SEND_BLOCKED, "ttl": SEND_TTL, "parked": SEND_PARKED,
+    "other": SEND_OTHER,
+}
+PROBE_MISS = MISS
+QUEUE_ENTRIES = ENTRIES
+BATCH_MESSAGES = MESSAGES
+LONGEST_RUN = RUN_MAX
+assert len(VERDICTS) == VERDICT_COUNT and len(SEND_ERRORS) == SEND_ERROR_COUNT
+
+
+cdef uint8_t *exact_copy(bytes data) except NULL:
+    """A heap block of exactly that size: AddressSanitizer then sees any read beyond it. The caller frees it."""
+    cdef uint8_t *memory = <uint8_t *>malloc(len(data))
+    if memory == NULL:
+        raise MemoryError()
+    memcpy(memory, <const uint8_t *>data, len(data))
+    return memory
+
+
+def parse_frame(bytes frame not None, wire_size=None, bint verify=True):
+    """(verdict name, None or a dict of the datagram) for a frame captured whole, or cut from ``wire_size`` bytes."""
+    cdef Datagram datagram
+    cdef Verdict verdict
+    cdef uint32_t size = len(frame)
+    cdef uint32_t on_wire = size if wire_size is None else wire_size
+    cdef uint8_t *memory = exact_copy(frame)
+    cdef ssize_t at
+    try:
+        verdict = parse(memory, size, on_wire, verify, &datagram)
+        name = {number: name for name, number in VERDICTS.items()}[<int>verdict]
+        if verdict != RELAYED:
+            return name, None
+        at = datagram.payload - memory
+        if at < 0 or at + datagram.size > <ssize_t>size:
+            raise AssertionError(f"payload [{at}, {at + datagram.size}) of a frame of {size}")
+        return name, {
+            "source": datagram.source, "group": datagram.group, "source_port": datagram.source_port,
+            "port": datagram.port, "tos": datagram.tos, "ttl": datagram.ttl, "at": at,
+            "payload": (<const uint8_t *>datagram.payload)[:datagram.size],
+        }
+    finally:
+        free(memory)
+
+
+def sum_of(bytes data not None):
+    cdef uint8_t *memory = exact_copy(data)
+    try:
+        return ones_sum(memory, len(data))
+    finally:
+        free(memory)
+
+
+def reason(int code):
+    """The name of the counter an errno goes to."""
+    return {number: name for name, number in SEND_ERRORS.items()}[<int>reason_of(code)]
+
+
+def asynchronous(int code):
+    return bool(can_be_asynchronous(code))
+
+
+cdef Key key_of(tuple parts) except *:
+    """(group, port, source, vlan); a source of 0 is any, addresses are IPv4 ints."""
+    cdef Key key
+    cdef uint32_t group = parts[0]
+    cdef uint32_t source = parts[2]
+    key.group = mapped(group)
+    key.port = parts[1]
+    key.source.high = 0
+    key.source.low = 0
+    if source:
+        key.source = mapped(source)
+    key.vlan = parts[3]
+    return key
+
+
+def key_hash(tuple parts not None):
+    cdef Key key = key_of(parts)
+    return hash_of(&key)
+
+
+cdef class Demux:
+    """A table of the core's; keys are tuples as in key_of, values their order."""
+
+    cdef Table table
+
+    def __cinit__(self, list keys not None, room=None):
+        cdef Key key
+        cdef uint32_t i = 0
+        table_build(&self.table, len(keys) if room is None else room)
+        for parts in keys:
+            key = key_of(parts)
+            table_insert(&self.table, &key, i)
+            i += 1
+
+    def __dealloc__(self):
+        table_free(&self.table)
+
+    def find(self, tuple parts not None):
+        """The input, or None. As the loop calls it: the source is the datagram's, never 0."""
+        cdef Key key = key_of(parts)
+        cdef uint32_t found = find(&self.table, &key)
+        return None if found == MISS else found
+
+    @property
+    def slots(self):
+        return self.table.mask + 1
+
+    def six_find(self, tuple group, tuple source, uint16_t port):
+        """Look up with 16-byte addresses given as (high, low)."""
+        cdef Key key
+        key.group = Address(group[0], group[1])
+        key.source = Address(source[0], source[1])
+        key.port = port
+        key.vlan = 0
+        cdef uint32_t found = find(&self.table, &key)
+        return None if found == MISS else found
+
+
+def script(results):
+    """What each of the next sendmmsg calls does: REAL_CALL, an errno to fail with, or -n to take n messages at most."""
+    script_clear()
+    calls_clear()
+    for result in results:
+        if script_left() == <unsigned int>SCRIPT_MOST:
+            raise ValueError(f"a script has at most {SCRIPT_MOST} steps")
+        script_push(result)
+
+
+def runs_fail(int code):
+    """From now on every message of more than one datagram fails with this errno; 0 ends that."""
+    script_clear()
+    calls_clear()
+    if code:
+        script_push(<int>RUNS_ALL + code)
+
+
+def calls():
+    """(result, datagrams in the first message) of every sendmmsg since ``script``."""
+    return [(call_result(i), call_datagrams(i)) for i in range(calls_count())]
+
+
+REAL_CALL = REAL
+
+
+cdef class Chains:
+    """One input's chain and one output, with the queue, counters and socket they need."""
+
+    cdef Queue queue
+    cdef Output output
+    cdef Egress bare
+    cdef OutputCounters counters
+    cdef uint32_t runs
+    cdef list held
+    cdef EgressSocket socket
+
+    def __cinit__(self, EgressSocket socket=None, *, uint32_t segment_max=0, uint32_t burst=16, bint keep_dscp=True,
+                  bint runs=True):
+        """Without a socket only ``messages`` works, for a link that takes ``segment_max`` bytes of payload."""
+        queue_build(&self.queue, 1, 1)
+        self.held = []
+        self.runs = runs
+        self.socket = socket
+        self.bare.fd = -1
+        self.bare.segment_max = segment_max
+        self.bare.runs = &self.runs
+        self.output.egress = &self.bare if socket is None else &socket.egress
+        self.output.counters = &self.counters
+        self.output.burst = burst
+        self.output.keep_dscp = keep_dscp
+
+    def __dealloc__(self):
+        self._clear()
+        queue_free(&self.queue)
+
+    cdef void _clear(self) noexcept:
+        cdef uint32_t i
+        for i in range(self.queue.used):
+            free(<void *>self.queue.entries[i].payload)
+        self.queue.used = 0
+        self.queue.touched_count = 0
+        self.queue.chains[0].count = 0
+        self.queue.chains[0].bytes = 0
+
+    def queue_up(self, datagrams):
+        """Make the chain: (payload, tos) each; the one before it is forgotten."""
+        self._clear()
+        for payload, tos in datagrams:
+            if self.queue.used == ENTRIES:
+                raise ValueError(f"a queue has {ENTRIES} entries")
+            push(&self.queue, 0, exact_copy(payload), len(payload), tos)
+
+    @property
+    def chain(self):
+        """(count, bytes, touched) as push left them."""
+        return self.queue.chains[0].count, self.queue.chains[0].bytes, self.queue.touched_count
+
+    def messages(self):
+        """Batches of messages as `assemble` fills them: ([payload of each vector], {cmsg type: value}) each."""
+        cdef uint32_t cursor = self.queue.chains[0].head if self.queue.chains[0].count else <uint32_t>NONE
+        cdef uint32_t count, i, j
+        cdef msghdr *header
+        batches = []
+        while cursor != NONE:
+            count = assemble(&self.queue, &self.output, cursor, &cursor)
+            batch = []
+            for i in range(count):
+                header = &self.queue.headers[i].msg_hdr
+                parts = []
+                for j in range(header.msg_iovlen):
+                    parts.append((<uint8_t *>header.msg_iov[j].iov_base)[:header.msg_iov[j].iov_len])
+                if self.queue.messages[i].count != len(parts) or self.queue.messages[i].bytes != sum(map(len, parts)):
+                    raise AssertionError("the account of a message is not what it holds")
+                batch.append((parts, controls_of(header)))
+            batches.append(batch)
+        return batches
+
+    def send(self, start=0):
+        """Send the chain from datagram ``start``; returns the first one there was no room for, or None."""
+        cdef uint32_t cursor = self.queue.chains[0].head if self.queue.chains[0].count else <uint32_t>NONE
+        for _ in range(start):
+            cursor = self.queue.entries[cursor].next
+        with nogil:
+            cursor = send_chain(&self.queue, &self.output, cursor)
+        if cursor == NONE:
+            return None
+        return self.queue.chains[0].count - chain_rest(&self.queue, cursor)
+
+    def drained(self):
+        """Take the socket's error queue in; how many errors the network sent."""
+        return drain(self.output.egress)
+
+    def measured(self):
+        """Ask the route for its MTU again; the longest payload of a run."""
+        measure(self.output.egress)
+        return self.output.egress.segment_max
+
+    @property
+    def owed(self):
+        return self.output.egress.owed
+
+    @property
+    def counted(self):
+        """(tx_packets, tx_bytes, {error: n} where n is not 0)."""
+        return self.counters.tx_packets, self.counters.tx_bytes, {
+            name: self.counters.errors[number] for name, number in SEND_ERRORS.items() if self.counters.errors[number]
+        }
+
+
+cdef dict controls_of(msghdr *header):
+    cdef cmsghdr *control = CMSG_FIRSTHDR(header)
+    cdef uint8_t *data
+    found = {}
+    while control != NULL:
+        data = CMSG_DATA(control)
+        size = control.cmsg_len - (data - <uint8_t *>control)
+        found[control.cmsg_level, control.cmsg_type] = int.from_bytes(data[:size], "little")
+        control = CMSG_NXTHDR(header, control)
+    return found
+
+
+cdef class FakeRing:
+    """A ring in ordinary memory: this class plays the kernel."""
+
+    cdef Ring ring
+
+    def __cinit__(self, uint32_t blocks, uint32_t block_bytes=256):
+        self.ring.block_size = block_bytes
+        self.ring.block_count = blocks
+        self.ring.next = 0
+        self.ring.memory = <uint8_t *>calloc(blocks, block_bytes)
+        if self.ring.memory == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        free(self.ring.memory)
+
+    def close_block(self, uint32_t index, uint32_t frames=0):
+        """The kernel hands a block over."""
+        cdef tpacket_block_desc *block = block_at(&self.ring, index)
+        block.hdr.bh1.num_pkts = frames
+        store_relaxed_u32(&block.hdr.bh1.block_status, TP_STATUS_USER)
+
+    def take(self):
+        """Acquire and release one block: its index, or None when the kernel has closed none."""
+        cdef tpacket_block_desc *block = acquire(&self.ring)
+        if block == NULL:
+            return None
+        index = (<uint8_t *>block - self.ring.memory) // self.ring.block_size
+        release(&self.ring, block)
+        if load_relaxed_u32(&block.hdr.bh1.block_status) != <uint32_t>TP_STATUS_KERNEL:
+            raise AssertionError("a released block is the kernel's")
+        return index
+
+    @property
+    def half_free(self):
+        return bool(half_free(&self.ring))
+
+    def walk(self, list sizes not None):
+        """Chain frames of these sizes in block 0 and walk them: offsets from the block, as the loop sees them."""
+        cdef tpacket_block_desc *block = block_at(&self.ring, 0)
+        cdef tpacket3_hdr *frame
+        cdef uint32_t at = 64
+        block.hdr.bh1.offset_to_first_pkt = at
+        for size in sizes:
+            frame = <tpacket3_hdr *>(<uint8_t *>block + at)
+            frame.tp_next_offset = size
+            at += <uint32_t>size
+        frame = first_frame(block)
+        offsets = []
+        for _ in sizes:
+            offsets.append(<uint8_t *>frame - <uint8_t *>block)
+            frame = next_frame(frame)
+        return offsets
+
+
+def segment_of(uint8_t gso_type, uint16_t gso_size):
+    """What `segment_bytes` says of a frame with such a virtio_net_hdr before its MAC header."""
+    cdef uint8_t *memory = <uint8_t *>calloc(1, 128)
+    cdef tpacket3_hdr *frame = <tpacket3_hdr *>memory
+    cdef virtio_net_hdr *header
+    try:
+        frame.tp_mac = 82       # as the kernel places it: 16-byte aligned network header
+        header = <virtio_net_hdr *>(memory + 82 - sizeof(virtio_net_hdr))
+        header.gso_type = gso_type
+        header.gso_size = gso_size
+        return segment_bytes(frame)
+    finally:
+        free(memory)
+
+
+GSO_UDP_L4 = VIRTIO_NET_HDR_GSO_UDP_L4

@@ -1,0 +1,146 @@
+"""A relay under test: the real command in the standard lab, real traffic, and both ends to compare."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mcrelay.client import ask
+from mcrelay.errors import ControlError
+from mcrelay.netns import standard_lab
+
+MCRELAY = [sys.executable, "-m", "mcrelay"]
+SOURCE = "192.168.168.55"
+GROUP = "226.2.2.2"
+INPUT = f"{SOURCE}@{GROUP}:2068%in0"
+
+
+class RelayUnderTest:
+    """`mcrelay run` in a lab's relay namespace."""
+
+    def __init__(self, lab, config: str, folder: Path, *, environment: dict[str, str] | None = None) -> None:
+        self.lab = lab
+        self.config = folder / "mcrelay.toml"
+        self.socket = str(folder / "mcrelay.sock")
+        self.log = folder / "log"
+        self.config.write_text(config)
+        self._environment = environment
+        self.process = None
+
+    def start(self) -> None:
+        command = [*MCRELAY, "run", "-c", str(self.config), "--socket", self.socket]
+        if self._environment:
+            command = ["env", *(f"{key}={value}" for key, value in self._environment.items()), *command]
+        with self.log.open("w") as log:
+            self.process = self.lab.relay.popen(*command, stderr=log)
+        self.wait_for(lambda: "ready" in self.log.read_text(), "READY")
+
+    def wait_for(self, condition, what: str, seconds: float = 10) -> float:
+        """Poll until true; returns the seconds it took."""
+        begin = time.monotonic()
+        while time.monotonic() - begin < seconds:
+            with contextlib.suppress(ControlError):
+                if condition():
+                    return time.monotonic() - begin
+            time.sleep(0.02)
+        raise AssertionError(f"no {what} within {seconds} s; the relay said:\n{self.log.read_text()}")
+
+    def show(self, noun: str):
+        return ask(self.socket, "show", read_only=True, noun=noun)
+
+    def rule(self, name: str = "x"):
+        return next(each for each in self.show("stats")["rules"] if each["name"] == name)
+
+    def state(self, name: str = "x") -> str:
+        return next(each for each in self.show("rules") if each["name"] == name)["state"]
+
+    def reload(self, config: str) -> None:
+        self.config.write_text(config)
+        ask(self.socket, "reload")
+
+    def stop(self, seconds: float = 5) -> float:
+        """SIGTERM; returns the seconds until it had ended, and insists on exit code 0."""
+        begin = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(timeout=seconds)
+        assert code == 0, f"exit code {code}:\n{self.log.read_text()}"
+        return time.monotonic() - begin
+
+    def link(self, name: str = "in0"):
+        return next(each for each in self.show("stats")["links"] if each["ifname"] == name)
+
+    def at_rest(self):
+        """Statistics once no counter has moved for a fifth of a second."""
+        before = self.show("stats")
+        while True:
+            time.sleep(0.2)
+            now = self.show("stats")
+            if (before["rules"], before["links"]) == (now["rules"], now["links"]):
+                return now
+            before = now
+
+
+@contextlib.contextmanager
+def relaying(config: str, *, environment: dict[str, str] | None = None, **lab_options):
+    """The lab with a relay that is READY, and stopped at the end."""
+    with standard_lab(**lab_options) as lab, tempfile.TemporaryDirectory() as folder:
+        lab.settle()
+        relay = RelayUnderTest(lab, config, Path(folder), environment=environment)
+        relay.start()
+        yield relay
+        if relay.process.poll() is None:
+            relay.stop()
+
+
+def receiver(namespace, stream: str, *options: object) -> subprocess.Popen:
+    """`mcrelay recv` in a namespace, joined by the time this returns."""
+    group = stream.rsplit("@", maxsplit=1)[-1].split(":", maxsplit=1)[0]
+    child = namespace.popen(*MCRELAY, "recv", stream, *map(str, options), "-j", stdout=subprocess.PIPE)
+    if group.split(".")[0] < "224":
+        time.sleep(0.5)
+        return child
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if f" {group}\n" in namespace.run("ip", "maddr").stdout:
+            time.sleep(0.1)
+            return child
+        time.sleep(0.05)
+    raise AssertionError(f"recv did not join {group}")
+
+
+def sender(namespace, stream: str, *options: object) -> subprocess.Popen:
+    return namespace.popen(*MCRELAY, "send", stream, *map(str, options), "-j", stdout=subprocess.PIPE)
+
+
+def report(child: subprocess.Popen, timeout: float = 60):
+    """What `send` or `recv` printed."""
+    out, _ = child.communicate(timeout=timeout)
+    return json.loads(out)
+
+
+def send(namespace, stream: str, *options: object):
+    return report(sender(namespace, stream, *options))
+
+
+def assert_exact(got, count: int) -> None:
+    """Every datagram once, in order, byte for byte."""
+    assert got["socket_dropped"] == 0, "the sink itself was too slow"
+    for what in ("lost", "duplicated", "reordered", "corrupted", "foreign"):
+        assert got[what] == 0, got
+    assert got["received"] == count, got
+
+
+def assert_adds_up(stats) -> None:
+    """At rest, every datagram of every rule and output and every frame is accounted for exactly once."""
+    for rule in stats["rules"]:
+        for output in rule["outputs"]:
+            accounted = output["tx_packets"] + sum(output["tx_errors"].values()) + sum(rule["drops"].values())
+            assert rule["rx_packets"] == accounted, (rule, output)
+    for link in stats["links"]:
+        assert sum(link["frames"].values()) == link["rx_frames"], link

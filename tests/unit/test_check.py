@@ -1,0 +1,167 @@
+"""The command that checks a configuration."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from mcrelay import check as module
+from mcrelay.check import check
+
+GOOD = '[rules.{0}]\ninput = "233.252.0.{1}:5000%eth0"\noutputs = ["10.9.0.{1}"]\n'
+
+TEN_FAULTS = """\
+[relay]
+workers = 4
+
+[links.eth1]
+ring = "32MB"
+
+[defaults]
+ttl = 300
+
+[rules.one]
+input = "233.252.0.1:5000"
+outputs = ["233.252.0.2:5000%eth1"]
+
+[rules.two]
+input = "233.252.0.3:5000%eth1"
+outputs = []
+
+[rules.three]
+input = "233.252.0.3:5000%eth1"
+outputs = ["10.9.0.7:0"]
+source_adress = "auto"
+
+[rules.four]
+input = "233.252.0.4:5000@eth1"
+outputs = ["233.252.0.2:5000%eth1"]
+"""
+
+TEN_LINES = """\
+2: relay.workers: workers = 4 is not supported yet; use workers = 1
+5: links.eth1.ring: "32MB" is not a size; write "32MiB"
+8: defaults.ttl: 300 is not a number from 1 to 255; write e.g. 16
+11: rules.one.input: 233.252.0.1:5000 names no link; add the link that it arrives on, e.g. 233.252.0.1:5000%eth0
+16: rules.two.outputs: an empty list sends nothing; write outputs = ["233.252.0.1:5000%eth0"], or enabled = false to pause the rule
+19: rules.three.input: rules.two (F:15) has the same input; put all outputs into one rule
+20: rules.three.outputs[0]: port 0 cannot be used; a port is 1 to 65535, e.g. 10.9.0.7:5000
+21: rules.three.source_adress: unknown key; did you mean source_address?
+24: rules.four.input: '@eth1' names no address; a link stands after %: 233.252.0.4:5000%eth1
+25: rules.four.outputs[0]: rules.one (F:12) sends to 233.252.0.2:5000%eth1 too; send to another group or port, or say shared = true in both rules
+"""  # noqa: E501
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run the command on files given by name and text, on a machine that has lo and eth0."""
+    monkeypatch.setattr(module.socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
+
+    def call(*options, **files):
+        arguments = []
+        for name, text in files.items():
+            path = tmp_path / f"{name}.toml"
+            path.write_text(text)
+            arguments += ["-c", str(path)]
+        result = CliRunner().invoke(check, [*options, *arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result
+
+    return call
+
+
+def test_a_good_configuration_is_one_line_on_stdout(run):
+    result = run(a=GOOD.format("a", 1), b=GOOD.format("b", 2) + GOOD.format("c", 3))
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "2 files, 3 rules: no complaints\n", "")
+
+
+def test_one_of_each_is_told_in_the_singular(run):
+    assert run(a=GOOD.format("a", 1)).stdout == "1 file, 1 rule: no complaints\n"
+
+
+def test_a_file_of_ten_faults_is_told_in_ten_lines(run, tmp_path):
+    file = f"{tmp_path}/f.toml"
+    result = run(f=TEN_FAULTS)
+    assert (result.exit_code, result.stdout) == (2, "")
+    expected = [f"{file}:{line}".replace("(F:", f"({file}:") for line in TEN_LINES.splitlines()]
+    assert len(expected) == 10
+    assert result.stderr.splitlines() == expected
+
+
+def test_files_are_told_in_order_of_name_and_line(run, tmp_path):
+    result = run(b="x = 1\n", a="y = 1\nz = 1\n")
+    assert [line.removeprefix(f"{tmp_path}/").partition(": ")[0] for line in result.stderr.splitlines()] == [
+        "a.toml:1",
+        "a.toml:2",
+        "b.toml:1",
+    ]
+
+
+WARNED = GOOD.format("a", 1).replace("eth0", "eth1")
+
+
+def test_a_warning_does_not_fail_the_check(run, tmp_path):
+    result = run(a=WARNED)
+    assert result.exit_code == 0
+    assert result.stdout == "1 file, 1 rule: 1 warning\n"
+    assert result.stderr == (
+        f"warning: {tmp_path}/a.toml:2: rules.a.input: link eth1 does not exist here; "
+        "the rule stays pending until it appears (did you mean eth0?)\n"
+    )
+
+
+def test_strict_fails_on_warnings_and_not_without(run):
+    result = run("--strict", a=WARNED)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("warning: ")
+    assert run("--strict", a=GOOD.format("a", 1)).exit_code == 0
+
+
+def test_json_has_files_rules_and_complaints(run, tmp_path):
+    result = run("-j", a=WARNED)
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert json.loads(result.stdout) == {
+        "files": [f"{tmp_path}/a.toml"],
+        "rules": 1,
+        "complaints": [
+            {
+                "file": f"{tmp_path}/a.toml",
+                "line": 2,
+                "key": "rules.a.input",
+                "problem": "link eth1 does not exist here",
+                "remedy": "the rule stays pending until it appears (did you mean eth0?)",
+                "warning": True,
+            }
+        ],
+    }
+
+
+def test_json_of_a_bad_configuration_fails_as_well(run):
+    result = run("-j", a="x = 1")
+    assert result.exit_code == 2
+    told = json.loads(result.stdout)
+    assert (told["rules"], [c["line"] for c in told["complaints"]]) == (0, [1])
+
+
+def test_a_missing_file_is_told_and_no_traceback(run, tmp_path):
+    result = run("-c", str(tmp_path / "no.toml"))
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"{tmp_path}/no.toml:0: file: does not exist; name a file, or a directory for its *.toml\n"
+    )
+
+
+def test_an_instance_that_is_not_installed_is_told(run):
+    result = run("-i", "no-such-instance")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("/etc/mcrelay/no-such-instance.toml:0: file: does not exist; create it")
+
+
+def test_help_has_an_example(run):
+    result = run("--help")
+    assert result.exit_code == 0
+    assert "  mcrelay check -c site.toml --strict\n" in result.stdout
