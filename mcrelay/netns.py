@@ -113,6 +113,18 @@ class Namespace:
 
         self.call(write)
 
+    def wait_until_up(self, seconds: float = 5) -> None:
+        """Wait until every link inside is up: raised, with carrier, its queue no longer the one that drops all."""
+        until = time.monotonic() + seconds
+        while waiting := [
+            link["ifname"]
+            for link in json.loads(_run(["ip", "-n", self.name, "-j", "link", "show"]).stdout)
+            if link["operstate"] != "UP" and link["ifname"] != "lo"
+        ]:
+            if time.monotonic() > until:
+                raise LabError(f"{', '.join(waiting)} in {self.name} did not come up within {seconds} s")
+            time.sleep(0.01)
+
     def ifindex(self, link: str) -> int:
         """Return the number of the link named so inside."""
         return self.call(functools.partial(socket.if_nametoindex, link))
@@ -208,10 +220,12 @@ class StandardLab:
         return self.sinks[0]
 
     def settle(self) -> None:
-        """Wait until the bridge prunes. Run the control then: nothing reaches the relay before it joins.
+        """Wait until every link is up and the bridge prunes. The control then: nothing comes before a join.
 
         A port forwards only once the kernel has noticed its carrier, up to a second late (net/core/link_watch.c).
         """
+        for namespace in self.lab.namespaces:
+            namespace.wait_until_up()
         while not forwarding(self.switch):
             time.sleep(0.02)
         time.sleep(max(0.0, self.querying_since + PRUNED_AFTER_SECONDS - time.monotonic()))

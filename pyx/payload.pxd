@@ -9,7 +9,8 @@ Big-endian; a payload shorter than the header carries as much of it as fits:
     14  u16 size             of the whole payload
     16  u64 due              when it was to be sent, ns of CLOCK_MONOTONIC (one clock for all namespaces of a host)
     24  u64 sent             when it was handed to the kernel
-    32  pattern              a part of the pattern, at an offset that depends on every header field
+    32  u64 check            of all that stands before it
+    40  pattern              a part of the one pattern, from an offset that the check gives
 
 1 to 3 bytes carry the first bytes of SEAL, 0 carry nothing: such datagrams are unnumbered.
 """
@@ -20,7 +21,8 @@ from .kernel cimport memcmp, ones_u32, read_be16, read_be32, read_be64, write_be
 
 cdef enum:
     SEAL = 0x6d637231           # "mcr1"
-    HEADER_BYTES = 32
+    CHECK_AT = 32
+    HEADER_BYTES = 40
     SIZE_MAX = 65507            # of a UDP payload in IPv4
     OFFSETS = 1 << 16
     PATTERN_BYTES = 2 << 16     # OFFSETS and the longest pattern
@@ -48,12 +50,11 @@ cdef inline uint64_t mix(uint64_t v) noexcept nogil:
     return v ^ (v >> 31)
 
 
-cdef inline uint32_t pattern_offset(const uint8_t *header) noexcept nogil:
+cdef inline uint64_t check_of(const uint8_t *header) noexcept nogil:
     cdef uint64_t v = mix(read_be64(header) + 1)
     v = mix(v ^ read_be64(header + 8))
     v = mix(v ^ read_be64(header + 16))
-    v = mix(v ^ read_be64(header + 24))
-    return <uint32_t>(v & (OFFSETS - 1))
+    return mix(v ^ read_be64(header + 24))
 
 
 cdef inline void fill_pattern(uint8_t *pattern) noexcept nogil:
@@ -63,11 +64,12 @@ cdef inline void fill_pattern(uint8_t *pattern) noexcept nogil:
         write_be64(&pattern[8 * i], mix(i + 1))
 
 
-cdef inline void write_header(uint8_t *to, const Header *header) noexcept nogil:
-    """HEADER_BYTES, whatever the size: the sender cuts."""
+cdef inline uint32_t write_header(uint8_t *to, const Header *header) noexcept nogil:
+    """HEADER_BYTES, whatever the size: the sender cuts. Returns the offset of what follows in the pattern."""
+    cdef uint64_t check
     if header.size < 4:
         write_be32(to, SEAL)
-        return
+        return 0
     write_be32(to, header.sequence)
     write_be32(to + 4, header.sequence ^ <uint32_t>SEAL)
     write_be32(to + 8, header.run)
@@ -75,6 +77,9 @@ cdef inline void write_header(uint8_t *to, const Header *header) noexcept nogil:
     write_be16(to + 14, header.size)
     write_be64(to + 16, header.due)
     write_be64(to + 24, header.sent)
+    check = check_of(to)
+    write_be64(to + CHECK_AT, check)
+    return <uint32_t>(check & (OFFSETS - 1))
 
 
 cdef inline Kind read_payload(
@@ -82,6 +87,7 @@ cdef inline Kind read_payload(
 ) noexcept nogil:
     """Check all that does not need to know the stream, and fill in what fits in ``size``."""
     cdef uint8_t words[8]
+    cdef uint64_t check
     cdef uint32_t wrong
     if size < 4:
         write_be32(words, SEAL)
@@ -99,10 +105,15 @@ cdef inline Kind read_payload(
         out.stream = read_be16(payload + 12)
     if size >= 16 and read_be16(payload + 14) != size:
         return CORRUPTED
-    if size >= HEADER_BYTES:
-        out.due = read_be64(payload + 16)
-        out.sent = read_be64(payload + 24)
+    if size < CHECK_AT:
+        return NUMBERED
+    out.due = read_be64(payload + 16)
+    out.sent = read_be64(payload + 24)
+    check = check_of(payload)
+    write_be64(words, check)
+    if memcmp(payload + CHECK_AT, words, min(size, <uint32_t>HEADER_BYTES) - CHECK_AT):
+        return CORRUPTED
     if size > HEADER_BYTES:
-        if memcmp(payload + HEADER_BYTES, &pattern[pattern_offset(payload)], size - HEADER_BYTES):
+        if memcmp(payload + HEADER_BYTES, &pattern[check & (OFFSETS - 1)], size - HEADER_BYTES):
             return CORRUPTED
     return NUMBERED

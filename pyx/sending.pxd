@@ -8,7 +8,7 @@ from .kernel cimport (
     PR_SET_TIMERSLACK, TIMER_ABSTIME, add, clock_nanosleep, errno, iovec, load_acquire_u32, load_relaxed_u64, mmsghdr,
     msghdr, now_ns, poll, pollfd, prctl, sendmmsg, store_relaxed_u64, timespec,
 )
-from .payload cimport HEADER_BYTES, Header, mix, pattern_offset, write_header
+from .payload cimport HEADER_BYTES, Header, mix, write_header
 
 cdef enum:
     BATCH = 128                 # datagrams built at a time, at most
@@ -77,7 +77,7 @@ cdef inline void build(Job *job, Lane *lane, uint32_t message, uint64_t due, uin
     cdef uint8_t *at = &job.headers[<size_t>message * HEADER_BYTES * job.gso]
     cdef uint32_t used = 0
     cdef uint32_t n = 0
-    cdef uint32_t size
+    cdef uint32_t size, offset
     cdef Header header
     header.due = due
     header.sent = now
@@ -88,13 +88,13 @@ cdef inline void build(Job *job, Lane *lane, uint32_t message, uint64_t due, uin
         size = take_size(job, lane)
         header.size = <uint16_t>size
         header.sequence = lane.sequence
-        write_header(at, &header)
+        offset = write_header(at, &header)
         if size:
             vectors[used].iov_base = at
             vectors[used].iov_len = min(size, <uint32_t>HEADER_BYTES)
             used += 1
         if size > HEADER_BYTES:
-            vectors[used].iov_base = <void *>&job.pattern[pattern_offset(at)]
+            vectors[used].iov_base = <void *>&job.pattern[offset]
             vectors[used].iov_len = size - HEADER_BYTES
             used += 1
         if size >= 4:

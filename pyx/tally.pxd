@@ -106,7 +106,7 @@ cdef inline void forget(Tally *tally) noexcept nogil:
 
 
 cdef inline Kind belongs(Tally *tally, uint32_t size, const Header *header) noexcept nogil:
-    """NUMBERED if run and stream are those of the first sound datagram; a pattern has proved them, else nearness."""
+    """NUMBERED if run and stream are those of the first sound datagram; a check has proved them, else nearness."""
     cdef uint32_t wrong
     if size >= 14:
         if not tally.stream_known:
@@ -120,7 +120,7 @@ cdef inline Kind belongs(Tally *tally, uint32_t size, const Header *header) noex
             tally.run_known = True
         wrong = ones_u32(header.run ^ tally.run)
         if wrong:
-            return CORRUPTED if wrong <= NEAR_BITS and size <= HEADER_BYTES else FOREIGN
+            return CORRUPTED if wrong <= NEAR_BITS and size < HEADER_BYTES else FOREIGN
     return NUMBERED
 
 

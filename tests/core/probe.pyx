@@ -1,9 +1,9 @@
-"""`def` wrappers around the core's inline functions, for tests alone: compiled by tests/core/conftest.py, never shipped.
+"""`def` wrappers around the core's inline functions, for tests alone: conftest.py compiles them; never shipped.
 
 It holds its own copy of that code, so its sendmmsg is the one of probe.h, which tests can script.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
@@ -14,7 +14,7 @@ from mcrelay._core.counters cimport (
 )
 from mcrelay._core.demux cimport MISS, Address, Key, Table, find, hash_of, mapped, table_build, table_free, table_insert
 from mcrelay._core.egress cimport (
-    ENTRIES, MESSAGES, NONE, RUN_MAX, Egress, EgressSocket, Entry, Output, Queue, assemble, can_be_asynchronous,
+    ENTRIES, MESSAGES, NONE, RUN_MAX, Egress, EgressSocket, Output, Queue, assemble, can_be_asynchronous,
     chain_rest, drain, measure, push, queue_build, queue_free, reason_of, send_chain,
 )
 from mcrelay._core.kernel cimport (

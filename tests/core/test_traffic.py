@@ -7,11 +7,14 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mcrelay._core.traffic import Receiver, Sender
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.core
 SEAL = 0x6D637231
@@ -70,17 +73,18 @@ def sample(size: int, count: int = 3) -> list[bytes]:
         return [sink.recv(65536) for _ in range(count)]
 
 
-@pytest.mark.parametrize("size", [8, 12, 17, 32, 33, 40, 100])
+@pytest.mark.parametrize("size", [8, 12, 17, 32, 40, 41, 100, 1472])
 def test_no_flipped_bit_goes_unseen(sockets: tuple[socket.socket, socket.socket], size: int) -> None:
-    """Where a seal fits, a wrong sequence never counts; where a pattern fits, no header field can change either."""
+    """Where a seal fits, a wrong sequence never counts; where the check fits, no other field can change either."""
     first, middle, last = sample(size)
-    checked = {8: 64, 12: 96, 17: 128, 32: 128}.get(size, 8 * size)  # bits that something vouches for
-    for bit in range(checked):
-        spoilt = bytearray(middle)
-        spoilt[bit // 8] ^= 1 << bit % 8
-        seen = counts(sockets, [first, bytes(spoilt), last])
-        assert seen.pop("corrupted", 0) + seen.pop("foreign", 0) == 1, bit
-        assert seen == {"unique": 2, "lost": 1}, bit
+    bits = {8: 64, 12: 96, 17: 128, 32: 128}.get(size, 8 * size)  # those that something vouches for
+    number = int.from_bytes(middle, "big")
+    spoilt = [(number ^ 1 << 8 * size - 1 - bit).to_bytes(size, "big") for bit in range(bits)]
+    seen = counts(sockets, [first, *spoilt, last])
+    if size in {17, 32}:  # too short for the check: a wrong stream number is taken at its word
+        assert seen.pop("foreign") == 16
+        bits -= 16
+    assert seen == {"unique": 2, "lost": 1, "corrupted": bits}
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 6, 7])
@@ -194,5 +198,5 @@ def test_duration_limits_both(sockets: tuple[socket.socket, socket.socket]) -> N
     ],
 )
 def test_impossible_senders_are_refused(options: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="sizes|size"):
+    with pytest.raises(ValueError, match="size"):
         Sender([0], **{"sizes": [10], "rate": 1, **options})  # type: ignore[arg-type]

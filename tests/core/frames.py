@@ -1,0 +1,70 @@
+"""Ethernet frames for tests, field by field, wrong where a test asks for it (RFC 894, 791, 768)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+SOURCE, GROUP = "192.168.168.55", "226.2.2.2"
+SOURCE_PORT, PORT = 40000, 2068
+
+
+def number(address: str) -> int:
+    return int.from_bytes(socket.inet_aton(address), "big")
+
+
+def ones_sum(data: bytes) -> int:
+    """RFC 1071, plainly: the sum that a correct header or datagram brings to 0xffff."""
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def udp(payload, *, source=SOURCE, group=GROUP, source_port=SOURCE_PORT, port=PORT, length=None, checksum=None):
+    """A UDP datagram; ``checksum`` None is the right one."""
+    length = 8 + len(payload) if length is None else length
+    header = struct.pack("!4H", source_port, port, length, 0)
+    pseudo = socket.inet_aton(source) + socket.inet_aton(group) + struct.pack("!2H", 17, length)
+    if checksum is None:
+        checksum = 0xFFFF - ones_sum(pseudo + header + payload) or 0xFFFF
+    return header[:6] + struct.pack("!H", checksum) + payload
+
+
+def ipv4(
+    body, *, source=SOURCE, group=GROUP, tos=0, ttl=16, fragment=0x4000, protocol=17, options=b"", version=4,
+    header_words=None, total=None, checksum=None,
+):  # fmt: skip
+    """An IPv4 packet; ``fragment`` is the flags and offset word, 0x4000 (don't fragment) unless said."""
+    words = 5 + len(options) // 4 if header_words is None else header_words
+    total = 20 + len(options) + len(body) if total is None else total
+    head = struct.pack("!BBHHHBBH", version << 4 | words, tos, total & 0xFFFF, 7, fragment, ttl, protocol, 0)
+    head += socket.inet_aton(source) + socket.inet_aton(group) + options
+    if checksum is None:
+        checksum = 0xFFFF - ones_sum(head)
+    return head[:10] + struct.pack("!H", checksum) + head[12:] + body
+
+
+def group_mac(group: str) -> bytes:
+    """RFC 1112, 6.4."""
+    return (0x01005E000000 | number(group) & 0x7FFFFF).to_bytes(6, "big")
+
+
+def ethernet(packet, *, to=None, ethertype=0x0800, padding=0):
+    to = group_mac(GROUP) if to is None else to
+    return to + bytes.fromhex("020000000001") + struct.pack("!H", ethertype) + packet + b"\xee" * padding
+
+
+def frame(payload=b"payload", *, padding=0, **fields):
+    """A whole valid frame with that payload; addresses and ports may be chosen."""
+    ends = {key: fields[key] for key in ("source", "group") if key in fields}
+    ports = {key: fields.pop(key) for key in ("source_port", "port") if key in fields}
+    return ethernet(
+        ipv4(udp(payload, **ends, **ports), **fields), to=group_mac(fields.get("group", GROUP)), padding=padding
+    )
+
+
+def tagged(untagged: bytes, tci: int) -> bytes:
+    """IEEE 802.1Q: tag control information after the addresses."""
+    return untagged[:12] + struct.pack("!HH", 0x8100, tci) + untagged[12:]

@@ -1,0 +1,97 @@
+"""Links come and go; only the rules that name them notice."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from harness import GROUP, INPUT, SOURCE, assert_adds_up, assert_exact, receiver, relaying, report, send, sender
+
+pytestmark = pytest.mark.net
+
+BYSTANDER = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
+
+
+def test_a_rule_whose_link_appears_late_becomes_active_within_a_second():
+    config = BYSTANDER + '[rules.late]\ninput = "239.1.1.1:5000%late0"\noutputs = ["239.10.0.2:5004%out0"]\n'
+    with relaying(config) as relay:
+        (late,) = [each for each in relay.show("rules") if each["name"] == "late"]
+        assert late["state"] == "pending"
+        assert "late0 does not exist" in late["reason"]
+        assert relay.state("x") == "active"
+        relay.lab.relay.ip("link add late0 type veth peer name late1", "link set late0 up", "link set late1 up")
+        assert relay.wait_for(lambda: relay.state("late") == "active", "active rule") < 1
+        assert next(each for each in relay.show("groups") if each["ifname"] == "late0")["state"] == "joined"
+
+
+def test_a_link_made_again_under_its_name_relays_again_and_a_bystander_loses_nothing():
+    config = BYSTANDER + '[rules.gone]\ninput = "239.1.1.1:5000%in1"\noutputs = ["239.10.0.2:5004%out0"]\n'
+    with relaying(config) as relay:
+        source, host = relay.lab.source, relay.lab.relay
+        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--idle", 3)
+        steady = sender(source, f"{GROUP}:2068%eth0", "--rate", 10_000, "--duration", 8)
+        for _ in range(3):
+            relay.lab.lab.veth((host, "in1", source, "extra0"))
+            host.ip("link set in1 up", "addr add 203.0.113.1/24 dev in1")
+            source.ip("link set extra0 up", "addr add 203.0.113.2/24 dev extra0")
+            assert relay.wait_for(lambda: relay.state("gone") == "active", "active rule") < 1
+            late = receiver(relay.lab.sink, "239.10.0.2:5004%eth0", "--count", 500)
+            send(source, "239.1.1.1:5000%extra0", "--rate", 1_000, "--count", 500)
+            assert_exact(report(late), 500)
+            host.ip("link del in1")
+            assert relay.wait_for(lambda: relay.state("gone") == "pending", "pending rule") < 1
+        sent = report(steady)["sent"]
+        assert_exact(report(sink), sent)
+        assert_adds_up(relay.at_rest())
+
+
+def test_an_output_is_parked_while_its_link_cannot_send_and_says_why():
+    config = BYSTANDER + '[rules.p]\ninput = "239.1.1.1:5000%in0"\noutputs = ["239.10.0.2:5004%out1"]\n'
+    with relaying(config, sinks=2) as relay:
+        host = relay.lab.relay
+        for change, reason in (
+            ("link set out1 down", "is down"),
+            ("addr flush dev out1", "is down"),
+            ("link set out1 up", "no IPv4 address"),
+        ):
+            host.ip(change)
+            relay.wait_for(lambda: relay.state("p") == "parked", "parked rule")
+            relay.wait_for(
+                lambda r=reason: r in next(e for e in relay.show("rules") if e["name"] == "p")["reason"], reason
+            )
+        send(relay.lab.source, "239.1.1.1:5000%eth0", "--count", 100)
+        stats = relay.at_rest()
+        assert relay.rule("p")["outputs"][0]["tx_errors"]["parked"] == 100
+        assert_adds_up(stats)
+        host.ip("addr add 198.18.1.9/24 dev out1")
+        relay.wait_for(lambda: relay.state("p") == "active", "active rule")
+        sink = receiver(relay.lab.sinks[1], "239.10.0.2:5004%eth0", "--count", 100)
+        send(relay.lab.source, "239.1.1.1:5000%eth0", "--count", 100)
+        got = report(sink)
+        assert_exact(got, 100)
+        assert next(iter(got["sources"])).startswith("198.18.1.9:")
+
+
+def test_an_output_without_a_link_name_goes_by_the_routes():
+    with relaying(f'[rules.x]\ninput = "{INPUT}"\noutputs = ["198.51.100.2:7000", "203.0.113.5:7000"]\n') as relay:
+        assert relay.state() == "active"
+        (rule,) = relay.show("rules")
+        assert rule["outputs"][1]["state"] == "error"
+        assert "no route to 203.0.113.5" in rule["outputs"][1]["reason"]
+        sink = receiver(relay.lab.sink, "198.51.100.2:7000", "--count", 1_000)
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 1_000)
+        got = report(sink)
+        assert_exact(got, 1_000)
+        assert got["ttl"] == {"64": 1_000}
+        assert_adds_up(relay.at_rest())
+
+
+def test_the_querier_of_a_link_is_known():
+    with relaying(BYSTANDER, igmp_version=2) as relay:
+        querier = lambda: next(each for each in relay.show("links") if each["ifname"] == "in0")["querier"]  # noqa: E731
+        relay.lab.switch.ip("link set br0 type bridge mcast_querier 0", "link set br0 type bridge mcast_querier 1")
+        relay.wait_for(lambda: querier() is not None, "querier")
+        assert querier()["version"] == 2
+        assert time.time() - querier()["last_seen_time"] < 20
+        assert relay.show("groups")[0]["version"] == 2
+        assert relay.show("groups")[0]["source"] == SOURCE

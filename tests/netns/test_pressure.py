@@ -1,0 +1,130 @@
+"""Floods, stops and swaps: what does not concern a rule does not reach it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+import pytest
+from harness import GROUP, INPUT, assert_adds_up, assert_exact, receiver, relaying, report, send, sender
+
+from mcrelay.client import ask
+
+pytestmark = pytest.mark.net
+
+RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
+
+
+def switches(pid: int) -> int:
+    """Context switches of every thread of a process."""
+    total = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/status") as status:
+            total += sum(int(line.split()[1]) for line in status if "ctxt_switches" in line)
+    return total
+
+
+def raw_frames(namespace, link: str, count: int) -> None:
+    """IPv6 multicast and ARP, as fast as Python makes them."""
+    source = b"\x02\x00\x00\x00\x00\x01"
+    ipv6 = b"\x33\x33\x00\x00\x00\x01" + source + b"\x86\xdd" + bytes(60)
+    arp = b"\xff" * 6 + source + b"\x08\x06" + bytes(46)
+    with namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
+        for i in range(count):
+            raw.sendto(ipv6 if i % 2 else arp, (link, 0))
+
+
+def test_frames_of_no_rule_cost_the_worker_nothing():
+    with relaying(RULE, querier=False) as relay:
+        time.sleep(1)
+        before, begin = switches(relay.process.pid), time.monotonic()
+        flood = sender(relay.lab.source, "239.99.0.1:5000%eth0", "--rate", 500_000, "--size", 18, "--duration", 5)
+        raw_frames(relay.lab.source, "eth0", 100_000)
+        assert report(flood)["sent"] > 100_000
+        per_second = (switches(relay.process.pid) - before) / (time.monotonic() - begin)
+        assert relay.link()["rx_frames"] == 0
+        assert relay.link()["ring_dropped_frames"] == 0
+        assert per_second < 50
+
+
+def test_near_misses_are_counted_where_they_were_lost():
+    config = (
+        RULE
+        + '[rules.any]\ninput = "239.5.5.5:5000%in0"\noutputs = ["239.10.0.2:5004%out0"]\nallow = ["192.0.2.0/24"]\n'
+    )
+    with relaying(config, querier=False) as relay:
+        send(relay.lab.source, f"{GROUP}:2069%eth0", "--count", 100)  # another port
+        send(relay.lab.source, "239.5.5.5:5000%eth0", "--count", 50)  # a source not let in
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 30, "--size", 4000)  # fragments
+        stats = relay.at_rest()
+        frames = relay.link()["frames"]
+        assert frames["no_match"] == 100
+        assert frames["dropped"] == 50
+        assert frames["fragment"] == 90
+        assert relay.rule("any")["drops"]["source"] == 50
+        assert relay.rule("any")["rx_packets"] == 50
+        assert_adds_up(stats)
+
+
+def test_a_thousand_plan_swaps_lose_nothing_of_an_untouched_rule():
+    other = '[rules.other]\ninput = "239.7.7.7:5000%in0"\noutputs = ["239.10.0.9:5004%out0"]\n'
+    with relaying(RULE) as relay:
+        descriptors = len(os.listdir(f"/proc/{relay.process.pid}/fd"))
+        threads = len(os.listdir(f"/proc/{relay.process.pid}/task"))
+        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--idle", 4)
+        source = sender(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 20_000, "--duration", 15)
+        for i in range(1000):
+            relay.config.write_text(RULE + other if i % 2 == 0 else RULE)
+            ask(relay.socket, "reload")
+        sent = report(source)["sent"]
+        assert_exact(report(sink), sent)
+        assert_adds_up(relay.at_rest())
+        assert relay.show("stats")["workers"][0]["generation"] >= 1000
+        relay.wait_for(
+            lambda: len(os.listdir(f"/proc/{relay.process.pid}/fd")) == descriptors, "all descriptors back", 2
+        )
+        assert len(os.listdir(f"/proc/{relay.process.pid}/task")) == threads
+        assert [each["group"] for each in relay.show("groups")] == [GROUP]
+
+
+def test_a_flood_does_not_delay_the_stop_and_nothing_is_left():
+    with relaying(RULE) as relay:
+        flood = sender(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 500_000, "--size", 64, "--duration", 4)
+        time.sleep(1.5)
+        assert relay.rule()["rx_packets"] > 10_000
+        assert relay.stop() < 1
+        report(flood)
+        assert not os.path.exists(relay.socket)
+        assert f"inet  {GROUP}" not in relay.lab.relay.run("ip", "maddr", "show", "dev", "in0").stdout
+
+
+def test_a_slow_output_holds_back_nobody_and_every_datagram_is_accounted_for():
+    config = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0", "239.10.0.2:5004%out1"]\n'
+    with relaying(config, sinks=2) as relay:
+        relay.lab.relay.run(
+            "tc", "qdisc", "add", "dev", "out1", "root", "tbf", "rate", "20mbit", "burst", "64kb", "latency", "50ms"
+        )
+        fast = receiver(relay.lab.sinks[0], "239.10.0.1:5004%eth0", "--count", 50_000)
+        slow = receiver(relay.lab.sinks[1], "239.10.0.2:5004%eth0", "--idle", 3)
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 10_000, "--count", 50_000)
+        assert_exact(report(fast), 50_000)
+        got = report(slow)
+        assert got["duplicated"] == got["reordered"] == got["corrupted"] == 0
+        assert 5_000 < got["received"] < 40_000
+        stats = relay.at_rest()
+        assert_adds_up(stats)
+        errors = stats["rules"][0]["outputs"][1]["tx_errors"]
+        assert errors["nobufs"] > 10_000
+        assert sum(errors.values()) == errors["nobufs"]
+
+
+def test_a_burst_larger_than_the_shaper_is_back_pressure_and_not_loss():
+    with relaying(RULE) as relay:
+        relay.lab.relay.run(
+            "tc", "qdisc", "add", "dev", "out0", "root", "tbf", "rate", "1gbit", "burst", "128kb", "limit", "32mb"
+        )
+        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--count", 37_000)
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 45_000, "--count", 37_000, "--gso", 37)
+        assert_exact(report(sink), 37_000)
+        assert_adds_up(relay.at_rest())
