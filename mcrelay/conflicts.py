@@ -331,7 +331,5 @@ def _circle(feeds: _Feeds, start: str, where: Where) -> Complaint:
         way.append(before[way[-1]])
     way.reverse()
     sent, _ = feeds[start][way[1]]
-    remedy = "relay in one direction only"
-    if not_yet("reflect", True) is None:
-        remedy += ", or say reflect = true in each of them"
+    remedy = "relay in one direction only, or say reflect = true in each of them"
     return _complaint(where, sent.key, f"rules feed each other in a circle: {' -> '.join(way)}", remedy)

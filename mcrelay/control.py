@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import socket
+import stat
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +69,7 @@ class ControlServer:
         self._changes = changes
         self._lock_fd = -1
         self._servers: list[asyncio.Server] = []
+        self._made: list[Path] = []
         self._clients: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -74,13 +77,15 @@ class ControlServer:
         self._claim()
         try:
             for path, changes in ((self._path, True), (read_only_path(self._path), False)):
+                listener = _listen(path)
+                self._made.append(path)
                 self._servers.append(
-                    await asyncio.start_unix_server(self._client(changes), sock=_listen(path), limit=LINE_BYTES)
+                    await asyncio.start_unix_server(self._client(changes), sock=listener, limit=LINE_BYTES)
                 )
         except OSError as error:
             await self.close()
             raise ControlError(
-                f"no control socket at {self._path}: {error.strerror}; name another with --socket"
+                f"no control socket at {self._path}: {error.strerror or error}; name another with --socket"
             ) from error
 
     async def close(self) -> None:
@@ -91,7 +96,7 @@ class ControlServer:
             task.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
         if self._lock_fd >= 0:
-            for path in (self._path, read_only_path(self._path), self._lock_path):
+            for path in (*self._made, self._lock_path):
                 path.unlink(missing_ok=True)
             os.close(self._lock_fd)
             self._lock_fd = -1
@@ -176,8 +181,11 @@ class ControlServer:
 
 
 def _listen(path: Path) -> socket.socket:
-    """A listening socket at ``path`` with mode 0660 from its first moment; a stale one is replaced."""
-    path.unlink(missing_ok=True)
+    """A listening socket at ``path`` with mode 0660 from its first moment; a stale one is replaced, nothing else is."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, f"{path} exists and is not a socket")
+        path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     before = os.umask(0o117)
     try:

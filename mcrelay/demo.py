@@ -87,7 +87,7 @@ class _Demo:
         exact = got["unique"] == sent["sent"] and not (got["lost"] or got["duplicated"] or got["corrupted"])
         click.echo()
         return all([
-            self._say(unjoined == 0, f"before it joined, the switch passed the relay {unjoined} of {CONTROL} datagrams"),
+            self._say(unjoined == 0, f"before it joined, the switch passed it {unjoined} of {CONTROL} datagrams"),
             self._say(joined, f"the relay joined: the switch lists {GROUP} on its port"),
             self._say(
                 refused >= sent["sent"],

@@ -19,6 +19,7 @@ from . import bpf
 from ._core.counters import DROPS, FRAME_WORDS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, Block
 from ._core.egress import EgressSocket, RunSwitch
 from ._core.plan import PlanOwner
+from ._core.policer import PolicerState
 from ._core.ring import RingSocket
 from ._core.worker import Worker
 from .errors import OperationError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address
 
     from .features import Features
-    from .model import InputSpec, OutputSpec, PlanSpec, RingSpec
+    from .model import InputSpec, OutputSpec, PlanSpec, Rate, RingSpec
 
 # The counters' names come from the core; others take them from here.
 __all__ = [
@@ -123,6 +124,7 @@ class Engine:
         self._egress: dict[Slot, _Egress] = {}
         self._inputs: dict[Slot, Block] = {}
         self._outputs: dict[Slot, Block] = {}
+        self._policers: dict[Slot, tuple[Rate, PolicerState]] = {}
         self._switches: dict[str, RunSwitch] = {}
         self._said: set[str] = set()
         self._past: dict[str, list[int]] = {}  # by link: received, dropped, then the verdicts, of closed rings
@@ -244,13 +246,30 @@ class Engine:
                 self._inputs.setdefault((rule.name, each.text), Block(INPUT_WORDS)),
                 [(int(net.network_address), int(net.netmask)) for net in each.allow or ()],
                 [self._plan_output(rule.name, output, sockets) for output in rule.outputs],
+                self._policer((rule.name, each.text), each.limit),
             )
             for rule in spec.rules
             for each in rule.inputs
             if each.live and each.ifindex in index
         ]
         self._generation += 1
-        return PlanOwner(self._generation, [capture.socket for capture in rings.values()], inputs)
+        return PlanOwner(
+            self._generation,
+            [capture.socket for capture in rings.values()],
+            inputs,
+            spec.own_macs,
+            [int(address) for address in spec.own_addresses],
+        )
+
+    def _policer(self, slot: Slot, limit: Rate | None) -> PolicerState | None:
+        """The token bucket of an input, kept as long as its limit stays the same."""
+        if limit is None:
+            self._policers.pop(slot, None)
+            return None
+        held = self._policers.get(slot)
+        if held is None or held[0] != limit:
+            held = self._policers[slot] = (limit, PolicerState(round(limit.number), limit.unit == "bit"))
+        return held[1]
 
     def _plan_output(
         self, rule: str, output: OutputSpec, sockets: dict[Slot, _Egress]
@@ -287,6 +306,7 @@ class Engine:
         self._switches = {name: switch for name, switch in self._switches.items() if name in switched}
         named = {(rule.name, each.text) for rule in spec.rules for each in rule.inputs}
         self._inputs = {slot: block for slot, block in self._inputs.items() if slot in named}
+        self._policers = {slot: held for slot, held in self._policers.items() if slot in named}
         named = {(rule.name, each.to) for rule in spec.rules for each in rule.outputs}
         self._outputs = {slot: block for slot, block in self._outputs.items() if slot in named}
 
@@ -319,6 +339,16 @@ class Engine:
             generation=self._worker.seen,
             turns=self._worker.turns,
         )
+
+    def drops(self) -> dict[str, dict[str, int]]:
+        """Datagrams that rules dropped, by rule and reason: the little that is watched all the time."""
+        found: dict[str, dict[str, int]] = {}
+        for (rule, _), block in self._inputs.items():
+            drops = block.read()[INPUT_WORDS - len(DROPS) :]
+            counts = found.setdefault(rule, dict.fromkeys(DROPS, 0))
+            for reason, count in zip(DROPS, drops, strict=True):
+                counts[reason] += count
+        return found
 
     def _ring_counts(self) -> dict[str, RingCount]:
         counts = {}

@@ -7,6 +7,7 @@ kernel allows (net.ipv4.igmp_max_memberships, 20; net.core.optmem_max), then ano
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
@@ -127,14 +128,15 @@ class Memberships:
             fresh = _Helper(self._open())
         except OSError as error:
             raise MembershipError(f"no socket for the join of {membership.group}: {error.strerror}") from error
+        with contextlib.ExitStack() as refused:
+            refused.callback(fresh.socket.close)
+            if not self._try(fresh, membership):
+                raise MembershipError(
+                    f"{_describe(membership)}: the kernel's membership limit refuses it even on a fresh socket; "
+                    "see sysctl net.ipv4.igmp_max_memberships, net.ipv4.igmp_max_msf and net.core.optmem_max"
+                )
+            refused.pop_all()
         pool.append(fresh)
-        if not self._try(fresh, membership):
-            pool.remove(fresh)
-            fresh.socket.close()
-            raise MembershipError(
-                f"{_describe(membership)}: the kernel's membership limit refuses it even on a fresh socket; "
-                "see sysctl net.ipv4.igmp_max_memberships, net.ipv4.igmp_max_msf and net.core.optmem_max"
-            )
 
     def _try(self, helper: _Helper, membership: Membership) -> bool:
         """True when the socket took it, False when the socket is full. Raises MembershipError for the rest."""
@@ -162,10 +164,10 @@ class Memberships:
 
 
 def _candidates(pool: list[_Helper], membership: Membership) -> list[_Helper]:
-    """Sockets worth a try: one that holds the group for another source, one with room."""
+    """Sockets worth a try: one that holds the group for another source, then those not known to be full."""
     held = [helper for helper in pool if membership.group in helper.groups]
     room = [helper for helper in pool if not helper.full and membership.group not in helper.groups]
-    return held[-1:] + room[-1:]
+    return held[-1:] + room
 
 
 def _set_member(helper: HelperSocket, membership: Membership, *, join: bool) -> None:

@@ -33,12 +33,21 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """So many a second: datagrams (``unit`` pps), or bits of UDP payload (``unit`` bit)."""
+
+    number: float
+    unit: Literal["pps", "bit"]
+
+
+@dataclass(frozen=True, slots=True)
 class Input:
-    """One stream that a rule takes in. ``allow`` None lets every source in."""
+    """One stream that a rule takes in. ``allow`` None lets every source in, ``limit`` None any rate."""
 
     stream: Stream
     vlan: Vlan = "none"
     allow: tuple[IPv4Network, ...] | None = None
+    limit: Rate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +177,7 @@ class InputSpec:
     source: IPv4Address | None
     port: int
     allow: tuple[IPv4Network, ...] | None = None
+    limit: Rate | None = None
     state: RuleState = "active"
     reason: str = ""
 
@@ -206,11 +216,14 @@ class RingSpec:
 class PlanSpec:
     """Everything the relay is to do, computed from a Config and the links as they are: no side effect, no socket.
 
-    ``rings`` is keyed by ifindex.
+    ``rings`` is keyed by ifindex. ``own_macs`` and ``own_addresses`` are what the outputs send with: a frame that
+    arrives with one of them has come back.
     """
 
     rules: tuple[RuleSpec, ...] = ()
     rings: dict[int, RingSpec] = field(default_factory=dict)
+    own_macs: frozenset[int] = frozenset()
+    own_addresses: frozenset[IPv4Address] = frozenset()
 
     @property
     def memberships(self) -> frozenset[Membership]:

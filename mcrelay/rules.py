@@ -25,7 +25,15 @@ def compile_plan(config: Config, links: Mapping[str, Link]) -> PlanSpec:
     rules = tuple(_compile_rule(rule, links) for rule in config.rules.values())
     live = {each.iif for rule in rules for each in rule.inputs if each.live}
     rings = {links[name].ifindex: RingSpec(name, config.links.get(name, _LinkSettings())) for name in sorted(live)}
-    return PlanSpec(rules, rings)
+    active = [each for rule in rules if rule.enabled for each in rule.outputs if each.state == "active"]
+    macs = {int(links[each.oif].mac.replace(":", ""), 16) for each in active if each.oif and links[each.oif].mac}
+    addresses = {each.source_address for each in active if each.source_address}
+    return PlanSpec(
+        rules,
+        rings,
+        own_macs=frozenset(macs - {0}),  # lo has no MAC address
+        own_addresses=frozenset(each for each in addresses if not each.is_loopback),
+    )
 
 
 def _compile_rule(rule: Rule, links: Mapping[str, Link]) -> RuleSpec:
@@ -61,6 +69,7 @@ def _compile_input(rule: Rule, entry: Input, links: Mapping[str, Link]) -> Input
         source=_ipv4(stream.source) if stream.source else None,
         port=_number(stream.port),
         allow=entry.allow,
+        limit=entry.limit,
         state=state,
         reason=reason,
     )

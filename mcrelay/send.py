@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import re
 import resource
 import signal
 import socket
@@ -19,6 +18,7 @@ import click
 
 from mcrelay.errors import LinkError, OperationError, SettingError, UsageError
 from mcrelay.notation import format_stream, parse_stream
+from mcrelay.rate import parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,9 +30,6 @@ SIZE_MAX = 65507  # bytes of UDP payload that IPv4 can carry
 SNDBUF_BYTES = 4 << 20
 SO_SNDBUFFORCE = 32  # linux/socket.h; the socket module lacks these
 IP_RECVERR = 11  # linux/in.h
-
-_RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMG]?)(pps|bit|bps|bit/s)?")
-_MULTIPLES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +67,17 @@ def parse_sizes(text: str) -> Sizes:
     return Sizes(tuple(sizes), random=bool(dash))
 
 
-def parse_rate(text: str, sizes: Sizes) -> float:
+def pace_of(text: str, sizes: Sizes) -> float:
     """Read ``20000``, ``20kpps`` or ``500Mbit`` (of payload) as datagrams per second."""
-    match = _RATE.fullmatch(text.strip())
-    if match is None or not float(match[1]):
-        raise SettingError(f"--rate: {text!r} is not a rate", "write e.g. 20000, 20kpps or 500Mbit")
-    rate = float(match[1]) * _MULTIPLES[match[2]]
-    if match[3] in {None, "pps"}:
-        return rate
+    try:
+        rate = parse_rate(text)
+    except SettingError as error:
+        raise SettingError(f"--rate: {error.problem}", error.remedy) from None
+    if rate.unit == "pps":
+        return rate.number
     if not sizes.mean:
         raise SettingError("--rate: empty datagrams have no bits", "give a rate in pps, e.g. 20kpps")
-    return rate / 8 / sizes.mean
+    return rate.number / 8 / sizes.mean
 
 
 def consecutive(text: str, streams: int | None) -> list[Stream]:
@@ -191,7 +188,7 @@ def send(
     sizes = parse_sizes(size)
     if gso > 1 and (len(sizes.values) > 1 or not 0 < sizes.values[0] * gso <= SIZE_MAX):
         raise UsageError(f"--gso {gso} needs one --size, of 1 to {SIZE_MAX // gso} bytes")
-    pace = parse_rate(rate, sizes)
+    pace = pace_of(rate, sizes)
     targets = consecutive(stream, streams)
     allow_files(len(targets))
     with contextlib.ExitStack() as stack:

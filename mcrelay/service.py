@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from . import rules
+from .droplog import DropLog
 from .engine import Engine, Troubles
 from .igmp import IgmpTap
 from .links import LinkWatch
@@ -48,6 +49,7 @@ class Service:
         self._spec = PlanSpec()
         self._troubles = Troubles()
         self._taps: dict[int, IgmpTap] = {}
+        self._drops = DropLog()
         self._dirty = asyncio.Event()
         self._lock = asyncio.Lock()
         self._watch: LinkWatch | None = None
@@ -88,6 +90,7 @@ class Service:
             await self.reconcile()
         elif time.monotonic() - self._looked >= LOOK_SECONDS:
             await self.reconcile()
+        self._drops.look(self.engine.drops(), time.monotonic())
         for name in self.engine.links_without_runs():
             log.warning(
                 "link=%s sends datagram by datagram from now on: its device refused UDP_SEGMENT runs (EIO)", name

@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .errors import SettingError
 from .notation import parse_address, parse_network
+from .rate import parse_rate
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network
 
+    from .model import Rate
+
 Check: TypeAlias = Callable[[Any], Any]
 
 MIB = 1 << 20
+MOST_RATE = 90_000_000_000  # a second: MOST of pyx/policer.pyx
 LONGEST_CONTROL = 104  # bytes: sun_path has 108 with the closing NUL, and "-ro" goes into the sibling's name
 DEFAULT_CONTROL = "/run/mcrelay/mcrelay.sock"
 
@@ -48,7 +52,6 @@ NOT_YET: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
         "make the VLAN a link (ip link add ... type vlan) and name that in input",
     ),
     ("exclusive", bool, "exclusive = true", "leave it out"),
-    ("reflect", bool, "reflect = true", "leave it out, and relay in one direction only"),
 )
 
 
@@ -219,6 +222,14 @@ def ring(value: object) -> int:
     return size
 
 
+def limit(value: object) -> Rate:
+    """Read the most an input may bring: a whole rate from 1 to 90 Gbit or Gpps, what the policer counts to."""
+    rate = parse_rate(text(value))
+    if not 1 <= rate.number <= MOST_RATE:
+        raise SettingError(f"{written(value)} is out of range", 'write e.g. "20kpps" or "500Mbit"')
+    return rate
+
+
 def vlan(value: object) -> int | str:
     """1 to 4094, "none" or "any"; VID 0 has a name of its own."""
     if type(value) is int and value == 0:
@@ -237,7 +248,7 @@ RELAY: dict[str, Check | Each] = {
     "metrics": metrics,
 }
 LINK: dict[str, Check | Each] = {"profile": choice("profile", "throughput", "latency"), "ring": ring}
-INPUT: dict[str, Check | Each] = {"vlan": vlan, "allow": Each(allowed, allow, '["192.0.2.0/24"]')}
+INPUT: dict[str, Check | Each] = {"vlan": vlan, "allow": Each(allowed, allow, '["192.0.2.0/24"]'), "limit": limit}
 OUTPUT: dict[str, Check | Each] = {
     "source_address": source_address,
     "source_port": number("source_port", 1, 65535, '"auto" or e.g. 20000', "auto", "keep"),

@@ -4,8 +4,10 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from .counters cimport InputCounters
 from .demux cimport Table
+from .echo cimport OwnSet
 from .egress cimport Output, Queue
 from .kernel cimport pollfd
+from .policer cimport Policer
 from .ring cimport Ring
 
 cdef struct Prefix:
@@ -15,6 +17,7 @@ cdef struct Input:
     InputCounters *counters
     uint32_t first_output, output_count
     uint32_t first_prefix, prefix_count     # of the sources let in; no prefix: all of them
+    Policer *policer            # NULL: no limit
 
 cdef struct Capture:
     Ring *ring
@@ -29,6 +32,7 @@ cdef struct Plan:
     Output *outputs
     uint32_t output_count
     Prefix *prefixes
+    OwnSet own                  # what our outputs send with
     pollfd *polls               # one a capture, then the worker's wake-up; revents are the worker's
     Queue *queue                # the worker's own scratch, sized for this plan
 

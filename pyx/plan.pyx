@@ -5,8 +5,10 @@ from libc.stdint cimport uint16_t
 
 from .counters cimport Block, InputCounters, OutputCounters
 from .demux cimport Key, mapped, table_build, table_free, table_insert
+from .echo cimport ipv4_member, mac_member, place
 from .egress cimport EgressSocket, queue_build, queue_free
 from .kernel cimport POLLIN, calloc, free
+from .policer cimport PolicerState
 from .ring cimport RingSocket
 
 
@@ -19,19 +21,21 @@ cdef void *array(size_t count, size_t size) except NULL:
 
 @cython.final
 cdef class PlanOwner:
-    def __cinit__(self, uint64_t generation, list rings not None, list inputs not None):
+    def __cinit__(
+        self, uint64_t generation, list rings not None, list inputs not None, own_macs=(), own_addresses=()
+    ):
         """``rings`` are RingSocket. ``inputs`` are tuples
 
-            (ring index, group, source or 0, port, Block, [(network, mask)], outputs)
+            (ring index, group, source or 0, port, Block, [(network, mask)], outputs[, PolicerState or None])
 
         and outputs tuples ``(EgressSocket or None when parked, Block, burst, keep_dscp)``; addresses are ints in
-        host byte order. Raises ValueError for two inputs with one key, MemoryError.
+        host byte order. ``own_macs`` and ``own_addresses`` are ints too: what our outputs send with. Raises ValueError for two inputs with one key, MemoryError.
         """
         cdef uint32_t i, outputs, prefixes
         cdef RingSocket ring
         outputs = sum([len(entry[6]) for entry in inputs])
         prefixes = sum([len(entry[5]) for entry in inputs])
-        self.owned = (rings, inputs)
+        self.owned = (rings, inputs)     # sockets, counters and policers are kept alive by these lists
         self.plan.generation = generation
         self.plan.queue = &self.queue
         queue_build(&self.queue, len(inputs), outputs)
@@ -48,11 +52,12 @@ cdef class PlanOwner:
             table_build(&self.plan.captures[i].table, sum([entry[0] == i for entry in inputs]))
             self.plan.capture_count += 1
         self.plan.polls[len(rings)].events = POLLIN
+        self._own([mac_member(mac) for mac in own_macs] + [ipv4_member(address) for address in own_addresses])
         for entry in inputs:
             self._add_input(*entry)
 
     def _add_input(self, uint32_t capture, uint32_t group, uint32_t source, uint16_t port, Block counters not None,
-                   list allow not None, list outputs not None):
+                   list allow not None, list outputs not None, PolicerState policer=None):
         cdef Key key
         cdef Input *input = &self.plan.inputs[self.plan.input_count]
         cdef uint32_t prefix = 0
@@ -68,6 +73,7 @@ cdef class PlanOwner:
             raise ValueError(f"input names ring {capture} of {self.plan.capture_count}")
         table_insert(&self.plan.captures[capture].table, &key, self.plan.input_count)
         input.counters = <InputCounters *>counters.memory
+        input.policer = &policer.policer if policer is not None else NULL
         input.first_prefix = prefix
         input.prefix_count = len(allow)
         for network, mask in allow:
@@ -79,6 +85,16 @@ cdef class PlanOwner:
         for output in outputs:
             self._add_output(*output)
         self.plan.input_count += 1
+
+    def _own(self, list members):
+        cdef uint32_t size = 2
+        cdef uint64_t member
+        while size < 2 * len(members):
+            size *= 2
+        self.plan.own.members = <uint64_t *>array(size, sizeof(uint64_t))
+        self.plan.own.mask = size - 1
+        for member in members:
+            self.plan.own.members[place(&self.plan.own, member)] = member
 
     def _add_output(self, EgressSocket socket, Block counters not None, uint32_t burst, bint keep_dscp):
         cdef Output *output = &self.plan.outputs[self.plan.output_count]
@@ -97,6 +113,7 @@ cdef class PlanOwner:
         free(self.plan.inputs)
         free(self.plan.outputs)
         free(self.plan.prefixes)
+        free(self.plan.own.members)
         queue_free(&self.queue)
 
     @property

@@ -4,9 +4,10 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from .counters cimport (
-    DROP_SOURCE, DROPPED, NO_MATCH, RELAYED, SEND_NOBUFS, SEND_PARKED, VERDICT_COUNT, VLAN, Verdict,
+    DROP_ECHO, DROP_POLICER, DROP_SOURCE, DROPPED, NO_MATCH, RELAYED, SEND_NOBUFS, SEND_PARKED, VERDICT_COUNT, VLAN, Verdict,
 )
 from .demux cimport MISS, Key, find, mapped
+from .echo cimport is_own
 from .egress cimport (
     ENTRIES, NONE, Blocked, Chain, Output, Queue, chain_rest, push, send_chain,
 )
@@ -17,6 +18,7 @@ from .kernel cimport (
     store_release_u32, store_release_u64, tpacket3_hdr, tpacket_block_desc,
 )
 from .plan cimport Capture, Input, Plan, PlanOwner
+from .policer cimport conforms
 from .ring cimport acquire, first_frame, half_free, next_frame, release, segment_bytes
 from .wire cimport Datagram, parse
 
@@ -119,8 +121,14 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, tpacket3_hdr *fram
     add(&input.counters.rx_packets, count)
     add(&input.counters.rx_bytes, size)
     store_relaxed_u64(&input.counters.last_packet_ns, stamp)
+    if is_own(&plan.own, <uint8_t *>frame + frame.tp_mac, datagram.source):
+        add(&input.counters.drops[<uint32_t>DROP_ECHO], count)
+        return DROPPED
     if input.prefix_count and not let_in(plan, input, datagram.source):
         add(&input.counters.drops[<uint32_t>DROP_SOURCE], count)
+        return DROPPED
+    if input.policer != NULL and not conforms(input.policer, stamp, count, size):
+        add(&input.counters.drops[<uint32_t>DROP_POLICER], count)
         return DROPPED
     if count == 1:
         if plan.queue.used == ENTRIES:

@@ -1,15 +1,25 @@
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias, final
 
 from .counters import Block
 from .egress import EgressSocket
+from .policer import PolicerState
 from .ring import RingSocket
 
 _Prefix: TypeAlias = tuple[int, int]
 _Output: TypeAlias = tuple[EgressSocket | None, Block, int, bool]
-_Input: TypeAlias = tuple[int, int, int, int, Block, list[_Prefix], list[_Output]]
+_Plain: TypeAlias = tuple[int, int, int, int, Block, list[_Prefix], list[_Output]]
+_Policed: TypeAlias = tuple[int, int, int, int, Block, list[_Prefix], list[_Output], PolicerState | None]
 
 @final
 class PlanOwner:
-    def __new__(cls, generation: int, rings: list[RingSocket], inputs: list[_Input]) -> PlanOwner: ...
+    def __new__(
+        cls,
+        generation: int,
+        rings: list[RingSocket],
+        inputs: Sequence[_Plain | _Policed],
+        own_macs: Iterable[int] = (),
+        own_addresses: Iterable[int] = (),
+    ) -> PlanOwner: ...
     @property
     def generation(self) -> int: ...

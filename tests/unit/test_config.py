@@ -245,8 +245,8 @@ EG = "e.g. 233.252.0.1:5000%eth0"
         (
             "zzz = 5",
             (
-                "zzz: unknown key; known here: input, outputs, description, vlan, allow, source_address, source_port, "
-                "ttl, dscp, burst, exclusive, enabled, shared, reflect"
+                "zzz: unknown key; known here: input, outputs, description, vlan, allow, limit, source_address, "
+                "source_port, ttl, dscp, burst, exclusive, enabled, shared, reflect"
             ),
         ),
         (
@@ -381,7 +381,6 @@ REFUSED = [
     ("vlan = 100", "make the VLAN a link (ip link add ... type vlan) and name that in input", "vlan = 100"),
     ('vlan = "any"', "make the VLAN a link (ip link add ... type vlan) and name that in input", 'vlan = "any"'),
     ("exclusive = true", "leave it out", "exclusive = true"),
-    ("reflect = true", "leave it out, and relay in one direction only", "reflect = true"),
     ('input = "233.252.0.0/24:5000%eth0"', "write one rule for each group", "a range of groups"),
     ('input = "233.252.0.1:any%eth0"', "write one rule for each port", "port any"),
     ('outputs = ["233.252.1.0/24%eth1"]', "write one rule for each group", "a range of groups"),
@@ -407,9 +406,9 @@ def test_a_range_with_its_ranges_of_outputs_is_refused_in_one_complaint():
 
 
 def test_what_is_not_built_yet_is_refused_at_its_place_in_defaults():
-    text = "[defaults]\nreflect = true\n" + RULE + '["10.9.0.7"]'
+    text = "[defaults]\nexclusive = true\n" + RULE + '["10.9.0.7"]'
     assert said(text) == [
-        "f.toml:2: defaults.reflect: reflect = true is not supported yet; leave it out, and relay in one direction only"
+        "f.toml:2: defaults.exclusive: exclusive = true is not supported yet; leave it out"
     ]
 
 
@@ -467,7 +466,7 @@ oops = 1
         "f.toml:5: rules.x.outputs[1].ttl: 0 is not a number from 1 to 255; write e.g. 16",
         "f.toml:7: rules.x.burst: 99 is not a number from 1 to 64; write e.g. 16",
         (
-            "f.toml:8: rules.x.oops: unknown key; known here: input, outputs, description, vlan, allow, "
+            "f.toml:8: rules.x.oops: unknown key; known here: input, outputs, description, vlan, allow, limit, "
             "source_address, source_port, ttl, dscp, burst, exclusive, enabled, shared, reflect"
         ),
     ]

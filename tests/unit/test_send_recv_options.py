@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mcrelay.errors import SettingError, UsageError
-from mcrelay.send import Sizes, consecutive, parse_rate, parse_sizes
+from mcrelay.send import Sizes, consecutive, pace_of, parse_sizes
 
 
 @pytest.mark.parametrize(
@@ -44,18 +44,18 @@ def test_bad_sizes(text: str) -> None:
     ],
 )
 def test_rates(text: str, size: str, rate: float) -> None:
-    assert parse_rate(text, parse_sizes(size)) == pytest.approx(rate)
+    assert pace_of(text, parse_sizes(size)) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize("text", ["", "0", "0pps", "-5", "fast", "20 thousand", "1e6", "5Tbit", "nan"])
 def test_bad_rates(text: str) -> None:
     with pytest.raises(SettingError, match="--rate"):
-        parse_rate(text, parse_sizes("1316"))
+        pace_of(text, parse_sizes("1316"))
 
 
 def test_bits_of_nothing() -> None:
     with pytest.raises(SettingError, match="pps"):
-        parse_rate("5Mbit", parse_sizes("0"))
+        pace_of("5Mbit", parse_sizes("0"))
 
 
 def test_consecutive_groups_carry_over() -> None:

@@ -1,0 +1,184 @@
+"""A ring, a plan and a running worker without the engine: what test_ring.py and test_loop.py drive.
+
+::
+
+    far: s0 ---- r0 :near: lo      frames go in at s0; the worker captures on r0 and sends to sinks on lo
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass, field
+
+from core.frames import GROUP, PORT, number
+
+from mcrelay import bpf
+from mcrelay._core.counters import DROPS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, Block
+from mcrelay._core.egress import EgressSocket, RunSwitch
+from mcrelay._core.plan import PlanOwner
+from mcrelay._core.ring import RingSocket
+from mcrelay._core.worker import Worker
+
+ACCEPT_ALL = struct.pack("=HBBI", 6, 0, 0, 0x40000)  # BPF: ret 262144
+RING_BYTES = 4 << 20
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+UDP_SEGMENT = 103  # linux/udp.h
+
+
+def only_groups(*groups):
+    return bpf.group_filter(bpf.ranges_of(map(number, groups)))
+
+
+def wait_until(condition, what, seconds=5.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"waited {seconds} s for {what}"
+        time.sleep(0.002)
+
+
+class Wire:
+    """The two namespaces above, and what is open in them."""
+
+    def __init__(self, lab):
+        self.far, self.near = lab.add("far", "near")
+        lab.veth((self.far, "s0", self.near, "r0"))
+        self.far.ip("addr add 192.0.2.9/24 dev s0", "link set s0 up", "route add 224.0.0.0/4 dev s0")
+        self.near.ip("addr add 192.0.2.1/24 dev r0", "link set r0 up")
+        self.ifindex = self.near.ifindex("r0")
+        self._open = contextlib.ExitStack()
+        self.raw = self._open.enter_context(self.far.socket(socket.AF_PACKET, socket.SOCK_RAW))
+        self.raw.bind(("s0", 0))
+
+    def close(self):
+        self._open.close()
+
+    def ring(self, program=None, ring_bytes=RING_BYTES):
+        ring = self.near.call(lambda: RingSocket(self.ifindex, ring_bytes))
+        self._open.callback(ring.close)
+        if program is not None:
+            ring.attach(program)
+        return ring
+
+    def sink(self):
+        """A receiver on lo; reads time out after 5 s."""
+        sink = self._open.enter_context(self.near.socket())
+        with contextlib.suppress(PermissionError):  # then only small bursts fit
+            sink.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+        sink.bind(("127.0.0.1", 0))
+        sink.settimeout(5)
+        return sink
+
+    def output_to(self, sink, **options):
+        port = sink.getsockname()[1]
+        options = {"switch": RunSwitch(), "payload_max": 1472, **options}
+        made = self.near.call(lambda: EgressSocket(number("127.0.0.1"), port, **options))
+        self._open.callback(made.close)
+        return made
+
+    def sender(self, segment=0):
+        """A UDP socket at s0, connected to the group; with ``segment`` each send is one superframe."""
+        sock = self._open.enter_context(self.far.socket())
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 4)
+        if segment:
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, segment)
+        sock.connect((GROUP, PORT))
+        return sock
+
+
+@dataclass
+class To:
+    """One output of a plan under test."""
+
+    socket: EgressSocket | None
+    burst: int = 16
+    keep_dscp: bool = True
+    block: Block = field(default_factory=lambda: Block(OUTPUT_WORDS))
+
+    @property
+    def counted(self):
+        packets, size, *errors = self.block.read()
+        return packets, size, {name: count for name, count in zip(SEND_ERRORS, errors, strict=True) if count}
+
+
+@dataclass
+class From:
+    """One input of a plan under test."""
+
+    outputs: list[To]
+    ring: int = 0
+    group: str = GROUP
+    source: str | None = None
+    port: int = PORT
+    allow: list = field(default_factory=list)
+    block: Block = field(default_factory=lambda: Block(INPUT_WORDS))
+
+    @property
+    def counted(self):
+        packets, size, _, *drops = self.block.read()
+        return packets, size, {name: count for name, count in zip(DROPS, drops, strict=True) if count}
+
+    @property
+    def last_packet_ns(self):
+        return self.block.read()[2]
+
+    def tuple(self):
+        outputs = [(each.socket, each.block, each.burst, each.keep_dscp) for each in self.outputs]
+        source = number(self.source) if self.source else 0
+        return (self.ring, number(self.group), source, self.port, self.block, self.allow, outputs)
+
+
+def plan_of(generation, rings, inputs):
+    return PlanOwner(generation, list(rings), [each.tuple() for each in inputs])
+
+
+class Running:
+    """A worker on a thread of its own, for the ``with`` block."""
+
+    def __init__(self, plan):
+        self.plan = plan
+        self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.worker = Worker(plan, self.wake_fd)
+        self.thread = threading.Thread(target=self.worker.run)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def publish(self, plan):
+        """As the engine does: the old plan is let go once the worker has moved on."""
+        self.worker.publish(plan)
+        os.eventfd_write(self.wake_fd, 1)
+        wait_until(lambda: self.worker.seen >= plan.generation, "the worker to adopt a plan")
+        self.plan = plan
+
+    def stop(self):
+        """Seconds until the thread had ended."""
+        begin = time.monotonic()
+        self.worker.stop()
+        os.eventfd_write(self.wake_fd, 1)
+        self.thread.join(5)
+        assert not self.thread.is_alive()
+        return time.monotonic() - begin
+
+    def __exit__(self, *_):
+        if self.thread.is_alive():
+            self.stop()
+        os.close(self.wake_fd)
+
+
+def verdicts(ring):
+    """Frames by verdict, less what is 0."""
+    return {name: count for name, count in zip(VERDICTS, ring.frames.read(), strict=True) if count}
+
+
+def settle(ring, frames):
+    """Wait until that many frames have their verdict and the kernel agrees that this is all."""
+    wait_until(lambda: sum(ring.frames.read()) >= frames, f"{frames} frames, there are {verdicts(ring)}")
+    received, dropped = ring.statistics()
+    assert sum(ring.frames.read()) == received
+    return received, dropped

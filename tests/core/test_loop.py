@@ -1,0 +1,370 @@
+"""The loop itself: frames in by a real link, a worker thread, datagrams out by real sockets, every one counted."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import socket
+import threading
+import time
+import weakref
+
+import pytest
+from core.frames import GROUP, PORT, SOURCE, ethernet, frame, ipv4, number, tagged, udp
+from core.loops import ACCEPT_ALL, From, Running, To, Wire, plan_of, settle, verdicts, wait_until
+
+from mcrelay._core.counters import INPUT_WORDS, OUTPUT_WORDS, Block
+from mcrelay._core.egress import EgressSocket, RunSwitch
+from mcrelay._core.plan import PlanOwner
+from mcrelay._core.traffic import Receiver, Sender
+
+pytestmark = [pytest.mark.core, pytest.mark.net]
+
+
+@pytest.fixture
+def wire(namespaces):
+    made = Wire(namespaces)
+    yield made
+    made.close()
+
+
+def take(sink, count):
+    return [sink.recv(65536) for _ in range(count)]
+
+
+def quiet(sink):
+    """Nothing more comes."""
+    sink.settimeout(0.05)
+    try:
+        sink.recv(1)
+    except TimeoutError:
+        return True
+    finally:
+        sink.settimeout(5)
+    return False
+
+
+def test_every_kind_of_frame_is_counted_once_under_its_own_verdict(wire):
+    sink = wire.sink()
+    output = To(wire.output_to(sink))
+    entry = From([output])
+    ring = wire.ring(ACCEPT_ALL)
+    wrong_sum = ethernet(ipv4(udp(b"123", checksum=0x1111)))
+    kinds = {
+        "relayed": [frame(b"a"), frame(b"bb", padding=30), tagged(frame(b"c"), 0x0000), tagged(frame(b"d"), 0xE000)],
+        "no_match": [frame(port=9), frame(group="226.2.2.3")],
+        "not_udp": [frame(protocol=6), ethernet(bytes(46), ethertype=0x88B5)],
+        "vlan": [tagged(frame(), 100), tagged(frame(), 0xE064), tagged(frame(port=9), 4094)],
+        "fragment": [frame(fragment=0x2000), frame(fragment=3)],
+        "malformed": [frame(checksum=1), frame(version=5), wrong_sum, ethernet(bytes(10))],
+    }
+    todo = [(verdict, each) for verdict, frames in kinds.items() for each in frames] * 20
+    random.Random(5).shuffle(todo)
+    expected = {verdict: 20 * len(frames) for verdict, frames in kinds.items()}
+    with Running(plan_of(1, [ring], [entry])):
+        for _, each in todo:
+            wire.raw.send(each)
+        assert settle(ring, len(todo)) == (len(todo), 0)
+    assert verdicts(ring) == expected
+    assert entry.counted == (80, 20 * 5, {})
+    assert output.counted == (80, 20 * 5, {})
+    known = {kinds["relayed"][i]: payload for i, payload in enumerate([b"a", b"bb", b"c", b"d"])}
+    assert take(sink, 80) == [known[each] for verdict, each in todo if verdict == "relayed"]
+    assert quiet(sink)
+
+
+def test_a_frame_the_filter_cuts_short_is_truncated_and_not_relayed(wire):
+    sink = wire.sink()
+    entry = From([To(wire.output_to(sink))])
+    ring = wire.ring(ACCEPT_ALL[:4] + (60).to_bytes(4, "little"))
+    with Running(plan_of(1, [ring], [entry])):
+        wire.raw.send(frame(bytes(100)))
+        wire.raw.send(frame(bytes(18)))
+        settle(ring, 2)
+    assert verdicts(ring) == {"truncated": 1, "relayed": 1}
+    assert take(sink, 1) == [bytes(18)]
+    assert quiet(sink)
+
+
+@pytest.mark.parametrize(("segment", "size"), [(1316, 40 * 1316 + 500), (1316, 20 * 1316), (1, 64), (1472, 1472 + 1)])
+def test_a_superframe_is_split_into_the_datagrams_it_was_made_of(wire, segment, size):
+    sink = wire.sink()
+    output = To(wire.output_to(sink))
+    entry = From([output])
+    ring = wire.ring(ACCEPT_ALL)
+    payload = random.Random(size).randbytes(size)
+    parts = [payload[at : at + segment] for at in range(0, size, segment)]
+    with Running(plan_of(1, [ring], [entry])):
+        wire.sender(segment).send(payload)
+        settle(ring, 1)
+    assert verdicts(ring) == {"relayed": 1}, "the veth passes it on in one piece"
+    assert entry.counted == output.counted == (len(parts), size, {})
+    assert take(sink, len(parts)) == parts
+    assert quiet(sink)
+
+
+def test_a_block_of_more_datagrams_than_the_queue_holds_is_relayed_in_order(wire, probe):
+    """Superframes of 64 tiny datagrams pile up in one block while no worker runs."""
+    sink = wire.sink()
+    output = To(wire.output_to(sink))
+    entry = From([output])
+    ring = wire.ring(ACCEPT_ALL)
+    count = 64 * 100
+    assert count > probe.QUEUE_ENTRIES
+    if sink.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < count * 1024:
+        pytest.skip("the sink needs SO_RCVBUFFORCE, which a user namespace does not give")
+    sender = wire.sender(4)
+    parts = [i.to_bytes(4, "big") for i in range(count)]
+    for at in range(0, count, 64):
+        sender.send(b"".join(parts[at : at + 64]))
+    with Running(plan_of(1, [ring], [entry])):
+        settle(ring, 100)
+    assert entry.counted == output.counted == (count, 4 * count, {})
+    assert take(sink, count) == parts
+
+
+def test_every_output_gets_every_datagram_and_a_parked_one_counts_them(wire):
+    sinks = [wire.sink(), wire.sink()]
+    outputs = [To(wire.output_to(sinks[0])), To(None), To(wire.output_to(sinks[1]), burst=1)]
+    entry = From(outputs)
+    ring = wire.ring(ACCEPT_ALL)
+    payloads = [bytes([i]) * (i % 5 * 100) for i in range(50)]
+    size = sum(map(len, payloads))
+    with Running(plan_of(1, [ring], [entry])):
+        for payload in payloads:
+            wire.raw.send(frame(payload))
+        settle(ring, 50)
+    assert entry.counted == (50, size, {})
+    assert [each.counted for each in outputs] == [(50, size, {}), (0, 0, {"parked": 50}), (50, size, {})]
+    for sink in sinks:
+        assert take(sink, 50) == payloads
+        assert quiet(sink)
+
+
+def test_sources_that_are_not_allowed_are_dropped_and_counted(wire):
+    sink = wire.sink()
+    allow = [(number("192.168.168.0"), number("255.255.255.0")), (number("10.0.0.1"), number("255.255.255.255"))]
+    entry = From([To(wire.output_to(sink))], allow=allow)
+    ring = wire.ring(ACCEPT_ALL)
+    with Running(plan_of(1, [ring], [entry])):
+        for source in (SOURCE, "192.168.169.1", "10.0.0.1", "10.0.0.2", "0.0.0.0"):
+            wire.raw.send(frame(source.encode(), source=source))
+        settle(ring, 5)
+    assert verdicts(ring) == {"relayed": 2, "dropped": 3}
+    packets, _, drops = entry.counted
+    assert (packets, drops) == (5, {"source": 3})
+    assert take(sink, 2) == [SOURCE.encode(), b"10.0.0.1"]
+    assert quiet(sink)
+
+
+def test_the_rule_for_one_source_goes_before_the_rule_for_all(wire):
+    sinks = [wire.sink(), wire.sink()]
+    everyone = From([To(wire.output_to(sinks[0]))])
+    chosen = From([To(wire.output_to(sinks[1]))], source=SOURCE)
+    ring = wire.ring(ACCEPT_ALL)
+    with Running(plan_of(1, [ring], [everyone, chosen])):
+        wire.raw.send(frame(b"chosen"))
+        wire.raw.send(frame(b"other", source="192.0.2.77"))
+        settle(ring, 2)
+    assert take(sinks[0], 1) == [b"other"]
+    assert take(sinks[1], 1) == [b"chosen"]
+    assert quiet(sinks[0])
+    assert quiet(sinks[1])
+
+
+def test_the_last_packet_has_its_time(wire):
+    entry = From([])
+    ring = wire.ring(ACCEPT_ALL)
+    assert entry.last_packet_ns == 0
+    before = time.time_ns()
+    with Running(plan_of(1, [ring], [entry])):
+        wire.raw.send(frame())
+        settle(ring, 1)
+    assert before <= entry.last_packet_ns <= time.time_ns()
+
+
+def test_two_inputs_with_one_key_and_a_ring_that_is_not_there_are_refused(wire):
+    ring = wire.ring()
+    with pytest.raises(ValueError, match="two inputs with one key"):
+        plan_of(1, [ring], [From([]), From([])])
+    with pytest.raises(ValueError, match="ring 1 of 1"):
+        plan_of(1, [ring], [From([], ring=1)])
+
+
+def test_an_output_that_is_too_slow_loses_alone_and_counts_what_it_loses(wire):
+    """r0 sends 1 Mbit/s: far below what comes in. The output on lo gets everything."""
+    sink = wire.sink()
+    shaper = ("tbf", "rate", "1mbit", "burst", "5kb", "limit", "100kb")
+    wire.near.run("tc", "qdisc", "add", "dev", "r0", "root", *shaper)
+    slow = wire.near.call(
+        lambda: EgressSocket(number("226.7.7.7"), 7000, RunSwitch(), ifindex=wire.ifindex, link="r0", payload_max=1472)
+    )
+    with socket.socket(fileno=socket.dup(slow.fileno())) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20000)
+    outputs = [To(slow), To(wire.output_to(sink))]
+    entry = From(outputs)
+    ring = wire.ring(ACCEPT_ALL)
+    payloads = [i.to_bytes(4, "big") * 250 for i in range(300)]
+    with Running(plan_of(1, [ring], [entry])) as running:
+        for at in range(0, 300, 50):
+            for payload in payloads[at : at + 50]:
+                wire.raw.send(frame(payload))
+            assert take(sink, 50) == payloads[at : at + 50]
+        settle(ring, 300)
+        wait_until(lambda: outputs[0].counted[0] + sum(outputs[0].counted[2].values()) == 300, "the slow one's sum")
+        assert running.stop() < 0.2
+    packets, _, errors = outputs[0].counted
+    assert set(errors) == {"nobufs"}
+    assert packets + errors["nobufs"] == 300
+    assert packets > 20, "a full buffer is waited for"
+    assert outputs[1].counted == (300, 300000, {})
+    slow.close()
+
+
+# The thread
+
+
+def test_an_idle_worker_stops_at_once_and_hardly_turns(wire):
+    with Running(plan_of(1, [wire.ring(ACCEPT_ALL)], [])) as running:
+        wait_until(lambda: running.worker.turns > 0, "the first turn")
+        time.sleep(0.3)
+        assert running.worker.turns < 5
+        assert running.stop() < 0.2
+
+
+def test_an_idle_worker_shows_that_it_lives(wire):
+    with Running(plan_of(1, [wire.ring(ACCEPT_ALL)], [])) as running:
+        wait_until(lambda: running.worker.turns > 0, "the first turn")
+        seen = running.worker.turns
+        wait_until(lambda: running.worker.turns > seen, "a turn without any event", seconds=2)
+
+
+def test_a_worker_under_flood_stops_at_once_and_every_frame_it_took_is_counted(wire):
+    entry = From([])
+    ring = wire.ring(ACCEPT_ALL)
+    sender = Sender([wire.sender().fileno()], [64], rate=200000, duration=10)
+    flood = threading.Thread(target=sender.run)
+    with Running(plan_of(1, [ring], [entry])) as running:
+        flood.start()
+        wait_until(lambda: entry.counted[0] > 1000, "the flood")
+        assert running.stop() < 0.2
+    sender.stop()
+    flood.join()
+    assert set(verdicts(ring)) == {"relayed"}
+    assert entry.counted[0] == sum(ring.frames.read()) <= ring.statistics()[0]
+
+
+def test_a_link_that_goes_down_and_up_neither_spins_nor_ends_the_loop(wire):
+    sink = wire.sink()
+    entry = From([To(wire.output_to(sink))])
+    ring = wire.ring(ACCEPT_ALL)
+    with Running(plan_of(1, [ring], [entry])) as running:
+        wire.near.ip("link set r0 down")
+        time.sleep(0.05)
+        before = running.worker.turns
+        time.sleep(0.3)
+        assert running.worker.turns - before < 5
+        wire.near.ip("link set r0 up")
+        wait_until(lambda: _arrives(wire, sink), "relaying after the link came back")
+
+
+def _arrives(wire, sink):
+    sink.settimeout(0.1)
+    wire.raw.send(frame(b"back"))
+    try:
+        return sink.recv(100) == b"back"
+    except TimeoutError:
+        return False
+
+
+def test_a_link_that_is_deleted_does_not_spin_the_loop(wire):
+    with Running(plan_of(1, [wire.ring(ACCEPT_ALL)], [From([])])) as running:
+        wire.near.ip("link delete r0")
+        time.sleep(0.05)
+        before = running.worker.turns
+        time.sleep(0.3)
+        assert running.worker.turns - before < 5
+        assert running.stop() < 0.2
+
+
+class Traced:
+    """A prefix that a plan keeps: it dies with it, and can be watched."""
+
+    def __iter__(self):
+        return iter((0, 0))
+
+
+def test_a_thousand_plans_under_traffic_lose_nothing_and_old_ones_are_freed(wire):
+    sink = wire.sink()
+    out = wire.output_to(sink)
+    ring = wire.ring(ACCEPT_ALL)
+    inputs, outputs = Block(INPUT_WORDS), Block(OUTPUT_WORDS)
+    alive = weakref.WeakSet()
+
+    def plan(generation):
+        mark = Traced()
+        alive.add(mark)
+        mine = (0, number(GROUP), 0, PORT, inputs, [mark], [(out, outputs, 16, True)])
+        others = [(0, number(GROUP), 0, PORT + 1 + i, Block(INPUT_WORDS), [], []) for i in range(generation % 50)]
+        return PlanOwner(generation, [ring], [*others, mine])
+
+    receiver = Receiver([sink.fileno()])
+    receiving = threading.Thread(target=receiver.run)
+    receiving.start()
+    sender = Sender([wire.sender().fileno()], [200], rate=10000, duration=30)
+    sending = threading.Thread(target=sender.run)
+    with Running(plan(1)) as running:
+        sending.start()
+        for generation in itertools.count(2):
+            running.publish(plan(generation))
+            assert len(alive) <= 2
+            if generation >= 1000 and inputs.read()[0] > 500:
+                break
+        sender.stop()
+        sending.join()
+        received, dropped = settle(ring, sender.sent)
+        wait_until(lambda: receiver.received >= sender.sent, "the sink")
+        assert len(alive) == 1
+    receiver.stop()
+    receiving.join()
+    account = receiver.stream(0)
+    assert (received, dropped, sender.errors) == (sender.sent, 0, 0)
+    assert inputs.read()[0] == outputs.read()[0] == account["received"] == sender.sent > 500
+    assert [account[key] for key in ("lost", "duplicated", "reordered", "corrupted")] == [0, 0, 0, 0]
+    del running
+    assert not alive
+
+
+def test_a_new_plan_takes_over_from_the_next_block(wire):
+    sinks = [wire.sink(), wire.sink()]
+    ring = wire.ring(ACCEPT_ALL)
+    to = [From([To(wire.output_to(sink))]) for sink in sinks]
+    with Running(plan_of(1, [ring], [to[0]])) as running:
+        wire.raw.send(frame(b"old"))
+        settle(ring, 1)
+        running.publish(plan_of(2, [ring], [to[1]]))
+        wire.raw.send(frame(b"new"))
+        settle(ring, 2)
+    assert take(sinks[0], 1) == [b"old"]
+    assert take(sinks[1], 1) == [b"new"]
+    assert quiet(sinks[0])
+
+
+def test_a_worker_serves_two_rings_with_tables_of_their_own(wire, namespaces):
+    namespaces.veth((wire.far, "s1", wire.near, "r1"))
+    wire.far.ip("link set s1 up")
+    wire.near.ip("link set r1 up")
+    sinks = [wire.sink(), wire.sink()]
+    rings = [wire.ring(ACCEPT_ALL)]
+    wire.ifindex = wire.near.ifindex("r1")
+    rings.append(wire.ring(ACCEPT_ALL))
+    inputs = [From([To(wire.output_to(sink))], ring=i) for i, sink in enumerate(sinks)]
+    with wire.far.socket(socket.AF_PACKET, socket.SOCK_RAW) as second, Running(plan_of(1, rings, inputs)):
+        second.bind(("s1", 0))
+        for i in range(20):
+            wire.raw.send(frame(b"zero" * i))
+            second.send(frame(b"one" * i))
+        for ring in rings:
+            settle(ring, 20)
+    assert take(sinks[0], 20) == [b"zero" * i for i in range(20)]
+    assert take(sinks[1], 20) == [b"one" * i for i in range(20)]

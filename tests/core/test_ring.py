@@ -1,0 +1,176 @@
+"""The receive ring: its walk over memory that a test fills, and the real socket in a namespace."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+
+import pytest
+from core.frames import GROUP, PORT, SOURCE, frame
+from core.loops import ACCEPT_ALL, From, Running, Wire, only_groups, plan_of, settle, verdicts, wait_until
+
+from mcrelay._core.ring import RingSocket
+
+pytestmark = pytest.mark.core
+
+
+@pytest.fixture
+def wire(namespaces):
+    made = Wire(namespaces)
+    yield made
+    made.close()
+
+
+def open_fds():
+    return len(os.listdir("/proc/self/fd"))
+
+
+# The walk
+
+
+def test_a_block_is_taken_only_once_it_is_closed_and_in_order(probe):
+    ring = probe.FakeRing(3)
+    assert ring.take() is None
+    ring.close_block(1)
+    assert ring.take() is None, "block 0 is still open"
+    ring.close_block(0)
+    assert [ring.take() for _ in range(3)] == [0, 1, None]
+
+
+def test_the_walk_wraps_around(probe):
+    ring = probe.FakeRing(4)
+    for turn in range(10):
+        ring.close_block(turn % 4)
+        assert ring.take() == turn % 4
+        assert ring.take() is None
+
+
+@pytest.mark.parametrize("start", range(5))
+@pytest.mark.parametrize("blocks", [2, 4, 5])
+def test_half_a_ring_is_free_until_the_block_half_a_ring_ahead_is_closed(probe, blocks, start):
+    ring = probe.FakeRing(blocks)
+    for index in range(start):
+        ring.close_block(index % blocks)
+        ring.take()
+    answers = []
+    for ahead in range(blocks):
+        answers.append(ring.half_free)
+        ring.close_block((start + ahead) % blocks)
+    half = blocks // 2
+    assert answers == [True] * (half + 1) + [False] * (blocks - half - 1)
+    assert not ring.half_free
+
+
+def test_frames_are_chained_by_their_offsets(probe):
+    assert probe.FakeRing(1, 4096).walk([96, 112, 1500, 80]) == [64, 160, 272, 1772]
+
+
+@pytest.mark.parametrize(
+    ("gso_type", "gso_size", "segment"), [(0, 0, 0), (0, 1316, 0), (1, 1448, 0), (4, 1448, 0), (5, 1316, 1316)]
+)
+def test_only_a_udp_superframe_has_segments(probe, gso_type, gso_size, segment):
+    assert probe.segment_of(gso_type, gso_size) == segment
+
+
+# The socket
+
+
+@pytest.mark.net
+def test_nothing_is_captured_before_a_filter_is_attached(wire):
+    ring = wire.ring()
+    wire.raw.send(frame())
+    assert ring.statistics() == (0, 0)
+    ring.attach(only_groups(GROUP))
+    wire.raw.send(frame())
+    assert ring.statistics() == (1, 0)
+
+
+@pytest.mark.net
+def test_statistics_add_up_over_readings_and_survive_close(wire):
+    ring = wire.ring(ACCEPT_ALL)
+    for count in range(1, 4):
+        wire.raw.send(frame())
+        assert ring.statistics() == (count, 0)
+    wire.raw.send(frame())
+    ring.close()
+    ring.close()
+    assert ring.statistics() == (4, 0)
+
+
+@pytest.mark.net
+def test_what_a_full_ring_has_no_room_for_is_counted_as_dropped(wire):
+    ring = wire.ring(ACCEPT_ALL, ring_bytes=0)  # the least there is: 1 MiB
+    for _ in range(1000):
+        wire.raw.send(frame(bytes(1400)))
+    received, dropped = ring.statistics()
+    assert dropped > 0
+    assert received + dropped == 1000
+    with Running(plan_of(1, [ring], [])):
+        settle(ring, received)
+    assert verdicts(ring) == {"no_match": received}
+
+
+@pytest.mark.net
+def test_own_transmissions_are_not_captured(wire):
+    ring = wire.ring(ACCEPT_ALL)
+    with wire.near.socket(socket.AF_PACKET, socket.SOCK_RAW) as own:
+        own.bind(("r0", 0))
+        own.send(frame())
+    assert ring.statistics() == (0, 0)
+
+
+@pytest.mark.net
+def test_the_filter_in_the_kernel_passes_udp_of_its_groups_and_nothing_else(wire):
+    ring = wire.ring(only_groups(GROUP, "226.2.2.9"))
+    for wanted in (frame(), frame(port=1), frame(source="192.0.2.77"), frame(fragment=1), frame(group="226.2.2.9")):
+        wire.raw.send(wanted)
+    for other in (frame(group="226.2.2.3"), frame(protocol=6), frame()[:12] + b"\x86\xdd" + frame()[14:]):
+        wire.raw.send(other)
+    assert ring.statistics() == (5, 0)
+
+
+@pytest.mark.net
+def test_a_program_the_kernel_refuses_leaves_the_old_one(wire):
+    ring = wire.ring(only_groups(GROUP))
+    with pytest.raises(OSError, match="SO_ATTACH_FILTER") as refused:
+        ring.attach(struct.pack("=HBBI", 0x15, 9, 9, 0))  # a jump beyond the end
+    assert refused.value.errno == errno.EINVAL
+    wire.raw.send(frame())
+    wire.raw.send(frame(group="226.9.9.9"))
+    assert ring.statistics() == (1, 0)
+
+
+@pytest.mark.net
+def test_a_ring_on_no_link_is_an_error_and_leaks_nothing(wire):
+    before = open_fds()
+    with pytest.raises(OSError, match="bind to link 9999") as refused:
+        wire.near.call(lambda: RingSocket(9999, 0))
+    assert refused.value.errno == errno.ENODEV
+    assert open_fds() == before
+
+
+@pytest.mark.net
+def test_a_ring_knows_when_its_link_is_gone(wire):
+    ring = wire.ring(ACCEPT_ALL)
+    assert ring.bound
+    wire.near.ip("link set r0 down")
+    assert ring.bound
+    wire.near.ip("link delete r0")
+    wait_until(lambda: not ring.bound, "the ring to lose its link")
+
+
+@pytest.mark.net
+def test_a_plan_keeps_its_ring_alive(wire):
+    before = open_fds()
+    ring = wire.near.call(lambda: RingSocket(wire.ifindex, 0))
+    plan = plan_of(1, [ring], [From([])])
+    del ring
+    assert open_fds() == before + 1
+    del plan
+    assert open_fds() == before
+
+
+def test_the_frames_of_this_file_carry_what_its_names_say():
+    assert (SOURCE, GROUP, PORT) == ("192.168.168.55", "226.2.2.2", 2068)
