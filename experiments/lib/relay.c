@@ -1,0 +1,355 @@
+/* The smallest relay that can be measured: one group in, one group out, everything else a parameter.
+ *
+ *   relay PROTOCOL VERSION TIMEOUT_MS IN_LINK GROUP PORT WAY RUN OUT_LINK TO_GROUP TO_PORT EXPECT
+ *
+ * PROTOCOL  all | ip          which AF_PACKET tap
+ * VERSION   2 | 3             TPACKET ring; TIMEOUT_MS is how long an open V3 block may wait
+ * WAY       none | send | sendmmsg | txring | segment
+ * RUN       at most so many datagrams go out together
+ *
+ * Prints "ready", relays EXPECT datagrams (or until a second of silence), prints one JSON line. CPU is this thread's,
+ * from the first datagram to the last, with whatever the kernel does on its time: for a veth that is the whole way
+ * out and into the other end. Latency is from the sender's stamp to the moment that this program sees the frame.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#endif
+
+enum { BLOCK = 1 << 20, BLOCKS = 32, SLOT = 2048, SLOTS = BLOCK / SLOT * BLOCKS, RUN = 64, RUN_BYTES = 65507 };
+enum { TX_BLOCKS = 4, TX_SLOTS = BLOCK / SLOT * TX_BLOCKS, HEADERS = 14 + 20 + 8 };
+
+typedef enum { NONE, SEND, SENDMMSG, TXRING, SEGMENT } Way;
+
+static struct {
+    Way way;
+    int fd;
+    struct sockaddr_in to;
+    unsigned run, size, queued;     /* all queued payloads have this size */
+    struct iovec parts[RUN];        /* borrowed from the ring until flush() */
+    uint8_t *tx;                    /* TX ring, its next slot, and the headers that every frame begins with */
+    unsigned tx_next;
+    uint8_t headers[HEADERS];
+    unsigned long sent, sends, refused;
+} out;
+
+static struct {
+    uint64_t count, polls, expect, first_cpu;
+    uint64_t *latency;
+} seen;
+
+static void die(const char *what) {
+    perror(what);
+    exit(1);
+}
+
+static int check(int rc, const char *what) {
+    if (rc < 0)
+        die(what);
+    return rc;
+}
+
+static uint64_t clock_ns(clockid_t id) {
+    struct timespec t;
+    clock_gettime(id, &t);
+    return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+/* ---- the ways out ---- */
+
+static uint16_t ip_checksum(const uint8_t *header) {
+    uint32_t sum = 0;
+    for (int i = 0; i < 20; i += 2)
+        sum += header[i] << 8 | header[i + 1];
+    sum = (sum & 0xffff) + (sum >> 16);
+    return htons(~(sum + (sum >> 16)));
+}
+
+static void open_tx_ring(const char *link) {
+    struct ifreq req = {0};
+    int inet = check(socket(AF_INET, SOCK_DGRAM, 0), "socket");
+    strncpy(req.ifr_name, link, IFNAMSIZ - 1);
+    check(ioctl(inet, SIOCGIFHWADDR, &req), "SIOCGIFHWADDR");
+    uint32_t group = ntohl(out.to.sin_addr.s_addr);
+    uint8_t mac[6] = {1, 0, 0x5e, group >> 16 & 0x7f, group >> 8, group};
+    memcpy(out.headers, mac, 6);
+    memcpy(out.headers + 6, req.ifr_hwaddr.sa_data, 6);
+    out.headers[12] = 8;
+    check(ioctl(inet, SIOCGIFADDR, &req), "SIOCGIFADDR");
+    uint8_t *ip = out.headers + 14;
+    ip[0] = 0x45, ip[8] = 8, ip[9] = IPPROTO_UDP;
+    memcpy(ip + 12, &((struct sockaddr_in *)&req.ifr_addr)->sin_addr, 4);
+    memcpy(ip + 16, &out.to.sin_addr, 4);
+    uint16_t source_port = htons(40000);
+    memcpy(ip + 20, &source_port, 2);
+    memcpy(ip + 22, &out.to.sin_port, 2);
+    close(inet);
+
+    int version = TPACKET_V2, yes = 1;
+    struct tpacket_req ring = {BLOCK, TX_BLOCKS, SLOT, TX_SLOTS};
+    struct sockaddr_ll at = {.sll_family = AF_PACKET, .sll_protocol = 0, .sll_ifindex = if_nametoindex(link)};
+    out.fd = check(socket(AF_PACKET, SOCK_RAW, 0), "socket");
+    check(setsockopt(out.fd, SOL_PACKET, PACKET_VERSION, &version, sizeof version), "PACKET_VERSION");
+    check(setsockopt(out.fd, SOL_PACKET, PACKET_QDISC_BYPASS, &yes, sizeof yes), "PACKET_QDISC_BYPASS");
+    check(setsockopt(out.fd, SOL_PACKET, PACKET_TX_RING, &ring, sizeof ring), "PACKET_TX_RING");
+    check(bind(out.fd, (void *)&at, sizeof at), "bind");
+    out.tx = mmap(NULL, (size_t)BLOCK * TX_BLOCKS, PROT_READ | PROT_WRITE, MAP_SHARED, out.fd, 0);
+    if (out.tx == MAP_FAILED)
+        die("mmap");
+}
+
+static void open_out(const char *link) {
+    if (out.way == NONE)
+        return;
+    if (out.way == TXRING) {
+        open_tx_ring(link);
+        return;
+    }
+    int ttl = 8, buffer = 4 << 20;
+    struct ip_mreqn via = {.imr_ifindex = if_nametoindex(link)};
+    out.fd = check(socket(AF_INET, SOCK_DGRAM, 0), "socket");
+    check(setsockopt(out.fd, IPPROTO_IP, IP_MULTICAST_IF, &via, sizeof via), "IP_MULTICAST_IF");
+    check(setsockopt(out.fd, IPPROTO_IP, IP_MULTICAST_TTL, &ttl, sizeof ttl), "IP_MULTICAST_TTL");
+    setsockopt(out.fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer);
+    check(connect(out.fd, (void *)&out.to, sizeof out.to), "connect");
+}
+
+static void put_on_tx_ring(const struct iovec *part) {
+    struct tpacket2_hdr *slot = (void *)(out.tx + (size_t)out.tx_next * SLOT);
+    while (__atomic_load_n(&slot->tp_status, __ATOMIC_ACQUIRE) & (TP_STATUS_SEND_REQUEST | TP_STATUS_SENDING))
+        send(out.fd, NULL, 0, 0);
+    uint8_t *frame = (uint8_t *)slot + TPACKET2_HDRLEN - sizeof(struct sockaddr_ll), *ip = frame + 14;
+    uint16_t total = htons(28 + part->iov_len), length = htons(8 + part->iov_len);
+    memcpy(frame, out.headers, HEADERS);
+    memcpy(frame + HEADERS, part->iov_base, part->iov_len);
+    memcpy(ip + 2, &total, 2);
+    memcpy(ip + 24, &length, 2);
+    uint16_t sum = ip_checksum(ip);
+    memcpy(ip + 10, &sum, 2);
+    slot->tp_len = HEADERS + part->iov_len;
+    __atomic_store_n(&slot->tp_status, TP_STATUS_SEND_REQUEST, __ATOMIC_RELEASE);
+    out.tx_next = (out.tx_next + 1) % TX_SLOTS;
+}
+
+static int send_run(void) {
+    union {
+        char bytes[CMSG_SPACE(sizeof(uint16_t))];
+        struct cmsghdr align;
+    } control = {0};
+    struct msghdr message = {.msg_iov = out.parts, .msg_iovlen = out.queued};
+    if (out.queued > 1) {
+        message.msg_control = control.bytes;
+        message.msg_controllen = sizeof control.bytes;
+        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&message);
+        cmsg->cmsg_level = IPPROTO_UDP;
+        cmsg->cmsg_type = UDP_SEGMENT;
+        cmsg->cmsg_len = CMSG_LEN(sizeof(uint16_t));
+        uint16_t size = out.size;
+        memcpy(CMSG_DATA(cmsg), &size, sizeof size);
+    }
+    return sendmsg(out.fd, &message, 0);
+}
+
+static void flush(void) {
+    static struct mmsghdr messages[RUN];
+    if (!out.queued)
+        return;
+    int bad = 0;
+    switch (out.way) {
+    case SEND:
+        bad = send(out.fd, out.parts[0].iov_base, out.parts[0].iov_len, 0) < 0;
+        break;
+    case SENDMMSG:
+        for (unsigned i = 0; i < out.queued; i++)
+            messages[i].msg_hdr = (struct msghdr){.msg_iov = &out.parts[i], .msg_iovlen = 1};
+        bad = sendmmsg(out.fd, messages, out.queued, 0) != (int)out.queued;
+        break;
+    case SEGMENT:
+        bad = send_run() < 0;
+        break;
+    case TXRING:
+        for (unsigned i = 0; i < out.queued; i++)
+            put_on_tx_ring(&out.parts[i]);
+        bad = send(out.fd, NULL, 0, MSG_DONTWAIT) < 0 && errno != EAGAIN;
+        break;
+    case NONE:
+        break;
+    }
+    out.refused += bad;
+    out.sends++;
+    out.sent += out.queued;
+    out.queued = 0;
+}
+
+static void queue(const uint8_t *payload, unsigned size) {
+    if (out.way == NONE)
+        return;
+    unsigned room = out.way == SEGMENT && size * out.run > RUN_BYTES ? RUN_BYTES / size : out.run;
+    if (out.queued && (size != out.size || out.queued >= room))
+        flush();
+    out.size = size;
+    out.parts[out.queued++] = (struct iovec){(void *)payload, size};
+}
+
+/* ---- the way in ---- */
+
+static void frame(const uint8_t *eth, unsigned captured) {
+    if (captured < HEADERS + 24)
+        return;
+    const uint8_t *udp = eth + 14 + (eth[14] & 15) * 4;
+    unsigned size = (udp[4] << 8 | udp[5]) - 8;
+    uint64_t stamp, now = clock_ns(CLOCK_MONOTONIC);
+    memcpy(&stamp, udp + 24, sizeof stamp);
+    if (!seen.count)
+        seen.first_cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    if (seen.count < seen.expect)
+        seen.latency[seen.count] = now - stamp;
+    seen.count++;
+    queue(udp + 8, size);
+}
+
+static int silence(int fd) {
+    struct pollfd wait = {.fd = fd, .events = POLLIN};
+    seen.polls++;
+    return poll(&wait, 1, seen.count ? 1000 : 5000) <= 0;
+}
+
+static void read_v3(int fd, uint8_t *map) {
+    for (unsigned next = 0; seen.count < seen.expect; next = (next + 1) % BLOCKS) {
+        struct tpacket_block_desc *block = (void *)(map + (size_t)next * BLOCK);
+        while (!(__atomic_load_n(&block->hdr.bh1.block_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER))
+            if (silence(fd))
+                return;
+        uint8_t *at = (uint8_t *)block + block->hdr.bh1.offset_to_first_pkt;
+        for (unsigned n = block->hdr.bh1.num_pkts; n; n--) {
+            struct tpacket3_hdr *head = (void *)at;
+            frame(at + head->tp_mac, head->tp_snaplen);
+            at += head->tp_next_offset;
+        }
+        flush();
+        __atomic_store_n(&block->hdr.bh1.block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
+    }
+}
+
+static void read_v2(int fd, uint8_t *map) {
+    unsigned next = 0, held = 0;
+    while (seen.count < seen.expect) {
+        struct tpacket2_hdr *head = (void *)(map + (size_t)((next + held) % SLOTS) * SLOT);
+        int ready = __atomic_load_n(&head->tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER;
+        if (ready) {
+            frame((uint8_t *)head + head->tp_mac, head->tp_snaplen);
+            held++;
+        }
+        if (held && (!ready || held == RUN || seen.count >= seen.expect)) {
+            flush();
+            for (; held; held--, next = (next + 1) % SLOTS) {
+                head = (void *)(map + (size_t)next * SLOT);
+                __atomic_store_n(&head->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
+            }
+        }
+        if (!ready && silence(fd))
+            return;
+    }
+}
+
+static void only_group(int fd, uint32_t group) {
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 12),        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IP, 0, 5),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 23),        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_UDP, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 30),        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, group, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, 0x40000),            BPF_STMT(BPF_RET | BPF_K, 0),
+    };
+    struct sock_fprog program = {sizeof code / sizeof *code, code};
+    check(setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program), "SO_ATTACH_FILTER");
+}
+
+static int open_ring(const char *link, int protocol, int version, unsigned timeout_ms, uint32_t group, uint8_t **map) {
+    int fd = check(socket(AF_PACKET, SOCK_RAW, 0), "socket"), yes = 1, mode = version == 3 ? TPACKET_V3 : TPACKET_V2;
+    struct tpacket_req3 ring = {BLOCK, BLOCKS, SLOT, SLOTS, timeout_ms, 0, 0};
+    struct sockaddr_ll at = {
+        .sll_family = AF_PACKET, .sll_protocol = htons(protocol), .sll_ifindex = if_nametoindex(link)};
+    check(setsockopt(fd, SOL_PACKET, PACKET_VERSION, &mode, sizeof mode), "PACKET_VERSION");
+    check(setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &ring,
+                     version == 3 ? sizeof ring : sizeof(struct tpacket_req)), "PACKET_RX_RING");
+    check(setsockopt(fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &yes, sizeof yes), "PACKET_IGNORE_OUTGOING");
+    only_group(fd, group);
+    check(bind(fd, (void *)&at, sizeof at), "bind");
+    *map = mmap(NULL, (size_t)BLOCK * BLOCKS, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (*map == MAP_FAILED)
+        die("mmap");
+    return fd;
+}
+
+/* Never read, never bound: it is there so that the kernel joins. */
+static void join_group(const char *link, struct in_addr group) {
+    int fd = check(socket(AF_INET, SOCK_DGRAM, 0), "socket");
+    struct ip_mreqn membership = {.imr_multiaddr = group, .imr_ifindex = if_nametoindex(link)};
+    check(setsockopt(fd, IPPROTO_IP, IP_ADD_MEMBERSHIP, &membership, sizeof membership), "IP_ADD_MEMBERSHIP");
+}
+
+static int by_value(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+int main(int argc, char **argv) {
+    static const char *ways[] = {"none", "send", "sendmmsg", "txring", "segment"};
+    if (argc != 13)
+        return 2;
+    struct in_addr group;
+    int version = atoi(argv[2]);
+    if (!inet_aton(argv[5], &group) || !inet_aton(argv[10], &out.to.sin_addr))
+        return 2;
+    while (strcmp(argv[7], ways[out.way]))
+        if (++out.way > SEGMENT)
+            return 2;
+    out.run = out.way == SEND ? 1 : atoi(argv[8]);
+    if (out.run < 1 || out.run > RUN)
+        return 2;
+    out.to.sin_family = AF_INET;
+    out.to.sin_port = htons(atoi(argv[11]));
+    seen.expect = strtoull(argv[12], NULL, 10);
+    seen.latency = calloc(seen.expect, sizeof *seen.latency);
+
+    uint8_t *map;
+    int protocol = strcmp(argv[1], "all") ? ETH_P_IP : ETH_P_ALL;
+    open_out(argv[9]);
+    int fd = open_ring(argv[4], protocol, version, atoi(argv[3]), ntohl(group.s_addr), &map);
+    join_group(argv[4], group);
+    printf("ready\n");
+    fflush(stdout);
+    version == 3 ? read_v3(fd, map) : read_v2(fd, map);
+    flush();
+
+    uint64_t cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID) - seen.first_cpu;
+    struct tpacket_stats_v3 lost = {0};
+    socklen_t size = version == 3 ? sizeof lost : sizeof(struct tpacket_stats);
+    check(getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &lost, &size), "PACKET_STATISTICS");
+    uint64_t timed = seen.count < seen.expect ? seen.count : seen.expect;
+    qsort(seen.latency, timed, sizeof *seen.latency, by_value);
+    printf("{\"received\": %llu, \"ring_drops\": %u, \"sent\": %lu, \"refused\": %lu, \"sends\": %lu, "
+           "\"cpu_ns\": %.1f, \"frames_per_poll\": %.2f, \"p50_us\": %.1f, \"p99_us\": %.1f}\n",
+           (unsigned long long)seen.count, lost.tp_drops, out.sent, out.refused, out.sends,
+           seen.count ? (double)cpu / seen.count : 0, seen.polls ? (double)seen.count / seen.polls : 0,
+           timed ? seen.latency[timed / 2] / 1e3 : 0, timed ? seen.latency[timed * 99 / 100] / 1e3 : 0);
+    return 0;
+}
