@@ -8,7 +8,7 @@ PEERS  := iperf=iperf ffmpeg=ffmpeg tcpdump=tcpdump socat=socat
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := build
-.PHONY: help build demo test lint asan tsan clean
+.PHONY: help build demo test lint experiments asan tsan clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,6 +35,10 @@ lint: build ## ruff, mypy, cython-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/cython-lint pyx/*.pyx pyx/*.pxd tests/core/*.pyx
+
+experiments: ## what Linux really does: every experiment again, compared with its recorded verdicts
+	@PYTHON=$(PYTHON) bash .ci/system
+	@bash .ci/privileged $(PYTHON) experiments/run_all.py
 
 asan: $(READY) ## the core tests under AddressSanitizer and UBSan
 	@bash .ci/sanitize address,undefined $(BIN)
