@@ -19,8 +19,9 @@ LIMIT = 4096  # instructions: BPF_MAXINSNS of linux/bpf_common.h
 LEAF = 4  # ranges compared one by one; the tree halves down to that
 
 _LD_WORD, _LD_HALF, _LD_BYTE = 0x20, 0x28, 0x30  # BPF_LD | BPF_ABS | size
-_JA, _JEQ, _JGT, _JGE, _RET = 0x05, 0x15, 0x25, 0x35, 0x06
+_JA, _JEQ, _JGT, _JGE, _JSET, _RET = 0x05, 0x15, 0x25, 0x35, 0x45, 0x06
 _PACKET_TYPE = 0xFFFFF000 + 4  # SKF_AD_OFF + SKF_AD_PKTTYPE
+_VLAN_TAG, _VLAN_PRESENT = 0xFFFFF000 + 44, 0xFFFFF000 + 48
 _OUTGOING = 4  # PACKET_OUTGOING of linux/if_packet.h
 _ACCEPT = (_RET, 0, 0, 0x00040000)
 _DROP = (_RET, 0, 0, 0)
@@ -87,8 +88,21 @@ def fitting_filter(groups: Iterable[IPv4Address], most: int = LIMIT) -> tuple[by
 
 
 def igmp_filter() -> bytes:
-    """IGMP of this link, received and sent."""
-    return _encode([(_LD_HALF, 0, 0, 12), (_JEQ, 0, 3, 0x0800), (_LD_BYTE, 0, 0, 23), (_JEQ, 0, 1, 2), _ACCEPT, _DROP])
+    """IGMP of this link, received and sent, and not that of a VLAN on it: there a link of its own answers."""
+    return _encode(
+        [
+            (_LD_HALF, 0, 0, 12),
+            (_JEQ, 0, 7, 0x0800),
+            (_LD_BYTE, 0, 0, 23),
+            (_JEQ, 0, 5, 2),
+            (_LD_WORD, 0, 0, _VLAN_PRESENT),
+            (_JEQ, 2, 0, 0),
+            (_LD_WORD, 0, 0, _VLAN_TAG),
+            (_JSET, 1, 0, 0x0FFF),  # VID 0 is no VLAN but a priority
+            _ACCEPT,
+            _DROP,
+        ]
+    )
 
 
 def _search(ranges: Sequence[Range]) -> list[Instruction]:

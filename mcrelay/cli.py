@@ -13,10 +13,16 @@ from .errors import ConfigError, McrelayError
 # name: (module, what --help says); modules are imported when their command is used
 COMMANDS = {
     "run": ("daemon", "Run the relay in the foreground: the daemon."),
-    "relay": ("daemon", "Relay one stream until Ctrl-C, without any file."),
+    "relay": ("relay", "Relay one stream until Ctrl-C, without any file."),
     "check": ("check", "Check a configuration and say everything that is wrong with it."),
     "show": ("show", "Show what the running relay does."),
-    "reload": ("daemon", "Make what runs what the files say."),
+    "add": ("change", "Add a rule to the running relay."),
+    "replace": ("change", "Put another rule in the place of one that runs."),
+    "delete": ("change", "Delete a rule of the running relay."),
+    "enable": ("change", "Let a rule run that was disabled."),
+    "disable": ("change", "Stop relaying by a rule, and keep it."),
+    "reload": ("change", "Make what runs what the files say."),
+    "save": ("save", "Write the rules that only run into a file."),
     "send": ("send", "Send test traffic."),
     "recv": ("recv", "Receive test traffic and say what was lost."),
     "demo": ("demo", "See it work: a sender, the relay and a receiver in namespaces of their own."),

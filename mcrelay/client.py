@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import socket
 from pathlib import Path
 from typing import Any
 
-from .errors import ControlError, McrelayError
+from .errors import Complaint, ConfigError, ControlError, McrelayError
 
 DEFAULT_SOCKET = "/run/mcrelay/mcrelay.sock"
 TIMEOUT_SECONDS = 30.0
@@ -30,7 +31,8 @@ class RefusedError(ControlError):
 def ask(path: str | None, command: str, *, read_only: bool = False, **arguments: Any) -> Any:
     """Send ``command`` to the relay at ``path`` (default: $MCRELAY_SOCKET, then the usual place).
 
-    A read falls back to the read-only socket beside it. Raises ControlError with what to do.
+    A read falls back to the read-only socket beside it. Raises ControlError with what to do, or ConfigError with the
+    complaints that the relay has.
     """
     main = Path(path or os.environ.get("MCRELAY_SOCKET") or DEFAULT_SOCKET)
     request = json.dumps({"command": command, "arguments": arguments}).encode() + b"\n"
@@ -38,6 +40,8 @@ def ask(path: str | None, command: str, *, read_only: bool = False, **arguments:
         reply = json.loads(_exchange([main, read_only_path(main)] if read_only else [main], request))
     except (OSError, ValueError) as error:
         raise ControlError(f"the relay at {main} did not answer: {error}") from error
+    if not reply["ok"] and reply.get("complaints"):
+        raise ConfigError([Complaint(**each) for each in reply["complaints"]])
     if not reply["ok"]:
         raise RefusedError(reply.get("error", ""), reply.get("exit_code", 1))
     return reply.get("result")
@@ -61,7 +65,7 @@ def _connect(sock: socket.socket, paths: list[Path]) -> None:
         try:
             sock.connect(str(path))
         except PermissionError:
-            error = ControlError(f"no permission to use {path}: run as root, or join the group that owns it")
+            error = _not_permitted(path)
         except (FileNotFoundError, ConnectionRefusedError):
             error = error or ControlError(
                 f"no relay is running at {path}: start one with `mcrelay run`, or say where with --socket"
@@ -70,3 +74,18 @@ def _connect(sock: socket.socket, paths: list[Path]) -> None:
             return
     if error is not None:
         raise error
+
+
+def _not_permitted(path: Path) -> ControlError:
+    """Say which group may use the socket, and how to get into it."""
+    try:
+        group = grp.getgrgid(path.stat().st_gid).gr_name
+    except (OSError, KeyError):
+        group = "root"
+    if group == "root":
+        return ControlError(f"no permission to use {path}: run as root")
+    user = os.environ.get("USER") or "YOU"
+    return ControlError(
+        f"no permission to use {path}: only group {group} may, and you are not in it; "
+        f"as root: `adduser {user} {group}`, then log in again"
+    )

@@ -25,11 +25,15 @@ _TABLES = {"relay": "[relay]", "links": "[links.NAME]", "defaults": "[defaults]"
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A configuration without errors. ``where`` gives the file and line of a key path such as ``rules.x.input``."""
+    """A configuration without errors. ``where`` gives the file and line of a key path such as ``rules.x.input``.
+
+    ``defaults`` are the keys that stand under ``[defaults]``; the rules have them already.
+    """
 
     config: Config
     warnings: tuple[Complaint, ...]
     where: Where
+    defaults: frozenset[str]
 
 
 def parse_config(files: Sequence[tuple[str, str]], control: str = DEFAULT_CONTROL) -> Parsed:
@@ -58,7 +62,9 @@ def parse_config(files: Sequence[tuple[str, str]], control: str = DEFAULT_CONTRO
     rules = {name: draft.rule for name, draft in drafts.items()}
     kept = {name: draft.kept for name, draft in drafts.items()}
     complaints += conflicts.find(rules, reading.where, kept)
-    return Parsed(Config(relay, reading.links, rules), _warnings(complaints), reading.where)
+    return Parsed(
+        Config(relay, reading.links, rules), _warnings(complaints), reading.where, frozenset(reading.defaults)
+    )
 
 
 def parse_rule(name: str, table: Mapping[str, Any], others: Mapping[str, Rule], where: Where | None = None) -> Rule:
@@ -72,7 +78,7 @@ def parse_rule(name: str, table: Mapping[str, Any], others: Mapping[str, Rule], 
     known = where or (lambda _: RUNTIME)
 
     def place(key: str) -> Place:
-        return RUNTIME if key.startswith(conflicts.rule_key(name)) else known(key)
+        return RUNTIME if key.startswith(f"{conflicts.rule_key(name)}.") else known(key)
 
     complaints += conflicts.find({**beside, name: draft.rule}, place, {name: draft.kept})
     _warnings(complaints)

@@ -1,7 +1,8 @@
 """The control sockets: JSON lines, one request and one reply a line, on two Unix sockets.
 
 ``mcrelay.sock`` (0660) takes everything; ``mcrelay-ro.sock`` beside it answers reads only. Each client is a task of its
-own: one that says nothing, or says too much, costs nobody else anything.
+own: one that says nothing, or says too much, costs nobody else anything. Where there is room for no more clients, the
+one that has kept us waiting longest makes room; each socket has its own room, so that readers never lock a changer out.
 """
 
 from __future__ import annotations
@@ -15,21 +16,26 @@ import os
 import socket
 import stat
 import struct
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from .client import read_only_path
-from .errors import ControlError, McrelayError
+from .errors import Complaint, ConfigError, ControlError, McrelayError
+from .privileges import ADMINS, READERS, group_id
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
+
+    from .privileges import Account
 
 log = logging.getLogger(__name__)
 
 LINE_BYTES = 1 << 20  # longest request; a reply may be longer
-CLIENTS = 64  # at once, on both sockets together
+CLIENTS = 64  # at once, on each socket
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -40,12 +46,16 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Reply(msgspec.Struct, omit_defaults=True):
-    """What it is told: ``result`` when ``ok``, else ``error`` and the exit code that fits it."""
+    """What it is told: ``result`` when ``ok``, else ``error`` and the exit code that fits it.
+
+    Where a configuration was refused, ``complaints`` hold what ``error`` says line by line, in parts.
+    """
 
     ok: bool
     result: Any = None
     error: str = ""
     exit_code: int = 0
+    complaints: list[Complaint] = []
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -55,49 +65,88 @@ class Peer(msgspec.Struct, frozen=True):
     uid: int
 
 
+class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """The arguments of a command that takes none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What answers a command: called with who asks, and with the arguments once they are of that type."""
+
+    handler: Callable[[Peer, Any], Awaitable[Any]]
+    arguments: type[msgspec.Struct] = Nothing
+
+
+@dataclass(eq=False, slots=True)
+class _Client:
+    """One connection; ``idle_since`` is a monotonic time while we wait for it, None while it waits for us."""
+
+    writer: asyncio.StreamWriter
+    task: asyncio.Task[None]
+    idle_since: float | None
+
+
 class ControlServer:
     """Both sockets. ``reads`` and ``changes`` map a command to what answers it."""
 
-    def __init__(
-        self,
-        path: Path,
-        reads: dict[str, Callable[..., Awaitable[Any]]],
-        changes: dict[str, Callable[..., Awaitable[Any]]],
-    ) -> None:
+    def __init__(self, path: Path, reads: Mapping[str, Command], changes: Mapping[str, Command]) -> None:
         self._path = path
         self._reads = reads
         self._changes = changes
         self._lock_fd = -1
+        self._listeners: list[tuple[socket.socket, bool]] = []  # bound, not served yet; whether changes are let in
         self._servers: list[asyncio.Server] = []
         self._made: list[Path] = []
-        self._clients: set[asyncio.Task[None]] = set()
+        self._clients: dict[bool, set[_Client]] = {True: set(), False: set()}  # by whether they may change something
 
-    async def start(self) -> None:
-        """Take the path over from a dead relay, never from a living one. Raises ControlError when one lives."""
-        self._claim()
+    def bind(self, owner: Account | None = None) -> None:
+        """Take the path over from a dead relay, never from a living one. Raises ControlError when one lives.
+
+        A folder that has to be made for the sockets is given to *owner*, who removes them at the end.
+        """
+        self._claim(owner)
         try:
             for path, changes in ((self._path, True), (read_only_path(self._path), False)):
-                listener = _listen(path)
+                self._listeners.append((_listen(path), changes))
                 self._made.append(path)
-                self._servers.append(
-                    await asyncio.start_unix_server(self._client(changes), sock=listener, limit=LINE_BYTES)
-                )
+                _share(path, changes=changes)
         except OSError as error:
-            await self.close()
+            self.remove()
             raise ControlError(
                 f"no control socket at {self._path}: {error.strerror or error}; name another with --socket"
             ) from error
+
+    async def start(self) -> None:
+        """Answer from now on. Raises ControlError as ``bind`` does, if that was not called before."""
+        if not self._listeners:
+            self.bind()
+        while self._listeners:
+            listener, changes = self._listeners.pop()
+            self._servers.append(
+                await asyncio.start_unix_server(self._client(changes), sock=listener, limit=LINE_BYTES)
+            )
 
     async def close(self) -> None:
         """Hang up on everybody and remove the sockets."""
         for server in self._servers:
             server.close()
-        for task in list(self._clients):
+        tasks = [client.task for clients in self._clients.values() for client in clients]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._clients, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.remove()
+
+    def remove(self) -> None:
+        """Give the path back; what the folder's owner does not let us remove, the next relay replaces."""
+        for listener, _ in self._listeners:
+            listener.close()
+        self._listeners.clear()
         if self._lock_fd >= 0:
             for path in (*self._made, self._lock_path):
-                path.unlink(missing_ok=True)
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    log.info("%s stays behind: %s", path, error.strerror)
             os.close(self._lock_fd)
             self._lock_fd = -1
 
@@ -105,12 +154,12 @@ class ControlServer:
     def _lock_path(self) -> Path:
         return self._path.with_name(f"{self._path.name}.lock")
 
-    def _claim(self) -> None:
+    def _claim(self, owner: Account | None) -> None:
         """Hold the lock file for as long as we live: two daemons that start at once cannot both have it."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(self._path.parent, owner)
             while True:
-                fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fd = _open_lock(self._lock_path)
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -129,55 +178,109 @@ class ControlServer:
             ) from error
 
     def _client(self, changes: bool) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+        clients = self._clients[changes]
+
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
-            if task is None or len(self._clients) >= CLIENTS:
+            if task is None or not _make_room(clients):
                 writer.close()
                 return
-            self._clients.add(task)
+            client = _Client(writer, task, time.monotonic())
+            clients.add(client)
             try:
-                await self._converse(reader, writer, changes=changes)
+                await self._converse(reader, client, changes=changes)
             except (ConnectionError, asyncio.CancelledError):
                 pass  # it hung up, or we do
             finally:
-                self._clients.discard(task)
+                clients.discard(client)
                 writer.close()
 
         return serve
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, changes: bool) -> None:
-        peer = _peer_of(writer)
+    async def _converse(self, reader: asyncio.StreamReader, client: _Client, *, changes: bool) -> None:
+        peer = _peer_of(client.writer)
         while True:
             try:
                 line = await reader.readline()
             except ValueError:  # longer than LINE_BYTES
-                await _answer(writer, Reply(ok=False, error=f"a request has at most {LINE_BYTES} bytes", exit_code=2))
+                reply = Reply(ok=False, error=f"a request has at most {LINE_BYTES} bytes", exit_code=2)
+                await _answer(client.writer, reply)
                 return
             if not line:
                 return
-            await _answer(writer, await self._reply(line, peer, changes=changes))
+            client.idle_since = None
+            reply = await self._reply(line, peer, changes=changes)
+            client.idle_since = time.monotonic()
+            await _answer(client.writer, reply)
 
     async def _reply(self, line: bytes, peer: Peer, *, changes: bool) -> Reply:
         try:
             request = msgspec.json.decode(line, type=Request)
         except msgspec.MsgspecError as error:
             return Reply(ok=False, error=f"not a request: {error}", exit_code=2)
-        handler = self._reads.get(request.command)
-        if handler is None and request.command in self._changes:
+        command = self._reads.get(request.command)
+        if command is None and request.command in self._changes:
             if not changes:
                 return Reply(
                     ok=False, error=f"{request.command} needs {self._path}: this socket only reads", exit_code=1
                 )
-            handler = self._changes[request.command]
-            log.info("command=%s uid=%d pid=%d", request.command, peer.uid, peer.pid)
-        if handler is None:
+            command = self._changes[request.command]
+        if command is None:
             return Reply(ok=False, error=f"{request.command!r} is not known to the running relay", exit_code=2)
         try:
-            return Reply(ok=True, result=await handler(**request.arguments))
+            arguments = msgspec.convert(request.arguments, command.arguments)
+        except msgspec.ValidationError as error:
+            return Reply(ok=False, error=f"{request.command}: {error}", exit_code=2)
+        try:
+            return Reply(ok=True, result=await command.handler(peer, arguments))
+        except ConfigError as error:
+            return Reply(ok=False, error=str(error), exit_code=error.exit_code, complaints=list(error.complaints))
         except McrelayError as error:
             return Reply(ok=False, error=str(error), exit_code=error.exit_code)
-        except TypeError as error:
-            return Reply(ok=False, error=f"{request.command}: {error}", exit_code=2)
+
+
+def _make_room(clients: set[_Client]) -> bool:
+    """Hang up on the client that has kept us waiting longest if there are too many; False if all wait for us."""
+    if len(clients) < CLIENTS:
+        return True
+    idle = [(client.idle_since, client) for client in clients if client.idle_since is not None]
+    if not idle:
+        return False
+    _, oldest = min(idle, key=lambda each: each[0])
+    clients.discard(oldest)
+    oldest.writer.transport.abort()  # what it has not read by now is thrown away
+    return True
+
+
+def _make_folder(folder: Path, owner: Account | None) -> None:
+    """Make the folder for the sockets; one that is there already stays whose it is."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+        folder.chmod(0o755)  # whatever the umask: who may use the sockets is said by the sockets
+        if owner is not None:
+            with contextlib.suppress(OSError):  # a user namespace that does not know the user, who is then not become
+                os.chown(folder, owner.uid, owner.gid)
+
+
+def _open_lock(path: Path) -> int:
+    """Open, or else create: with O_CREAT the kernel refuses a file of another user's in /tmp (fs.protected_regular)."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        with contextlib.suppress(FileExistsError):
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _share(path: Path, *, changes: bool) -> None:
+    """Give the socket to the group that may use it, if there is one. Nobody can connect yet: it does not listen."""
+    group = group_id(ADMINS if changes else READERS)
+    if group is not None:
+        with contextlib.suppress(PermissionError):
+            os.chown(path, -1, group)
+            return
+    if changes and os.getegid() == group_id(READERS):
+        path.chmod(0o600)  # they may look, not change
 
 
 def _listen(path: Path) -> socket.socket:

@@ -10,9 +10,11 @@ import asyncio
 import errno
 import logging
 import os
+import socket
 import threading
 import time
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from . import bpf
@@ -25,7 +27,7 @@ from ._core.worker import Worker
 from .errors import OperationError
 
 if TYPE_CHECKING:
-    from ipaddress import IPv4Address
+    from collections.abc import Collection
 
     from .features import Features
     from .model import InputSpec, OutputSpec, PlanSpec, Rate, RingSpec
@@ -142,15 +144,17 @@ class Engine:
             os.sched_setaffinity(0, cpus)  # 0: the calling thread, sched_setaffinity(2)
         self._worker.run()
 
-    async def apply(self, spec: PlanSpec) -> Troubles:
+    async def apply(self, spec: PlanSpec, dead: Collection[int] = ()) -> Troubles:
         """Make the loop go by ``spec``; returns when it does. What is unchanged keeps sockets, rings and counters.
+
+        Nothing is kept that belongs to ``dead`` ifindexes: those links were deleted, whatever has their number now.
 
         A ring or a socket that cannot be made is reported, and touches nothing else: its inputs stay out of the plan,
         its outputs are counted as parked.
         """
         troubles = Troubles()
-        rings = self._open_rings(spec, troubles)
-        sockets = self._open_sockets(spec, troubles)
+        rings = self._open_rings(spec, dead, troubles)
+        sockets = self._open_sockets(spec, dead, troubles)
         wanted = _groups(spec)
         for ifindex, capture in rings.items():
             self._filter(capture, capture.groups | wanted[ifindex], troubles)
@@ -161,15 +165,15 @@ class Engine:
         self._retire(plan, rings, sockets, spec)
         return troubles
 
-    def dead_links(self) -> set[int]:
-        """Links whose ring has lost them: deleted, even when another one has the number by now."""
-        return {ifindex for ifindex, capture in self._captures.items() if not capture.socket.bound}
+    def rerouted(self) -> bool:
+        """Whether an output sends from an address that its route would not choose any more: `connect` fixed it."""
+        return any(_rerouted(egress) for egress in self._egress.values())
 
-    def _open_rings(self, spec: PlanSpec, troubles: Troubles) -> dict[int, _Capture]:
+    def _open_rings(self, spec: PlanSpec, dead: Collection[int], troubles: Troubles) -> dict[int, _Capture]:
         rings: dict[int, _Capture] = {}
         for ifindex, wanted in spec.rings.items():
             kept = self._captures.get(ifindex)
-            if kept is not None and kept.spec == wanted and kept.socket.bound:
+            if kept is not None and kept.spec == wanted and ifindex not in dead:
                 rings[ifindex] = kept
                 continue
             try:
@@ -178,7 +182,7 @@ class Engine:
                 troubles.rings[ifindex] = _explain_ring(wanted.ifname, error)
         return rings
 
-    def _open_sockets(self, spec: PlanSpec, troubles: Troubles) -> dict[Slot, _Egress]:
+    def _open_sockets(self, spec: PlanSpec, dead: Collection[int], troubles: Troubles) -> dict[Slot, _Egress]:
         sockets: dict[Slot, _Egress] = {}
         for rule in spec.rules:
             if not any(each.live for each in rule.inputs):
@@ -188,7 +192,7 @@ class Engine:
                     continue
                 slot = (rule.name, output.to)
                 kept = self._egress.get(slot)
-                if kept is not None and kept.spec == output:
+                if kept is not None and kept.spec == output and output.ifindex not in dead and not _rerouted(kept):
                     sockets[slot] = kept
                     continue
                 try:
@@ -282,7 +286,7 @@ class Engine:
     async def _publish(self, plan: PlanOwner) -> None:
         """Swap the pointer and wait until the worker has moved on: at most a block and a wait for room."""
         self._worker.publish(plan)
-        self._wake()
+        self.wake()
         while self._thread.is_alive() and self._worker.seen < plan.generation:
             await asyncio.sleep(0.0005)
         if not self._thread.is_alive():
@@ -370,14 +374,20 @@ class Engine:
             return 0.0
         return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
 
-    def _wake(self) -> None:
+    @property
+    def turns(self) -> int:
+        """Turns of the worker's loop."""
+        return self._worker.turns
+
+    def wake(self) -> None:
+        """Let the worker turn once more, also when nothing arrives."""
         os.eventfd_write(self._wake_fd, 1)
 
     def close(self) -> None:
         """Stop the worker and give up every socket and ring."""
         if self._thread.is_alive():
             self._worker.stop()
-            self._wake()
+            self.wake()
             self._thread.join()
         for capture in self._captures.values():
             capture.socket.close()
@@ -385,6 +395,18 @@ class Engine:
             egress.socket.close()
         self._captures, self._egress = {}, {}
         os.close(self._wake_fd)
+
+
+def _rerouted(egress: _Egress) -> bool:
+    spec = egress.spec
+    if spec.ifindex or spec.bind_source:
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((str(spec.address), spec.port))
+        except OSError:
+            return False  # no route now: what is sent is counted so, and a new socket would not help
+        return IPv4Address(probe.getsockname()[0]) != egress.socket.local_address
 
 
 def _device(output: OutputSpec) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from .config import Parsed
-    from .model import Config
 
 ETC = Path("/etc/mcrelay")
 RUN = Path("/run")
+SAVED = "90-saved.toml"
 MAIN = "mcrelay"  # the instance that needs no -i
 
 _INSTANCE = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -49,6 +50,21 @@ def config_paths(paths: Sequence[Path] = (), instance: str | None = None, etc: P
     if complaints:
         raise ConfigError(sorted(set(complaints)))
     return list(found.values())
+
+
+def watched_paths(paths: Sequence[Path] = (), instance: str | None = None, etc: Path = ETC) -> list[Path]:
+    """List what a reload has to read: the files, and the folders that may hold more."""
+    folders = [path for path in paths or [_more(instance, etc)] if path.is_dir()]
+    return [*folders, *config_paths(paths, instance, etc)]
+
+
+def saved_path(paths: Sequence[Path] = (), instance: str | None = None, etc: Path = ETC) -> Path:
+    """Name the file for rules that `save` writes: in the folder that a relay started so reads, if it reads any."""
+    _check_instance(instance)
+    if not paths:
+        return _more(instance, etc) / SAVED
+    folders = [path for path in paths if path.is_dir()]
+    return (folders[0] if folders else paths[0].parent / "conf.d") / SAVED
 
 
 def control_path(instance: str | None = None, run: Path = RUN) -> str:
@@ -89,19 +105,19 @@ def parse(paths: Sequence[Path], instance: str | None = None) -> Parsed:
 
 def load(
     paths: Sequence[Path] = (), instance: str | None = None, existing: Collection[str] | None = None, etc: Path = ETC
-) -> tuple[Config, tuple[Complaint, ...]]:
-    """Find, read and check a configuration; returns it with its warnings, or raises ConfigError with everything.
+) -> Parsed:
+    """Find, read and check a configuration. Raises ConfigError with everything.
 
     With *existing*, the names of this machine's links, rules that wait for a link are warned of too.
     """
     parsed = parse(config_paths(paths, instance, etc), instance)
     waiting = [] if existing is None else link_warnings(parsed.config, parsed.where, existing)
-    return parsed.config, tuple(sorted([*parsed.warnings, *waiting]))
+    return replace(parsed, warnings=tuple(sorted([*parsed.warnings, *waiting])))
 
 
 def _installed(instance: str | None, etc: Path) -> list[Path]:
     main = etc / f"{instance or MAIN}.toml"
-    more = etc / ("conf.d" if instance in {None, MAIN} else f"{instance}.conf.d")
+    more = _more(instance, etc)
     found = []
     for path in (main, more):
         try:
@@ -114,6 +130,10 @@ def _installed(instance: str | None, etc: Path) -> list[Path]:
         remedy = f"create it (or {more}/NAME.toml), or name a file with -c"
         raise ConfigError([_complaint(main, "does not exist", remedy)])
     return found
+
+
+def _more(instance: str | None, etc: Path) -> Path:
+    return etc / ("conf.d" if instance in {None, MAIN} else f"{instance}.conf.d")
 
 
 def _expand(path: Path) -> list[Path]:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 from pyroute2.iproute.linux import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
 from .model import Link
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+    from ipaddress import IPv4Address
 
 # linux/rtnetlink.h, linux/if.h, linux/if_addr.h
 RTMGRP_LINK = 0x1
@@ -25,6 +28,9 @@ RTMGRP_IPV4_IFADDR = 0x10
 IFF_UP = 0x1
 IFF_LOWER_UP = 0x10000
 IFA_F_SECONDARY = 0x1
+RTN_UNICAST = 1
+
+DUMP_TRIES = 10  # something changes during each of them
 
 
 class LinkWatch:
@@ -50,7 +56,16 @@ class LinkWatch:
         await self._open.aclose()
 
     async def dump(self) -> dict[str, Link]:
-        """Every link by name, with its IPv4 addresses in the kernel's order, primary ones first."""
+        """Every link by name, with its IPv4 addresses in the kernel's order, primary ones first.
+
+        A dump during which something changed may lack what did not change: it is asked for again. Raises OSError.
+        """
+        for _ in range(DUMP_TRIES):
+            with contextlib.suppress(NetlinkDumpInterrupted):
+                return await self._dump()
+        raise OSError(errno.EAGAIN, f"links change too fast: {DUMP_TRIES} dumps were interrupted")
+
+    async def _dump(self) -> dict[str, Link]:
         addresses: dict[int, list[tuple[bool, IPv4Interface]]] = {}
         async for message in await self._netlink.addr("dump", family=socket.AF_INET):
             local = message.get("local") or message.get("address")
@@ -62,6 +77,15 @@ class LinkWatch:
             held = sorted(addresses.get(message["index"], []), key=lambda entry: entry[0])
             links[message.get("ifname")] = _link(message, tuple(address for _, address in held))
         return links
+
+    async def route_to(self, address: IPv4Address) -> int | None:
+        """The ifindex of the link by which the kernel would send to ``address``; None without a route."""
+        with contextlib.suppress(NetlinkError):
+            for message in await self._netlink.route("get", dst=str(address)):
+                if message["type"] == RTN_UNICAST:
+                    route: int | None = message.get("oif")
+                    return route
+        return None
 
     def _drain(self) -> None:
         """Being woken is the only signal wanted; ENOBUFS (an overflow) is as good as a message."""
@@ -83,4 +107,40 @@ def _link(message: Any, addresses: tuple[IPv4Interface, ...]) -> Link:
         addresses=addresses,
         hardware=message["ifi_type"],
         mac=message.get("address") or "",
+        carrier_losses=message.get("carrier_down_count") or 0,
     )
+
+
+class Presence:
+    """Notices that a link was deleted, even when another has its name and its number by now. Main thread.
+
+    A packet socket without a protocol receives nothing and costs nothing, but the kernel marks it when its link goes.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, socket.socket] = {}
+
+    def dead(self) -> set[int]:
+        """Ifindexes of watched links that were deleted; they are not watched any more."""
+        gone = {ifindex for ifindex, held in self._held.items() if not held.getsockname()[0]}
+        for ifindex in gone:
+            self._held.pop(ifindex).close()
+        return gone
+
+    def watch(self, ifindexes: Iterable[int]) -> None:
+        """Watch these links and no others, from now on. One that has gone meanwhile is tried again next time."""
+        wanted = set(ifindexes)
+        for ifindex in self._held.keys() - wanted:
+            self._held.pop(ifindex).close()
+        for ifindex in wanted - self._held.keys():
+            held = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            try:
+                held.bind((socket.if_indextoname(ifindex), 0))
+            except OSError:
+                held.close()
+            else:
+                self._held[ifindex] = held
+
+    def close(self) -> None:
+        """Watch nothing."""
+        self.watch(())

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
+import os
 import socket
 import struct
 from collections import Counter
@@ -37,7 +39,15 @@ class HelperSocket(Protocol):
     """The part of socket.socket a pool needs: tests pass a kernel of their own."""
 
     def setsockopt(self, level: int, option: int, value: bytes, /) -> None: ...
+    def fileno(self) -> int: ...
     def close(self) -> None: ...
+
+
+class Keeper(Protocol):
+    """Who keeps helper sockets over a restart, so that no leave is sent: systemd's fd store (notify.Notifier)."""
+
+    def store(self, fd: int, name: str) -> None: ...
+    def forget(self, name: str) -> None: ...
 
 
 def open_helper() -> socket.socket:
@@ -50,6 +60,7 @@ def open_helper() -> socket.socket:
 @dataclass(slots=True)
 class _Helper:
     socket: HelperSocket
+    name: str  # in the keeper's hands; unlike that of any other helper, also of the process before
     held: set[Membership] = field(default_factory=set)
     groups: Counter[IPv4Address] = field(default_factory=Counter)
     full: bool = False  # refused a group; a leave makes room again
@@ -71,8 +82,10 @@ class Memberships:
     of a dead link still count against a socket (net/ipv4/igmp.c).
     """
 
-    def __init__(self, opener: Callable[[], HelperSocket] = open_helper) -> None:
+    def __init__(self, opener: Callable[[], HelperSocket] = open_helper, keeper: Keeper | None = None) -> None:
         self._open = opener
+        self._keeper = keeper
+        self._serial = itertools.count()
         self._pools: dict[int, list[_Helper]] = {}
         self._failed: dict[Membership, str] = {}
 
@@ -99,7 +112,7 @@ class Memberships:
         """
         for ifindex in self._pools.keys() - set(links):
             for helper in self._pools.pop(ifindex):
-                helper.socket.close()
+                self._discard(helper)
         have = self.joined
         for membership in sorted(have - set(wanted)):
             self._leave(membership)
@@ -111,7 +124,7 @@ class Memberships:
                 self._failed[membership] = str(error)
 
     def close(self) -> None:
-        """Close every helper; the kernel sends the leaves."""
+        """Close every helper; the kernel sends the leaves, unless a keeper holds the sockets too."""
         for pool in self._pools.values():
             for helper in pool:
                 helper.socket.close()
@@ -125,7 +138,7 @@ class Memberships:
                 return
             helper.full = membership.group not in helper.groups  # else only this group's sources are too many
         try:
-            fresh = _Helper(self._open())
+            fresh = _Helper(self._open(), f"helper-{os.getpid()}-{next(self._serial)}")
         except OSError as error:
             raise MembershipError(f"no socket for the join of {membership.group}: {error.strerror}") from error
         with contextlib.ExitStack() as refused:
@@ -137,6 +150,8 @@ class Memberships:
                 )
             refused.pop_all()
         pool.append(fresh)
+        if self._keeper is not None:
+            self._keeper.store(fresh.socket.fileno(), fresh.name)
 
     def _try(self, helper: _Helper, membership: Membership) -> bool:
         """True when the socket took it, False when the socket is full. Raises MembershipError for the rest."""
@@ -159,8 +174,13 @@ class Memberships:
                 raise
         helper.remove(membership)
         if not helper.held:
-            helper.socket.close()
+            self._discard(helper)
             pool.remove(helper)
+
+    def _discard(self, helper: _Helper) -> None:
+        if self._keeper is not None:
+            self._keeper.forget(helper.name)
+        helper.socket.close()
 
 
 def _candidates(pool: list[_Helper], membership: Membership) -> list[_Helper]:

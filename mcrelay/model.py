@@ -112,7 +112,8 @@ class Config:
 class Link:
     """A network interface as it is now. ``addresses`` stands in the kernel's order, primary first.
 
-    ``hardware`` is the ARPHRD number (1 Ethernet, 772 loopback; linux/if_arp.h).
+    ``hardware`` is the ARPHRD number (1 Ethernet, 772 loopback; linux/if_arp.h). ``carrier_losses`` is the kernel's
+    count since the link was made.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Link:
     addresses: tuple[IPv4Interface, ...] = ()
     hardware: int = 1
     mac: str = ""
+    carrier_losses: int = 0
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,13 +1,16 @@
-"""Tell systemd how we are (sd_notify(3)): one datagram to $NOTIFY_SOCKET, nothing when there is none."""
+"""Talk with systemd (sd_notify(3), sd_listen_fds(3)): how we are, that we live, and sockets to keep over a restart."""
 
 from __future__ import annotations
 
 import os
 import socket
+import time
+
+FIRST_FD = 3  # SD_LISTEN_FDS_START of sd-daemon.h
 
 
 class Notifier:
-    """The notify socket, connected once: after a change of user the path may refuse us."""
+    """The notify socket, connected once: after a change of user the path may refuse us. Silent where there is none."""
 
     def __init__(self, path: str | None = None) -> None:
         path = os.environ.get("NOTIFY_SOCKET") if path is None else path
@@ -16,12 +19,65 @@ class Notifier:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.connect("\0" + path[1:] if path.startswith("@") else path)
 
-    def send(self, *lines: str) -> None:
-        """Send assignments such as ``READY=1``; a manager that does not listen is not our trouble."""
+    def send(self, *lines: str, fds: tuple[int, ...] = ()) -> None:
+        """Send assignments such as ``READY=1``; a manager that has gone away is not our trouble."""
         if self._socket is None:
             return
         try:
-            self._socket.send("\n".join(lines).encode(), socket.MSG_DONTWAIT)
+            socket.send_fds(self._socket, ["\n".join(lines).encode()], fds, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            pass  # the next state will tell
         except OSError:
+            self.close()
+
+    def close(self) -> None:
+        """Say nothing from now on."""
+        if self._socket is not None:
             self._socket.close()
-            self._socket = None
+        self._socket = None
+
+    def reloading(self) -> None:
+        """A reload begins; the ``READY=1`` at its end belongs to it by the time stamp."""
+        self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def store(self, fd: int, name: str) -> None:
+        """Let the manager hold a duplicate of ``fd`` until the unit is stopped: a restart then sends no IGMP leave."""
+        self.send("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=(fd,))
+
+    def forget(self, name: str) -> None:
+        """Let the manager close its duplicate."""
+        self.send("FDSTOREREMOVE=1", f"FDNAME={name}")
+
+
+class Watchdog:
+    """Says that we live, as long as the worker's loop turns: an event loop that merely runs relays nothing.
+
+    ``seconds`` is how often the manager wants to hear of it at least (sd_watchdog_enabled(3)), 0 if not at all.
+    """
+
+    def __init__(self, notifier: Notifier) -> None:
+        usec = os.environ.get("WATCHDOG_USEC", "")
+        ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self.seconds = int(usec) / 1e6 if usec.isdigit() and ours else 0.0
+        self._notifier = notifier
+        self._turns = 0
+
+    def feed(self, turns: int) -> None:
+        """Pass on what the loop has done: nothing is said if it has not turned since the last time."""
+        if turns != self._turns:
+            self._notifier.send("WATCHDOG=1")
+        self._turns = turns
+
+
+def take_inherited() -> list[tuple[str, int]]:
+    """(name, fd) of what the manager held for us; children of ours will not see them."""
+    count = os.environ.pop("LISTEN_FDS", "")
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    ours = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
+    if not ours or not count.isdigit():
+        return []
+    fds = range(FIRST_FD, FIRST_FD + int(count))
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    names += ["unknown"] * (len(fds) - len(names))
+    return list(zip(names, fds, strict=False))

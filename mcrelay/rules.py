@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ETHERNET_TYPES = {1, 772}  # ARPHRD_ETHER and ARPHRD_LOOPBACK of linux/if_arp.h: what starts with an Ethernet header
 IPV4_UDP_BYTES = 28
+LEAST_MTU = 68  # RFC 791; below it Linux takes addresses and memberships off the link
 AUTO_PORTS = range(20000, 32768)  # below Linux's ephemeral ports (ip_local_port_range starts at 32768)
 
 
@@ -125,6 +126,8 @@ def _trouble(link: Link) -> str:
         return f"link {link.name} is down"
     if not link.carrier:
         return f"link {link.name} has no carrier"
+    if link.mtu < LEAST_MTU:
+        return f"link {link.name} has no IPv4: its MTU is below {LEAST_MTU}"
     return ""
 
 

@@ -158,7 +158,7 @@ def drive(worker: Worker, show: Callable[[], str]) -> None:
 @click.option("--duration", type=click.FloatRange(0, min_open=True), help="Seconds.")
 @click.option("--streams", type=click.IntRange(1, 65536), help="So many consecutive groups, in turn.")
 @click.option("--ttl", type=click.IntRange(1, 255), help="16 for a group, 64 for a host.")
-@click.option("--dscp", type=click.IntRange(0, 63), default=0)
+@click.option("--dscp", type=click.IntRange(0, 63), default=0, help="0 unless said.")
 @click.option("--gso", type=click.IntRange(1, 64), default=1, help="Datagrams of one UDP_SEGMENT superframe.")
 @click.option("--source-port", type=click.IntRange(1, 65535), help="Otherwise the kernel chooses one a stream.")
 @click.option("-j", "as_json", is_flag=True, help="Print one JSON object at the end.")

@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from . import rules
 from .droplog import DropLog
 from .engine import Engine, Troubles
-from .igmp import IgmpTap
-from .links import LinkWatch
+from .errors import OperationError
+from .guard import Guard
+from .guardian import Limits
+from .links import LinkWatch, Presence
 from .membership import Memberships
 from .model import PlanSpec
+from .notify import Watchdog
 from .status import RuleStatus, rule_statuses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from .features import Features
-    from .igmp import Querier, Query
     from .model import Config, Link, Membership
     from .notify import Notifier
+
+Inherited: TypeAlias = "Sequence[tuple[str, int]]"  # name and fd of what the service manager kept for us
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +44,21 @@ SETTLE_SECONDS = 0.02  # a link that comes up sends several messages
 class Service:
     """A running relay. ``update`` changes what it does; the properties tell how it stands."""
 
-    def __init__(self, config: Config, features: Features, notifier: Notifier) -> None:
+    limits = Limits()
+
+    def __init__(self, config: Config, features: Features, notifier: Notifier, inherited: Inherited = ()) -> None:
         self.config = config
         self.started = time.time()
         self.links: dict[str, Link] = {}
         self.engine = Engine(features, config.relay.cpus)
-        self.memberships = Memberships()
+        self.memberships = Memberships(keeper=notifier)
         self._notifier = notifier
+        self._inherited = inherited
+        self._watchdog = Watchdog(notifier)
         self._spec = PlanSpec()
         self._troubles = Troubles()
-        self._taps: dict[int, IgmpTap] = {}
+        self.guard = Guard(self.limits)
+        self._presence = Presence()
         self._drops = DropLog()
         self._dirty = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -62,34 +72,59 @@ class Service:
         try:
             async with LinkWatch(self._dirty.set) as self._watch:
                 await self.reconcile()
+                self._release_inherited()
                 self._notifier.send("READY=1", f"STATUS={self.summary()}")
                 if ready is not None:
                     ready()
                 while not stop.is_set():
                     await self._wait(stop)
-                    await self._housekeep()
+                    await self._survive(self._housekeep)
         finally:
             self._notifier.send("STOPPING=1")
-            for tap in self._taps.values():
-                tap.close()
+            self.guard.close()
+            self._presence.close()
             self.memberships.close()
             self.engine.close()
 
+    async def _survive(self, work: Callable[[], Awaitable[None]]) -> None:
+        """The loop relays on whatever goes wrong up here; only its own end is ours too."""
+        try:
+            await work()
+        except OperationError:  # the worker has ended
+            raise
+        except Exception:
+            log.exception("housekeeping failed; relaying goes on, and it is tried again")
+            await asyncio.sleep(TICK_SECONDS)
+
+    def _release_inherited(self) -> None:
+        """Everything is joined again: the sockets of the process before us can go, and no leave is sent."""
+        for name, fd in self._inherited:
+            self._notifier.forget(name)
+            os.close(fd)
+        self._inherited = ()
+
     async def _wait(self, stop: asyncio.Event) -> None:
         """Until something may have changed, or a tick has passed."""
+        tick = min(TICK_SECONDS, self._watchdog.seconds / 4) if self._watchdog.seconds else TICK_SECONDS
         waits = [asyncio.ensure_future(self._dirty.wait()), asyncio.ensure_future(stop.wait())]
         try:
-            await asyncio.wait(waits, timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=tick, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
 
     async def _housekeep(self) -> None:
+        if self._watchdog.seconds:
+            self._watchdog.feed(self.engine.turns)
+            self.engine.wake()  # an idle loop turns once for it
         if self._dirty.is_set():
             await asyncio.sleep(SETTLE_SECONDS)
             await self.reconcile()
         elif time.monotonic() - self._looked >= LOOK_SECONDS:
             await self.reconcile()
+        self.guard.look()
+        if self._watch is not None:
+            await self.guard.explain(self.links, self._watch.route_to)
         self._drops.look(self.engine.drops(), time.monotonic())
         for name in self.engine.links_without_runs():
             log.warning(
@@ -106,66 +141,53 @@ class Service:
         async with self._lock:
             self._dirty.clear()
             self._looked = time.monotonic()
-            if self._watch is not None:
-                self._note_links(await self._watch.dump())
+            dead = self._presence.dead()  # before the dump: what is deleted after this is an event of its own
+            changed = await self._look_at_links(dead)
             spec = rules.compile_plan(self.config, self.links)
-            dead = self.engine.dead_links()
             retry = self._looked - self._tried >= RETRY_SECONDS
             refused = self._troubles.rings or self._troubles.outputs
-            if spec != self._spec or dead or (retry and refused):
-                self._troubles = await self.engine.apply(spec)
+            if spec != self._spec or dead or (refused and (retry or changed)) or self.engine.rerouted():
+                self._troubles = await self.engine.apply(spec, dead)
                 self._spec = spec
             self._reconcile_joins(spec, dead, retry=retry)
-            self._reconcile_taps(spec, dead)
+            heard = {each.iif for rule in spec.rules for each in rule.inputs if each.live or each.state == "pending"}
+            self.guard.reconcile(heard, self.links, self.memberships.joined, dead)
             if retry:
                 self._tried = self._looked
             self._report()
 
     def _reconcile_joins(self, spec: PlanSpec, dead: set[int], *, retry: bool) -> None:
-        existing = {link.ifindex for link in self.links.values()}
+        existing = {link.ifindex for link in self.links.values() if link.mtu >= rules.LEAST_MTU}
         if dead:  # the kernel's entries went with the link; a new one may have its number already
-            self.memberships.reconcile((), existing - dead)
-        wanted = {each for each in spec.memberships if each.ifindex not in self._troubles.rings}
+            surviving = {each for each in self.memberships.joined if each.ifindex not in dead}
+            self.memberships.reconcile(surviving, existing - dead)
+        refused = self._troubles.rings
+        wanted = {each for each in spec.memberships if each.ifindex in existing and each.ifindex not in refused}
         self.memberships.reconcile(wanted, existing, retry=retry)
 
-    def _reconcile_taps(self, spec: PlanSpec, dead: set[int]) -> None:
-        for ifindex in [each for each in self._taps if each not in spec.rings or each in dead]:
-            self._taps.pop(ifindex).close()
-        for ifindex in spec.rings.keys() - self._taps.keys() - self._troubles.rings.keys():
-            try:
-                self._taps[ifindex] = IgmpTap(ifindex, asyncio.get_running_loop(), self._note_query(ifindex))
-            except OSError as error:
-                log.warning("link=%s IGMP is not watched: %s", spec.rings[ifindex].ifname, error.strerror)
+    async def _look_at_links(self, dead: set[int]) -> bool:
+        """Learn the links as they are; whether any has changed."""
+        if self._watch is None:
+            return False
+        try:
+            links = await self._watch.dump()
+        except OSError as error:
+            log.warning("links cannot be read, looking again in %.0f s: %s", LOOK_SECONDS, error.strerror)
+            return False
+        named = {each.stream.link for rule in self.config.rules.values() for each in rule.inputs}
+        named |= {each.stream.link for rule in self.config.rules.values() for each in rule.outputs}
+        self._presence.watch(links[name].ifindex for name in named if name in links)
+        self._note_links(links, dead)
+        before, self.links = self.links, links
+        return links != before
 
-    def _note_query(self, ifindex: int) -> Callable[[Query], None]:
-        """A listener that logs a querier when it appears or changes, not at each query."""
-        known: list[tuple[object, int]] = []
-
-        def heard(query: Query) -> None:
-            if known != [(query.querier, query.version)]:
-                known[:] = [(query.querier, query.version)]
-                name = self._spec.rings[ifindex].ifname if ifindex in self._spec.rings else str(ifindex)
-                log.info("link=%s querier=%s version=%d", name, query.querier, query.version)
-
-        return heard
-
-    def _note_links(self, links: dict[str, Link]) -> None:
+    def _note_links(self, links: dict[str, Link], dead: set[int]) -> None:
         """Log what changed on the links that rules name, one line a change."""
         named = {each.iif for rule in self._spec.rules for each in rule.inputs}
         named |= {each.oif for rule in self._spec.rules for each in rule.outputs if each.oif}
         for name in sorted(named):
-            before, now = self.links.get(name), links.get(name)
-            if before == now:
-                continue
-            if now is None:
-                log.info("link=%s gone", name)
-            else:
-                addresses = ",".join(map(str, now.addresses)) or "none"
-                log.info(
-                    "link=%s ifindex=%d up=%s carrier=%s mtu=%d addresses=%s",
-                    name, now.ifindex, _yes(now.up), _yes(now.carrier), now.mtu, addresses,
-                )  # fmt: skip
-        self.links = links
+            if change := _change(name, self.links, links, dead):
+                log.info("link=%s %s", name, change)
 
     def _report(self) -> None:
         """Log every state that changed, of rules and of outputs."""
@@ -199,15 +221,30 @@ class Service:
         counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
         return f"{len(states)} rules" + (f": {counts}" if counts else "")
 
-    def querier(self, ifindex: int) -> Querier | None:
-        """Who asked last on a link, if it is listened to."""
-        tap = self._taps.get(ifindex)
-        return tap.querier if tap else None
-
     def memberships_wanted(self) -> frozenset[Membership]:
         """Every join the rules want on links that exist."""
         return self._spec.memberships
 
 
-def _yes(flag: bool) -> str:
-    return "yes" if flag else "no"
+def _change(name: str, before: Mapping[str, Link], now: Mapping[str, Link], dead: Collection[int]) -> str:
+    """What happened to the link of that name, for the log; nothing if nothing did."""
+    old, new = before.get(name), now.get(name)
+    made_again = old is not None and old.ifindex in dead
+    if new is None:
+        if old is None:
+            return ""
+        names = [each.name for each in now.values() if each.ifindex == old.ifindex and not made_again]
+        return f"is now called {names[0]}" if names else "gone"
+    text = _describe(new)
+    if made_again or old is None or old.ifindex != new.ifindex:
+        return f"{'another one ' if old else ''}{text}"
+    if text != _describe(old):
+        return text
+    flapped = old.carrier_losses != new.carrier_losses and new.carrier
+    return f"lost its carrier and has it again {text}" if flapped else ""
+
+
+def _describe(link: Link) -> str:
+    addresses = ",".join(map(str, link.addresses)) or "none"
+    up, carrier = ("yes" if flag else "no" for flag in (link.up, link.carrier))
+    return f"ifindex={link.ifindex} up={up} carrier={carrier} mtu={link.mtu} addresses={addresses}"

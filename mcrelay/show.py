@@ -8,30 +8,37 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import __version__
 from .client import ask
 from .errors import UsageError
 from .options import socket_option
 from .table import colourful, count, render
+from .tomltext import toml_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Row = dict[str, Any]
-NOUNS = ("rules", "stats", "links", "groups")
+NOUNS = ("rules", "stats", "links", "groups", "config")
 
 
 @click.command(epilog="\b\nExamples:\n  mcrelay show\n  mcrelay show stats -j | jq '.rules[].rx_packets'")
-@click.argument("noun", default="rules", metavar="[rules|stats|links|groups]")
+@click.argument("noun", default="rules", metavar="[rules|stats|links|groups|config]")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 @socket_option
 def show(noun: str, as_json: bool, socket_path: str | None) -> None:
-    """Show what the running relay does. The noun may be shortened: `mcrelay show st`."""
+    """Show what the running relay does. The noun may be shortened: `mcrelay show st`.
+
+    config is the effective configuration as TOML: what differs from the built-in defaults, [defaults] already applied.
+    """
     noun = complete(noun)
     result = ask(socket_path, "show", read_only=True, noun=noun)
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
         click.echo(RENDERERS[noun](result, colour=colourful()))
+        if due := restart_due(ask(socket_path, "version", read_only=True)):
+            click.echo(f"\n{due}", err=True)
 
 
 def complete(noun: str) -> str:
@@ -40,6 +47,14 @@ def complete(noun: str) -> str:
     if len(found) != 1:
         raise UsageError(f"show {noun!r}: say one of {', '.join(NOUNS)}")
     return found[0]
+
+
+def restart_due(relay: Row) -> str:
+    """Say that the relay is not the mcrelay that is installed, if so: an upgrade leaves the one that runs alone."""
+    if relay["version"] == __version__ and not relay.get("restart_due"):
+        return ""
+    installed = "another build of it" if relay["version"] == __version__ else f"mcrelay {__version__}"
+    return f"a restart is due: mcrelay {relay['version']} is running, {installed} is installed"
 
 
 def show_rules(rules: list[Row], *, colour: bool) -> str:
@@ -114,9 +129,10 @@ def show_links(links: list[Row], *, colour: bool) -> str:
                 seen,
             ]
         )
-    return render(
-        ["LINK", "INDEX", "STATE", "MTU", "ADDRESSES", "QUERIER"], rows, colour=colour, right=["INDEX", "MTU"]
-    )
+    header = ["LINK", "INDEX", "STATE", "MTU", "ADDRESSES", "QUERIER"]
+    table = render(header, rows, colour=colour, right=["INDEX", "MTU"])
+    warnings = _warnings(links)
+    return "\n".join([table, *([""] if warnings else []), *warnings])
 
 
 def show_groups(groups: list[Row], *, colour: bool) -> str:
@@ -134,8 +150,20 @@ def show_groups(groups: list[Row], *, colour: bool) -> str:
         for each in groups
     ]
     reasons = [f"{each['group']} on {each['ifname']}: {each['reason']}" for each in groups if each["reason"]]
+    reasons += _warnings(groups)
     table = render(["LINK", "GROUP", "SOURCE", "STATE", "IGMP"], rows, colour=colour)
     return "\n".join([table, *([""] if reasons else []), *reasons])
+
+
+def _warnings(rows: list[Row]) -> list[str]:
+    """Each warning of a link once, however many of its groups it concerns."""
+    said = {f"{row['ifname']}: {each['kind']}: {each['text']}": None for row in rows for each in row["warnings"]}
+    return list(said)
+
+
+def show_config(tables: Row, *, colour: bool) -> str:
+    """Write a file that would make a relay run the same."""
+    return toml_text(tables)
 
 
 RENDERERS: dict[str, Callable[..., str]] = {
@@ -143,6 +171,7 @@ RENDERERS: dict[str, Callable[..., str]] = {
     "stats": show_stats,
     "links": show_links,
     "groups": show_groups,
+    "config": show_config,
 }
 
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from . import igmp
 from .engine import DROPS, SEND_ERRORS, VERDICTS, InputCount, OutputCount
+from .tomltext import config_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .engine import Snapshot
+    from .guardian import Guardian
     from .model import InputSpec, OutputSpec
     from .service import Service
     from .status import RuleStatus
@@ -115,7 +117,7 @@ def _link_stats(snapshot: Snapshot, name: str) -> Row:
 
 
 def links(service: Service) -> list[Row]:
-    """Every link of this host, and who queries on those that rules listen on."""
+    """Every link of this host; of those that rules listen on, who queries there and what is wrong with that."""
     return [
         {
             "ifname": link.name,
@@ -128,11 +130,19 @@ def links(service: Service) -> list[Row]:
                 "version": querier.version,
                 "last_seen_time": round(querier.last_seen_time, 3),
             }
-            if (querier := service.querier(link.ifindex))
+            if guardian and (querier := guardian.querier)
             else None,
+            "warnings": _warnings(guardian),
         }
         for link in service.links.values()
+        for guardian in [service.guard.of(link.name)]
     ]
+
+
+def _warnings(guardian: Guardian | None, sourced: bool = True) -> list[Row]:
+    """What is wrong on a link, or with a membership there: an older querier harms only joins of one source."""
+    found = guardian.warnings if guardian else []
+    return [{"kind": each.kind, "text": each.text} for each in found if sourced or each.kind != "older-querier"]
 
 
 def groups(service: Service) -> list[Row]:
@@ -148,9 +158,21 @@ def groups(service: Service) -> list[Row]:
             "state": "joined" if each in joined else "error" if each in failed else "pending",
             "reason": failed.get(each),
             "version": versions.get(names.get(each.ifindex, "")),
+            "warnings": _warnings(service.guard.of(names.get(each.ifindex, "")), each.source is not None),
         }
         for each in sorted(service.memberships_wanted())
     ]
 
 
-NOUNS: dict[str, Callable[[Service], Any]] = {"rules": rules, "stats": stats, "links": links, "groups": groups}
+def config(service: Service) -> Row:
+    """What runs, as the tables of a file that would make a relay run the same."""
+    return config_tables(service.config)
+
+
+NOUNS: dict[str, Callable[[Service], Any]] = {
+    "rules": rules,
+    "stats": stats,
+    "links": links,
+    "groups": groups,
+    "config": config,
+}

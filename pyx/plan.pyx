@@ -29,7 +29,8 @@ cdef class PlanOwner:
             (ring index, group, source or 0, port, Block, [(network, mask)], outputs[, PolicerState or None])
 
         and outputs tuples ``(EgressSocket or None when parked, Block, burst, keep_dscp)``; addresses are ints in
-        host byte order. ``own_macs`` and ``own_addresses`` are ints too: what our outputs send with. Raises ValueError for two inputs with one key, MemoryError.
+        host byte order. ``own_macs`` and ``own_addresses`` are ints too: what our outputs send with. Raises ValueError
+        for two inputs with one key, MemoryError.
         """
         cdef uint32_t i, outputs, prefixes
         cdef RingSocket ring

@@ -12,10 +12,12 @@ cdef enum:
 cdef class PolicerState:
     def __cinit__(self, uint64_t rate, bint bits):
         """At most ``rate`` datagrams a second, or bits of payload. Raises ValueError beyond 1..9*10^10."""
+        cdef uint64_t least
         if not 1 <= rate <= <uint64_t>MOST:
             raise ValueError(f"a rate of {rate}")
         self.policer.rate = rate
         self.policer.bits = bits
-        self.policer.depth = max(rate * <uint64_t>LONGEST_NS, <uint64_t>(LEAST_BITS if bits else LEAST_DATAGRAMS) * NANO)
+        least = <uint64_t>(LEAST_BITS if bits else LEAST_DATAGRAMS) * NANO
+        self.policer.depth = max(rate * <uint64_t>LONGEST_NS, least)
         self.policer.tokens = self.policer.depth
         self.policer.last_ns = 0

@@ -4,8 +4,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from .kernel cimport (
     CLOCK_MONOTONIC, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, EAGAIN, ECONNREFUSED, EINTR, ENOMEM, IP_TOS, IP_TTL,
-    IPPROTO_IP, MSG_DONTWAIT, clock_nanosleep, cmsghdr, epoll_event, epoll_wait, errno, iovec, load_acquire_u32, mmsghdr, msghdr, now_ns,
-    ntohl, ntohs, read_raw32, recvmmsg, sockaddr_in, store_relaxed_u64, timespec,
+    IPPROTO_IP, MSG_DONTWAIT, clock_nanosleep, cmsghdr, epoll_event, epoll_wait, errno, iovec, load_acquire_u32,
+    mmsghdr, msghdr, now_ns, ntohl, ntohs, read_raw32, recvmmsg, sockaddr_in, store_relaxed_u64, timespec,
 )
 from .payload cimport CHECK_AT, NUMBERED, Header, Kind, read_payload
 from .tally cimport Delays, Tally, count, note_delay
@@ -90,7 +90,8 @@ cdef inline int enter(Sink *sink, uint32_t stream, uint32_t slot, uint64_t now) 
     cdef Header header
     cdef Kind kind
     cdef int new
-    header.due = 0
+    header.due = 0      # what a short payload lacks is never looked at; the compiler cannot know
+    header.run = 0
     kind = read_payload(sink.pattern, &sink.slots[<size_t>slot * SLOT_BYTES], size, &header)
     new = count(tally, size, kind, &header)
     if new < 0:

@@ -4,7 +4,8 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from .counters cimport (
-    DROP_ECHO, DROP_POLICER, DROP_SOURCE, DROPPED, NO_MATCH, RELAYED, SEND_NOBUFS, SEND_PARKED, VERDICT_COUNT, VLAN, Verdict,
+    DROP_ECHO, DROP_POLICER, DROP_SOURCE, DROPPED, NO_MATCH, RELAYED, SEND_NOBUFS, SEND_PARKED, VERDICT_COUNT, VLAN,
+    Verdict,
 )
 from .demux cimport MISS, Key, find, mapped
 from .echo cimport is_own
@@ -88,6 +89,7 @@ cdef inline void relay_block(Plan *plan, Capture *capture, tpacket_block_desc *b
             add(&capture.ring.counters.frames[i], verdicts[i])
 
 
+@cython.cdivision(True)         # segment is not 0 where it divides; the check would want the GIL
 cdef inline Verdict relay_frame(Plan *plan, Capture *capture, tpacket3_hdr *frame) noexcept nogil:
     """Parse, find, queue. A superframe's datagrams are queued one by one."""
     cdef Datagram datagram

@@ -27,7 +27,8 @@ class RelayUnderTest:
     def __init__(self, lab, config: str, folder: Path, *, environment: dict[str, str] | None = None) -> None:
         self.lab = lab
         self.config = folder / "mcrelay.toml"
-        self.socket = str(folder / "mcrelay.sock")
+        self.socket = str(folder / "run" / "mcrelay.sock")  # a folder that the relay makes, and so may remove from
+        folder.chmod(0o755)  # a relay started by root goes on as nobody, and reads the file again at a reload
         self.log = folder / "log"
         self.config.write_text(config)
         self._environment = environment
@@ -87,10 +88,13 @@ class RelayUnderTest:
 
 
 @contextlib.contextmanager
-def relaying(config: str, *, environment: dict[str, str] | None = None, **lab_options):
+def relaying(
+    config: str, *, environment: dict[str, str] | None = None, sysctls: dict[str, int] | None = None, **lab_options
+):
     """The lab with a relay that is READY, and stopped at the end."""
     with standard_lab(**lab_options) as lab, tempfile.TemporaryDirectory() as folder:
         lab.settle()
+        lab.relay.sysctl(sysctls or {})
         relay = RelayUnderTest(lab, config, Path(folder), environment=environment)
         relay.start()
         yield relay

@@ -14,6 +14,7 @@ import struct
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from core.frames import GROUP, PORT, number
 
@@ -23,6 +24,9 @@ from mcrelay._core.egress import EgressSocket, RunSwitch
 from mcrelay._core.plan import PlanOwner
 from mcrelay._core.ring import RingSocket
 from mcrelay._core.worker import Worker
+
+if TYPE_CHECKING:
+    from mcrelay._core.policer import PolicerState
 
 ACCEPT_ALL = struct.pack("=HBBI", 6, 0, 0, 0x40000)  # BPF: ret 262144
 RING_BYTES = 4 << 20
@@ -115,6 +119,7 @@ class From:
     source: str | None = None
     port: int = PORT
     allow: list = field(default_factory=list)
+    policer: PolicerState | None = None
     block: Block = field(default_factory=lambda: Block(INPUT_WORDS))
 
     @property
@@ -129,11 +134,11 @@ class From:
     def tuple(self):
         outputs = [(each.socket, each.block, each.burst, each.keep_dscp) for each in self.outputs]
         source = number(self.source) if self.source else 0
-        return (self.ring, number(self.group), source, self.port, self.block, self.allow, outputs)
+        return (self.ring, number(self.group), source, self.port, self.block, self.allow, outputs, self.policer)
 
 
-def plan_of(generation, rings, inputs):
-    return PlanOwner(generation, list(rings), [each.tuple() for each in inputs])
+def plan_of(generation, rings, inputs, **own):
+    return PlanOwner(generation, list(rings), [each.tuple() for each in inputs], **own)
 
 
 class Running:

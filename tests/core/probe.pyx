@@ -3,7 +3,7 @@
 It holds its own copy of that code, so its sendmmsg is the one of probe.h, which tests can script.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
@@ -13,6 +13,7 @@ from mcrelay._core.counters cimport (
     VERDICT_COUNT, VLAN, OutputCounters, Verdict,
 )
 from mcrelay._core.demux cimport MISS, Address, Key, Table, find, hash_of, mapped, table_build, table_free, table_insert
+from mcrelay._core.echo cimport OwnSet, ipv4_member, is_own, mac_member, place
 from mcrelay._core.egress cimport (
     ENTRIES, MESSAGES, NONE, RUN_MAX, Egress, EgressSocket, Output, Queue, assemble, can_be_asynchronous,
     chain_rest, drain, measure, push, queue_build, queue_free, reason_of, send_chain,
@@ -21,6 +22,7 @@ from mcrelay._core.kernel cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, TP_STATUS_KERNEL, TP_STATUS_USER, VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr,
     load_relaxed_u32, msghdr, store_relaxed_u32, tpacket3_hdr, tpacket_block_desc, virtio_net_hdr,
 )
+from mcrelay._core.policer cimport PolicerState, conforms
 from mcrelay._core.ring cimport Ring, acquire, block_at, first_frame, half_free, next_frame, release, segment_bytes
 from mcrelay._core.wire cimport Datagram, ones_sum, parse
 
@@ -372,3 +374,37 @@ def segment_of(uint8_t gso_type, uint16_t gso_size):
 
 
 GSO_UDP_L4 = VIRTIO_NET_HDR_GSO_UDP_L4
+
+
+def conform(PolicerState state not None, uint64_t now_ns, uint64_t datagrams, uint64_t payload):
+    return bool(conforms(&state.policer, now_ns, datagrams, payload))
+
+
+def bucket(PolicerState state not None):
+    """(tokens, depth), in 1/NANO of a datagram or bit."""
+    return state.policer.tokens, state.policer.depth
+
+
+cdef class Own:
+    """The MAC and IPv4 addresses that our own frames leave with; ``slots`` a power of two, one at least free."""
+
+    cdef OwnSet own
+
+    def __cinit__(self, macs, addresses, uint32_t slots):
+        cdef uint64_t member
+        self.own.mask = slots - 1
+        self.own.members = <uint64_t *>calloc(slots, sizeof(uint64_t))
+        if self.own.members == NULL:
+            raise MemoryError()
+        for member in [mac_member(mac) for mac in macs] + [ipv4_member(address) for address in addresses]:
+            self.own.members[place(&self.own, member)] = member
+
+    def __dealloc__(self):
+        free(self.own.members)
+
+    def holds(self, bytes frame not None, uint32_t source):
+        cdef uint8_t *memory = exact_copy(frame)
+        try:
+            return bool(is_own(&self.own, memory, source))
+        finally:
+            free(memory)

@@ -112,6 +112,22 @@ def test_keys_that_share_a_place_are_all_found(probe):
     assert table.find((*absent[:2], SOURCE, 0)) is None
 
 
+def test_keys_with_one_hash_are_told_apart(probe):
+    """32 bits of hash meet by chance among 200 000 keys: some four pairs."""
+    chance = random.Random(32)
+    seen, pairs = {}, []
+    for _ in range(200_000):
+        key = (number("232.0.0.0") + chance.getrandbits(24), chance.getrandbits(16), chance.getrandbits(32) or 1, 0)
+        twin = seen.setdefault(probe.key_hash(key), key)
+        if twin != key:
+            pairs.append((twin, key))
+    assert pairs
+    for one, other in pairs:
+        assert probe.Demux([one]).find(other) is None
+        both = probe.Demux([one, other])
+        assert (both.find(one), both.find(other)) == (0, 1)
+
+
 few = st.tuples(
     st.sampled_from([GROUP, GROUP + 1, GROUP + 256]),
     st.sampled_from([1, 2068, 65535]),

@@ -16,6 +16,7 @@ from core.loops import ACCEPT_ALL, From, Running, To, Wire, plan_of, settle, ver
 from mcrelay._core.counters import INPUT_WORDS, OUTPUT_WORDS, Block
 from mcrelay._core.egress import EgressSocket, RunSwitch
 from mcrelay._core.plan import PlanOwner
+from mcrelay._core.policer import PolicerState
 from mcrelay._core.traffic import Receiver, Sender
 
 pytestmark = [pytest.mark.core, pytest.mark.net]
@@ -154,6 +155,39 @@ def test_sources_that_are_not_allowed_are_dropped_and_counted(wire):
     packets, _, drops = entry.counted
     assert (packets, drops) == (5, {"source": 3})
     assert take(sink, 2) == [SOURCE.encode(), b"10.0.0.1"]
+    assert quiet(sink)
+
+
+def test_what_exceeds_the_limit_is_dropped_and_counted(wire):
+    sink = wire.sink()
+    entry = From([To(wire.output_to(sink))], policer=PolicerState(1, bits=False))
+    ring = wire.ring(ACCEPT_ALL)
+    with Running(plan_of(1, [ring], [entry])):
+        for i in range(200):
+            wire.raw.send(frame(bytes([i])))
+        settle(ring, 200)
+    assert verdicts(ring) == {"relayed": 128, "dropped": 72}
+    assert entry.counted == (200, 200, {"policer": 72})
+    assert take(sink, 128) == [bytes([i]) for i in range(128)]
+    assert quiet(sink)
+
+
+def test_our_own_frames_are_dropped_when_they_come_back(wire):
+    sink = wire.sink()
+    entry = From([To(wire.output_to(sink))])
+    ring = wire.ring(ACCEPT_ALL)
+    ours = (0x020000000001, number("198.51.100.1"))  # the MAC address that core.frames sends with
+    strange = frame(b"strange")
+    strange = strange[:6] + bytes.fromhex("020000000002") + strange[12:]
+    returned = frame(b"address", source="198.51.100.1")
+    returned = returned[:6] + bytes.fromhex("020000000002") + returned[12:]
+    with Running(plan_of(1, [ring], [entry], own_macs=[ours[0]], own_addresses=[ours[1]])):
+        for each in (frame(b"mac"), returned, strange):
+            wire.raw.send(each)
+        settle(ring, 3)
+    assert verdicts(ring) == {"relayed": 1, "dropped": 2}
+    assert entry.counted[2] == {"echo": 2}
+    assert take(sink, 1) == [b"strange"]
     assert quiet(sink)
 
 

@@ -407,9 +407,7 @@ def test_a_range_with_its_ranges_of_outputs_is_refused_in_one_complaint():
 
 def test_what_is_not_built_yet_is_refused_at_its_place_in_defaults():
     text = "[defaults]\nexclusive = true\n" + RULE + '["10.9.0.7"]'
-    assert said(text) == [
-        "f.toml:2: defaults.exclusive: exclusive = true is not supported yet; leave it out"
-    ]
+    assert said(text) == ["f.toml:2: defaults.exclusive: exclusive = true is not supported yet; leave it out"]
 
 
 def test_the_latency_profile_is_refused():

@@ -50,12 +50,12 @@ def test_the_main_file_comes_first_and_conf_d_in_order(etc):
 def test_an_instance_has_files_and_a_socket_of_its_own(etc):
     assert names(config_paths(instance="site", etc=etc), etc) == ["site.toml", "site.conf.d/x.toml"]
     assert control_path("site") == "/run/mcrelay-site/mcrelay.sock"
-    assert load(instance="site", etc=etc)[0].relay.control == "/run/mcrelay-site/mcrelay.sock"
+    assert load(instance="site", etc=etc).config.relay.control == "/run/mcrelay-site/mcrelay.sock"
 
 
 def test_without_an_instance_the_socket_is_the_default_one(etc):
     assert control_path() == control_path("mcrelay") == "/run/mcrelay/mcrelay.sock"
-    assert load(etc=etc)[0].relay.control == "/run/mcrelay/mcrelay.sock"
+    assert load(etc=etc).config.relay.control == "/run/mcrelay/mcrelay.sock"
 
 
 def test_named_paths_replace_the_installed_ones(etc):
@@ -64,7 +64,7 @@ def test_named_paths_replace_the_installed_ones(etc):
 
 
 def test_named_paths_leave_an_instance_its_socket(etc):
-    assert load([etc / "mcrelay.toml"], "site")[0].relay.control == "/run/mcrelay-site/mcrelay.sock"
+    assert load([etc / "mcrelay.toml"], "site").config.relay.control == "/run/mcrelay-site/mcrelay.sock"
 
 
 def test_a_file_named_twice_is_read_once(etc):
@@ -140,24 +140,25 @@ def test_a_file_that_is_not_utf_8_is_told_with_its_line(tmp_path):
 def test_a_byte_order_mark_is_no_fault(tmp_path):
     path = tmp_path / "windows.toml"
     path.write_bytes(b"\xef\xbb\xbf" + RULE.format("x", 1).replace("\n", "\r\n").encode())
-    assert list(load([path])[0].rules) == ["x"]
+    assert list(load([path]).config.rules) == ["x"]
     assert read([path])[0][0][0] == str(path)
 
 
 def test_rules_come_in_the_order_of_the_files(etc):
-    config, warnings = load(etc=etc)
+    parsed = load(etc=etc)
+    config, warnings = parsed.config, parsed.warnings
     assert list(config.rules) == ["r1", "r3", "r2"]
     assert warnings == ()
 
 
 def test_missing_links_are_warned_of_when_the_links_are_given(etc):
-    assert [str(w) for w in load([etc / "mcrelay.toml"], existing=["eth1"])[1]] == [
+    assert [str(w) for w in load([etc / "mcrelay.toml"], existing=["eth1"]).warnings] == [
         (
             f"{etc}/mcrelay.toml:2: rules.r1.input: link eth0 does not exist here; "
             "the rule stays pending until it appears (did you mean eth1?)"
         )
     ]
-    assert load([etc / "mcrelay.toml"], existing=["eth0"])[1] == ()
+    assert load([etc / "mcrelay.toml"], existing=["eth0"]).warnings == ()
 
 
 def test_the_installed_place_is_etc():

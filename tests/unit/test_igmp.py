@@ -27,6 +27,7 @@ def query(body=None, **fields):
 
 
 V3_TAIL = struct.pack("!BBH", 2, 125, 0)
+V3_SOURCE = struct.pack("!BBHI", 2, 125, 1, 9)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ V3_TAIL = struct.pack("!BBH", 2, 125, 0)
         ("version 2 without router alert", query(message(), options=b""), 2, None),
         ("version 3", query(message(tail=V3_TAIL)), 3, None),
         ("version 3 with code 0", query(message(code=0, tail=V3_TAIL)), 3, None),
-        ("version 3 with sources", query(message(group="232.1.1.1", tail=struct.pack("!BBHI", 2, 125, 1, 9))), 3, "232.1.1.1"),
+        ("version 3 with sources", query(message(group="232.1.1.1", tail=V3_SOURCE)), 3, "232.1.1.1"),
         ("a group query of version 2", query(message(group="239.1.1.1")), 2, "239.1.1.1"),
         ("a group query of version 3", query(message(group="239.1.1.1", tail=V3_TAIL)), 3, "239.1.1.1"),
     ],
@@ -109,7 +110,8 @@ def test_the_versions_the_kernel_speaks_are_read_by_link(tmp_path):
     listing.write_text(
         "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n"
         "1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n"
-        "12\teth0.100  :     2      V2\n\t\t\t\t0100EFEF     1 0:00000000\t\t1\n\t\t\t\t010000E0     1 0:00000000\t\t0\n"
+        "12\teth0.100  :     2      V2\n\t\t\t\t0100EFEF     1 0:00000000\t\t1\n"
+        "\t\t\t\t010000E0     1 0:00000000\t\t0\n"
     )
     assert host_versions(listing) == {"lo": 3, "eth0.100": 2}
     assert host_versions(tmp_path / "absent") == {}

@@ -1,0 +1,242 @@
+"""Changes to what runs, by clients and by SIGHUP: one at a time, each logged in one line with who made it.
+
+Whatever is refused has changed nothing; whatever is answered is what every worker forwards by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import pwd
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+from . import changes, conflicts
+from .config import RUNTIME, parse_rule
+from .control import Command, Nothing
+from .errors import McrelayError, UsageError
+from .files import load
+from .model import Config
+from .notation import shown
+from .tomltext import rule_table
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from .changes import Difference
+    from .config import Parsed
+    from .conflicts import Place
+    from .control import Peer
+    from .model import Rule
+    from .notify import Notifier
+    from .service import Service
+
+log = logging.getLogger(__name__)
+
+# What TOML can hold, as deep as a rule goes: JSON's null has no place in it.
+_Plain: TypeAlias = bool | int | float | str
+_Inner: TypeAlias = dict[str, _Plain | list[_Plain]]
+_Table: TypeAlias = dict[str, _Plain | list[_Plain | _Inner] | _Inner]
+
+
+class Put(msgspec.Struct, forbid_unknown_fields=True):
+    """A whole rule, with the keys of ``[rules.NAME]``."""
+
+    name: str
+    rule: _Table
+
+
+class Named(msgspec.Struct, forbid_unknown_fields=True):
+    """A rule that runs."""
+
+    name: str
+
+
+class Reload(msgspec.Struct, forbid_unknown_fields=True):
+    """How to go by the files."""
+
+    keep_runtime: bool = False
+    dry_run: bool = False
+
+
+class Changer:
+    """The one place where the configuration of a running service changes. *parsed* is what it was started with."""
+
+    def __init__(
+        self, service: Service, parsed: Parsed, paths: tuple[Path, ...], instance: str | None, notifier: Notifier
+    ) -> None:
+        self._service = service
+        self._started = parsed.config
+        self._files = parsed  # as they were read last
+        self._paths = tuple(path.absolute() for path in paths)
+        self._instance = instance
+        self._notifier = notifier
+        self._lock = asyncio.Lock()
+        self.reads = {"changes": Command(self._changes)}
+        self.changes = {
+            "add": Command(self._add, Put),
+            "replace": Command(self._replace, Put),
+            "delete": Command(self._delete, Named),
+            "enable": Command(functools.partial(self._enable, enabled=True), Named),
+            "disable": Command(functools.partial(self._enable, enabled=False), Named),
+            "reload": Command(self._reload, Reload),
+        }
+
+    async def _add(self, peer: Peer, put: Put) -> dict[str, Any]:
+        async with self._change("add", _of(peer), put.name):
+            if put.name in self._service.config.rules:
+                remedy = f"take another name, or say mcrelay replace {put.name}"
+                raise UsageError(f"there is a rule {shown(put.name)} already; {remedy}")
+            return await self._put(put)
+
+    async def _replace(self, peer: Peer, put: Put) -> dict[str, Any]:
+        async with self._change("replace", _of(peer), put.name):
+            changes.find_rule(self._service.config, put.name)
+            return await self._put(put)
+
+    async def _put(self, put: Put) -> dict[str, Any]:
+        running = self._service.config
+        rule = parse_rule(put.name, put.rule, running.rules, self._files.where)
+        await self._service.update(changes.with_rule(running, self._files.config, rule))
+        return self._standing(rule)
+
+    async def _delete(self, peer: Peer, named: Named) -> dict[str, Any]:
+        async with self._change("delete", _of(peer), named.name):
+            running = self._service.config
+            changes.find_rule(running, named.name)
+            await self._service.update(changes.without_rule(running, named.name))
+            return {"rule": named.name, "in_files": named.name in self._files.config.rules}
+
+    async def _enable(self, peer: Peer, named: Named, *, enabled: bool) -> dict[str, Any]:
+        async with self._change("enable" if enabled else "disable", _of(peer), named.name):
+            running = self._service.config
+            rule = replace(changes.find_rule(running, named.name), enabled=enabled)
+            await self._service.update(changes.with_rule(running, self._files.config, rule))
+            return self._standing(rule)
+
+    async def _reload(self, peer: Peer, how: Reload) -> dict[str, Any]:
+        return await self._go_by_the_files(_of(peer), how)
+
+    async def reload_on_signal(self) -> None:
+        """SIGHUP: whatever there is to say, the log says."""
+        with contextlib.suppress(McrelayError):
+            await self._go_by_the_files("by=SIGHUP", Reload())
+
+    async def _go_by_the_files(self, by: str, how: Reload) -> dict[str, Any]:
+        if how.dry_run:
+            return self._plan(how).told()
+        async with self._change("reload", by) as said:
+            plan = self._plan(how)
+            for warning in plan.parsed.warnings:
+                log.warning("%s", warning)
+            running = self._service.config
+            self._notifier.reloading()
+            try:
+                await self._service.update(Config(running.relay, running.links, plan.after.rules))
+            finally:
+                self._notifier.send("READY=1")
+            self._files = plan.parsed
+            for name, command in plan.gone.items():
+                log.warning("rule=%s its run-time change is gone; to have it again: %s", name, command)
+            for key in plan.difference.restart:
+                log.warning("reload key=%s changed: restart the relay to apply it", key)
+            difference = plan.difference
+            for what, names in (
+                ("added", difference.added), ("removed", difference.removed), ("changed", difference.changed)
+            ):  # fmt: skip
+                said.append(f"{what}={','.join(names) or 'none'}")
+            return plan.told()
+
+    def _plan(self, how: Reload) -> _Plan:
+        """Say what a reload would do. Raises ConfigError where the files, or what is to be kept, cannot be."""
+        parsed = load(self._paths, self._instance)
+        running = self._service.config
+        made = changes.runtime_changes(self._files.config, running)
+        after = changes.keep(parsed.config, made, parsed.where) if how.keep_runtime else parsed.config
+        gone = {each.name: changes.command(each, running.relay.control) for each in changes.lost(made, after)}
+        return _Plan(parsed, after, changes.compare(running, after, self._started), gone)
+
+    async def _changes(self, _: Peer, __: Nothing) -> dict[str, Any]:
+        """What `save` needs: which files this relay reads, and which rules run otherwise."""
+        found = changes.runtime_changes(self._files.config, self._service.config)
+        return {
+            "paths": [str(path) for path in self._paths],
+            "instance": self._instance,
+            "changes": [
+                {"kind": each.kind, "name": each.name, "rule": rule_table(each.rule) if each.rule else None}
+                for each in found
+            ],
+        }
+
+    def _standing(self, rule: Rule) -> dict[str, Any]:
+        """How a rule stands that has just been changed, with what may be wrong with it."""
+        status = next(each for each in self._service.statuses() if each.rule.name == rule.name)
+        alone = Config(rules={rule.name: rule})
+        warnings = conflicts.find(alone.rules, _nowhere)
+        warnings += conflicts.link_warnings(alone, _nowhere, self._service.links)
+        return {
+            "rule": rule.name,
+            "state": status.state,
+            "reason": status.reason or None,
+            "origin": status.rule.origin,
+            "warnings": [str(each) for each in warnings],
+        }
+
+    @contextlib.asynccontextmanager
+    async def _change(self, kind: str, by: str, name: str = "") -> AsyncIterator[list[str]]:
+        """Let one change at a time in, and log it: what is appended to the list stands in its line."""
+        said = [f"change={kind}"]
+        async with self._lock:
+            try:
+                yield said
+            except McrelayError as error:
+                for line in str(error).splitlines():
+                    log.error("%s refused: %s %s", kind, line, by)
+                log.error("%s refused: what ran before goes on unchanged", kind)
+                raise
+            if name:
+                said.insert(1, f"rule={name}")
+            log.info("%s", " ".join([*said, by]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a reload would do; ``gone`` has the command that brings back each run-time change that goes."""
+
+    parsed: Parsed
+    after: Config
+    difference: Difference
+    gone: dict[str, str]
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "rules": len(self.after.rules),
+            "added": self.difference.added,
+            "removed": self.difference.removed,
+            "changed": self.difference.changed,
+            "needs_restart": self.difference.restart,
+            "gone": self.gone,
+            "warnings": [str(each) for each in self.parsed.warnings],
+        }
+
+
+def _nowhere(_: str) -> Place:
+    return RUNTIME
+
+
+def _of(peer: Peer) -> str:
+    name = _user(peer.uid)
+    return f"uid={peer.uid}{f' user={name}' if name else ''} pid={peer.pid}"
+
+
+@functools.cache
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""

@@ -1,0 +1,131 @@
+"""The guardians of all input links, each with the tap through which it hears and speaks. Main thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from . import igmp, remedy, sysctl
+from .guardian import Guardian, Limits
+from .tap import IgmpTap
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+    from ipaddress import IPv4Address
+
+    from .model import Link, Membership
+
+log = logging.getLogger(__name__)
+
+FRESH_SECONDS = 0.5  # how old what the kernel said of its IGMP versions may be: a flood of queries must not reread it
+
+
+class Tap(Protocol):
+    """The part of IgmpTap that is used here."""
+
+    def close(self) -> None: ...
+    def send(self, frames: Any, /) -> int: ...
+
+
+@dataclass(slots=True)
+class _Post:
+    """A guardian, and its tap while the link exists. ``trouble`` is why there is none, said once."""
+
+    guardian: Guardian
+    tap: Tap | None = None
+    ifindex: int = 0
+    trouble: str = ""
+
+    def unplug(self) -> None:
+        if self.tap is not None:
+            self.tap.close()
+            self.tap = None
+
+
+class Guard:
+    """One guardian for each link that rules listen on, by name."""
+
+    def __init__(self, limits: Limits, open_tap: Callable[..., Tap] = IgmpTap) -> None:
+        self._limits = limits
+        self._open_tap = open_tap
+        self._posts: dict[str, _Post] = {}
+        self._versions: dict[str, int] = {}
+        self._versions_read = float("-inf")
+
+    def __iter__(self) -> Iterator[Guardian]:
+        return (post.guardian for post in self._posts.values())
+
+    def of(self, name: str) -> Guardian | None:
+        """The guardian of a link, if rules listen on it."""
+        post = self._posts.get(name)
+        return post.guardian if post else None
+
+    def reconcile(
+        self, names: Collection[str], links: Mapping[str, Link], joined: Collection[Membership], dead: Collection[int]
+    ) -> None:
+        """Guard the links called ``names``; the taps of ``dead`` ifindexes hear nothing any more."""
+        for name in self._posts.keys() - set(names):
+            post = self._posts.pop(name)
+            post.guardian.close()
+            post.unplug()
+        groups: dict[int, dict[IPv4Address, list[IPv4Address]]] = {}
+        for each in joined:
+            sources = groups.setdefault(each.ifindex, {}).setdefault(each.group, [])
+            if each.source is not None:
+                sources.append(each.source)
+        for name in sorted(names):
+            link = links.get(name)
+            post = self._posts.get(name) or self._hire(name)
+            if link is None or link.ifindex != post.ifindex or post.ifindex in dead:
+                post.unplug()
+                if post.ifindex:
+                    post.guardian.attend(None, None, {})  # a link made again may look the same
+                    post.ifindex = 0
+            if link is not None and post.tap is None:
+                self._plug(post, link.ifindex)
+            post.guardian.attend(link, post.tap, groups.get(link.ifindex, {}) if link else {})
+
+    def look(self) -> None:
+        """See what is wrong now."""
+        for guardian in self:
+            guardian.look()
+
+    async def explain(
+        self, links: Mapping[str, Link], route_to: Callable[[IPv4Address], Awaitable[int | None]]
+    ) -> None:
+        """Find out why queries go unanswered. ``route_to`` gives the ifindex of the way to an address, or None."""
+        for guardian in list(self):
+            query, link = guardian.unexplained, links.get(guardian.name)
+            if query is not None and link is not None:
+                route = await route_to(query.querier)
+                mode = sysctl.rp_filter(link.name)
+                guardian.explain(remedy.unanswered_query(link.name, link.ifindex, query, mode, route))
+
+    def close(self) -> None:
+        """Let every link go."""
+        self.reconcile((), {}, (), ())
+
+    def _hire(self, name: str) -> _Post:
+        clock = asyncio.get_running_loop()
+        post = self._posts[name] = _Post(Guardian(name, clock, self._limits, lambda: self._host_version(name)))
+        return post
+
+    def _plug(self, post: _Post, ifindex: int) -> None:
+        post.ifindex = ifindex
+        trouble = ""
+        try:
+            post.tap = self._open_tap(ifindex, asyncio.get_running_loop(), post.guardian.hear)
+        except OSError as error:
+            trouble = error.strerror or str(error)
+        if trouble and trouble != post.trouble:
+            log.warning("link=%s IGMP is not watched: %s", post.guardian.name, trouble)
+        post.trouble = trouble
+
+    def _host_version(self, name: str) -> int | None:
+        if time.monotonic() - self._versions_read > FRESH_SECONDS:
+            self._versions = igmp.host_versions()
+            self._versions_read = time.monotonic()
+        return self._versions.get(name)

@@ -1,0 +1,84 @@
+"""Nothing leaks: after many changes everything is where it was."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from harness import GROUP, INPUT, assert_adds_up, assert_exact, receiver, relaying, report, sender
+
+from mcrelay.client import ask
+
+pytestmark = pytest.mark.net
+
+RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
+OTHER = {"input": "239.7.7.7:5000%in0", "outputs": ["239.10.0.9:5004%out0", "198.51.100.2:7000"]}
+GROWTH_KIB = 4 << 10  # of resident memory: what allocators round to, far below one object a turn
+
+
+def held(relay) -> dict[str, object]:
+    """What a process could leak, but for memory."""
+    pid = relay.process.pid
+    return {
+        "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
+        "threads": len(os.listdir(f"/proc/{pid}/task")),
+        "maps": sum("socket:" in line for line in open(f"/proc/{pid}/maps")),  # noqa: SIM115
+        "groups": [each["group"] for each in relay.show("groups")],
+        "kernel": relay.lab.relay.run("ip", "maddr", "show", "dev", "in0").stdout,
+    }
+
+
+def resident_kib(relay) -> int:
+    with open(f"/proc/{relay.process.pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+
+def assert_where_it_was(relay, before: dict[str, object], kib: int) -> None:
+    relay.wait_for(lambda: held(relay) == before, f"state as before: {before}, now {held(relay)}", 5)
+    assert resident_kib(relay) - kib < GROWTH_KIB
+
+
+def reloads(relay, count: int) -> None:
+    for i in range(count):
+        relay.config.write_text(RULE.replace("[rules.x]", '[rules.y]\ninput = "239.8.8.8:5000%in0"\n'
+                                'outputs = ["239.10.0.8:5004%out0"]\n[rules.x]') if i % 2 == 0 else RULE)  # fmt: skip
+        ask(relay.socket, "reload")
+
+
+def changes(relay, count: int) -> None:
+    for _ in range(count):
+        ask(relay.socket, "add", name="y", rule=OTHER)
+        ask(relay.socket, "delete", name="y")
+
+
+def recreations(relay, count: int) -> None:
+    source, host = relay.lab.source, relay.lab.relay
+    ask(relay.socket, "add", name="z", rule={"input": "239.9.9.9:5000%in1", "outputs": ["239.10.0.7:5004%out0"]})
+    state = lambda: relay.state("z")  # noqa: E731
+    for _ in range(count):
+        relay.lab.lab.veth((host, "in1", source, "extra0"))
+        host.ip("link set in1 up", "addr add 203.0.113.1/24 dev in1")
+        relay.wait_for(lambda: state() != "pending", "rule on its link")
+        host.ip("link del in1")
+        relay.wait_for(lambda: state() == "pending", "pending rule")
+    ask(relay.socket, "delete", name="z")
+
+
+@pytest.mark.timeout(400)
+def test_after_a_thousand_reloads_ten_thousand_changes_and_two_hundred_links_everything_is_where_it_was():
+    with relaying(RULE) as relay:
+        for what in (reloads, changes, recreations):
+            what(relay, 10)  # caches and pools reach their size
+        time.sleep(0.5)
+        before, kib = held(relay), resident_kib(relay)
+        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--idle", 5)
+        steady = sender(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 2_000)
+        reloads(relay, 1_000)
+        changes(relay, 5_000)  # each adds and deletes
+        recreations(relay, 200)
+        steady.terminate()
+        sent = report(steady)["sent"]
+        assert_exact(report(sink), sent)
+        assert_adds_up(relay.at_rest())
+        assert_where_it_was(relay, before, kib)

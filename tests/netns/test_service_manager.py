@@ -1,0 +1,127 @@
+"""What systemd sees: READY, a watchdog fed by the loop, and sockets that outlive a restart so that no leave is sent."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import struct
+import time
+
+import pytest
+from harness import GROUP, INPUT, MCRELAY, SOURCE, assert_adds_up, receiver, relaying, report, sender
+from manager import Manager
+
+pytestmark = pytest.mark.net
+
+RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
+RATE = 5_000
+
+
+class IgmpCapture:
+    """Every IGMP record that the relay's host sends towards the switch."""
+
+    def __init__(self, namespace, link: str) -> None:
+        self._socket = namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        namespace.call(lambda: self._socket.bind((link, 3)))
+        self._socket.setblocking(False)
+
+    def leaves(self) -> int:
+        """Records that take a group or a source away: IGMPv2 leave, or IGMPv3 TO_IN{} / BLOCK (RFC 3376, 4.2.12)."""
+        found = 0
+        while True:
+            try:
+                frame = self._socket.recv(2048)
+            except BlockingIOError:
+                return found
+            if frame[12:14] != b"\x08\x00" or frame[23] != 2:
+                continue
+            message = frame[14 + (frame[14] & 15) * 4 :]
+            found += message[0] == 0x17
+            if message[0] == 0x22:
+                (records,) = struct.unpack("!H", message[6:8])
+                at = 8
+                for _ in range(records):
+                    kind, auxiliary, sources = struct.unpack("!BBH", message[at : at + 4])
+                    found += (kind == 3 and sources == 0) or kind == 6
+                    at += 8 + 4 * sources + 4 * auxiliary
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def start_again(relay, manager: Manager, environment: dict[str, str]) -> None:
+    """What systemd does: the next process gets what the store holds."""
+    run = [*MCRELAY, "run", "-c", str(relay.config), "--socket", relay.socket]
+    command, fds = manager.command("env", *(f"{key}={value}" for key, value in environment.items()), *run)
+    with relay.log.open("a") as log:
+        relay.process = relay.lab.relay.popen(*command, stderr=log, pass_fds=fds)
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restart_sends_no_leave_and_costs_less_than_a_second(tmp_path, end):
+    with Manager(tmp_path) as manager:
+        environment = {"NOTIFY_SOCKET": manager.path}
+        with relaying(RULE, environment=environment) as relay:
+            relay.wait_for(lambda: len(manager.kept) == 1, "a stored helper socket")
+            sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--idle", 4)
+            source = sender(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", RATE, "--duration", 6)
+            capture = IgmpCapture(relay.lab.switch, "to-relay")
+            time.sleep(1)
+            first = set(manager.kept)
+            relay.process.send_signal(end)
+            relay.process.wait(timeout=5)
+            assert f"{SOURCE}@{GROUP}" in relay.lab.mdb()["to-relay"]
+            start_again(relay, manager, environment)
+            relay.wait_for(lambda: len(manager.kept) == 1 and set(manager.kept) != first, "the store's change of guard")
+            sent, got = report(source)["sent"], report(sink)
+            assert capture.leaves() == 0
+            capture.close()
+            assert got["duplicated"] == got["reordered"] == got["corrupted"] == 0
+            gap_seconds = (sent - got["received"]) / RATE
+            assert 0 < gap_seconds < 1
+            assert f"{SOURCE}@{GROUP}" in relay.lab.mdb()["to-relay"]
+            assert_adds_up(relay.at_rest())
+            relay.stop()
+            manager.drop()
+            relay.wait_for(lambda: f"{SOURCE}@{GROUP}" not in relay.lab.mdb().get("to-relay", ()), "leave after a stop")
+
+
+def test_a_rule_that_goes_leaves_also_when_its_socket_is_stored(tmp_path):
+    with Manager(tmp_path) as manager, relaying(RULE, environment={"NOTIFY_SOCKET": manager.path}) as relay:
+        relay.wait_for(lambda: f"{SOURCE}@{GROUP}" in relay.lab.mdb().get("to-relay", ()), "join")
+        relay.reload("")
+        relay.wait_for(lambda: f"{SOURCE}@{GROUP}" not in relay.lab.mdb().get("to-relay", ()), "leave")
+        relay.wait_for(lambda: not manager.kept, "an empty store")
+
+
+def test_the_watchdog_of_an_idle_relay_is_fed_more_than_twice_an_interval(tmp_path):
+    with Manager(tmp_path) as manager:
+        environment = {"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "1000000"}
+        with relaying(RULE, environment=environment):
+            before = manager.told.count("WATCHDOG=1")
+            time.sleep(2)
+            assert manager.told.count("WATCHDOG=1") - before >= 4
+
+
+def test_states_are_told_and_a_reload_says_when_it_began(tmp_path):
+    with Manager(tmp_path) as manager, relaying(RULE, environment={"NOTIFY_SOCKET": manager.path}) as relay:
+        relay.wait_for(lambda: any(m.startswith("READY=1\nSTATUS=1 rules: 1 active") for m in manager.told), "READY")
+        relay.reload(RULE)
+        relay.wait_for(lambda: any(m.startswith("RELOADING=1\nMONOTONIC_USEC=") for m in manager.told), "RELOADING")
+        relay.stop()
+        relay.wait_for(lambda: "STOPPING=1" in manager.told, "STOPPING")
+
+
+def test_logs_are_json_when_asked_and_carry_priorities_under_the_journal(tmp_path):
+    with relaying(RULE, environment={"JOURNAL_STREAM": "1:2"}) as relay:
+        assert all(line.startswith(("<6>", "<4>")) for line in relay.log.read_text().splitlines())
+        relay.stop()
+        with relay.log.open("w") as log:
+            relay.process = relay.lab.relay.popen(
+                *MCRELAY, "run", "-c", str(relay.config), "--socket", relay.socket, "--log-format", "json", stderr=log
+            )  # fmt: skip
+        relay.wait_for(lambda: "ready" in relay.log.read_text(), "READY")
+        lines = [json.loads(line) for line in relay.log.read_text().splitlines()]
+        assert {"rule": "x", "state": "active"} in [line["fields"] for line in lines]
+        assert all(line["level"] == "info" and abs(line["time"] - time.time()) < 60 for line in lines)
