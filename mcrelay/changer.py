@@ -102,21 +102,21 @@ class Changer:
     async def _put(self, put: Put) -> dict[str, Any]:
         running = self._service.config
         rule = parse_rule(put.name, put.rule, running.rules, self._files.where)
-        await self._service.update(changes.with_rule(running, self._files.config, rule))
+        await self._go_by(changes.with_rule(running, self._files.config, rule))
         return self._standing(rule)
 
     async def _delete(self, peer: Peer, named: Named) -> dict[str, Any]:
         async with self._change("delete", _of(peer), named.name):
             running = self._service.config
             changes.find_rule(running, named.name)
-            await self._service.update(changes.without_rule(running, named.name))
+            await self._go_by(changes.without_rule(running, named.name))
             return {"rule": named.name, "in_files": named.name in self._files.config.rules}
 
     async def _enable(self, peer: Peer, named: Named, *, enabled: bool) -> dict[str, Any]:
         async with self._change("enable" if enabled else "disable", _of(peer), named.name):
             running = self._service.config
             rule = replace(changes.find_rule(running, named.name), enabled=enabled)
-            await self._service.update(changes.with_rule(running, self._files.config, rule))
+            await self._go_by(changes.with_rule(running, self._files.config, rule))
             return self._standing(rule)
 
     async def _reload(self, peer: Peer, how: Reload) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class Changer:
             running = self._service.config
             self._notifier.reloading()
             try:
-                await self._service.update(Config(running.relay, running.links, plan.after.rules))
+                await self._go_by(Config(running.relay, running.links, plan.after.rules))
             finally:
                 self._notifier.send("READY=1")
             self._files = plan.parsed
@@ -151,6 +151,15 @@ class Changer:
             ):  # fmt: skip
                 said.append(f"{what}={','.join(names) or 'none'}")
             return plan.told()
+
+    async def _go_by(self, config: Config) -> None:
+        """Forward by another configuration; where that fails, the one before is what is wanted again."""
+        before = self._service.config
+        try:
+            await self._service.update(config)
+        except BaseException:
+            self._service.config = before
+            raise
 
     def _plan(self, how: Reload) -> _Plan:
         """Say what a reload would do. Raises ConfigError where the files, or what is to be kept, cannot be."""

@@ -149,7 +149,10 @@ def command(change: Change, control: str = DEFAULT_CONTROL) -> str:
 
 
 def compare(before: Config, after: Config, started: Config) -> Difference:
-    """Compare the rules with those that ran *before*, and what needs a restart with what the relay *started* with."""
+    """Compare the rules with those that ran *before*, and what needs a restart with what the relay *started* with.
+
+    A key of ``[relay]`` that is as it runs needs none: the command line may have given it.
+    """
     added = tuple(name for name in after.rules if name not in before.rules)
     removed = tuple(name for name in before.rules if name not in after.rules)
     changed = {
@@ -160,7 +163,7 @@ def compare(before: Config, after: Config, started: Config) -> Difference:
     restart = [
         f"relay.{each.name}"
         for each in fields(after.relay)
-        if getattr(started.relay, each.name) != getattr(after.relay, each.name)
+        if getattr(after.relay, each.name) not in {getattr(started.relay, each.name), getattr(before.relay, each.name)}
     ]
     named = sorted(started.links.keys() | after.links.keys())
     restart += [f"links.{name}" for name in named if started.links.get(name) != after.links.get(name)]

@@ -6,6 +6,7 @@ import grp
 import json
 import os
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,10 @@ def ask(path: str | None, command: str, *, read_only: bool = False, **arguments:
 
 def _exchange(paths: list[Path], request: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(TIMEOUT_SECONDS)
+        patience = struct.pack("@ll", int(TIMEOUT_SECONDS), 0)  # struct timeval
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)  # settimeout() refuses to queue: connect(2)
         _connect(sock, paths)
+        sock.settimeout(TIMEOUT_SECONDS)
         sock.sendall(request)
         with sock.makefile("rb") as replies:
             line = replies.readline()

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 LINE_BYTES = 1 << 20  # longest request; a reply may be longer
 CLIENTS = 64  # at once, on each socket
+WAITING = 256  # for room
+GRACE_SECONDS = 0.2  # nobody is hung up on before
+PATIENCE_SECONDS = 2.0  # who finds no room by then is hung up on
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -83,7 +86,44 @@ class _Client:
 
     writer: asyncio.StreamWriter
     task: asyncio.Task[None]
-    idle_since: float | None
+    idle_since: float | None = None
+
+
+class _Room:
+    """The clients of one socket, CLIENTS at most."""
+
+    def __init__(self) -> None:
+        self.clients: set[_Client] = set()
+        self._waiting = 0
+        self._door = asyncio.Lock()  # fair: first come, first served
+
+    async def enter(self, client: _Client) -> bool:
+        """Wait until there is room for one more; who has kept us waiting longest makes it. False: there is none."""
+        if self._waiting >= WAITING:
+            return False
+        until = time.monotonic() + PATIENCE_SECONDS
+        self._waiting += 1
+        try:
+            async with self._door:
+                while len(self.clients) >= CLIENTS and not self._hang_up_on_the_idlest():
+                    if time.monotonic() > until:
+                        return False
+                    await asyncio.sleep(GRACE_SECONDS / 4)
+                client.idle_since = time.monotonic()
+                self.clients.add(client)
+        finally:
+            self._waiting -= 1
+        return True
+
+    def _hang_up_on_the_idlest(self) -> bool:
+        since = time.monotonic() - GRACE_SECONDS  # who has come just now is about to say something
+        idle = [(client.idle_since, client) for client in self.clients if client.idle_since is not None]
+        when, client = min(idle, key=lambda each: each[0], default=(since, None))
+        if client is None or when > since:
+            return False
+        self.clients.discard(client)
+        client.writer.transport.abort()  # what it has not read by now is thrown away
+        return True
 
 
 class ControlServer:
@@ -97,7 +137,7 @@ class ControlServer:
         self._listeners: list[tuple[socket.socket, bool]] = []  # bound, not served yet; whether changes are let in
         self._servers: list[asyncio.Server] = []
         self._made: list[Path] = []
-        self._clients: dict[bool, set[_Client]] = {True: set(), False: set()}  # by whether they may change something
+        self._rooms = {True: _Room(), False: _Room()}  # by whether changes are let in
 
     def bind(self, owner: Account | None = None) -> None:
         """Take the path over from a dead relay, never from a living one. Raises ControlError when one lives.
@@ -130,7 +170,7 @@ class ControlServer:
         """Hang up on everybody and remove the sockets."""
         for server in self._servers:
             server.close()
-        tasks = [client.task for clients in self._clients.values() for client in clients]
+        tasks = [client.task for room in self._rooms.values() for client in room.clients]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -178,21 +218,19 @@ class ControlServer:
             ) from error
 
     def _client(self, changes: bool) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
-        clients = self._clients[changes]
+        room = self._rooms[changes]
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
-            if task is None or not _make_room(clients):
-                writer.close()
-                return
-            client = _Client(writer, task, time.monotonic())
-            clients.add(client)
+            assert task is not None, "asyncio serves each client in a task"
+            client = _Client(writer, task)
             try:
-                await self._converse(reader, client, changes=changes)
+                if await room.enter(client):
+                    await self._converse(reader, client, changes=changes)
             except (ConnectionError, asyncio.CancelledError):
                 pass  # it hung up, or we do
             finally:
-                clients.discard(client)
+                room.clients.discard(client)
                 writer.close()
 
         return serve
@@ -237,19 +275,8 @@ class ControlServer:
             return Reply(ok=False, error=str(error), exit_code=error.exit_code, complaints=list(error.complaints))
         except McrelayError as error:
             return Reply(ok=False, error=str(error), exit_code=error.exit_code)
-
-
-def _make_room(clients: set[_Client]) -> bool:
-    """Hang up on the client that has kept us waiting longest if there are too many; False if all wait for us."""
-    if len(clients) < CLIENTS:
-        return True
-    idle = [(client.idle_since, client) for client in clients if client.idle_since is not None]
-    if not idle:
-        return False
-    _, oldest = min(idle, key=lambda each: each[0])
-    clients.discard(oldest)
-    oldest.writer.transport.abort()  # what it has not read by now is thrown away
-    return True
+        except OSError as error:
+            return Reply(ok=False, error=f"{request.command}: {error.strerror or error}", exit_code=1)
 
 
 def _make_folder(folder: Path, owner: Account | None) -> None:

@@ -48,12 +48,15 @@ def run(paths: tuple[Path, ...], instance: str | None, log_format: str, socket_p
     logs.set_up(as_json=log_format == "json")
     for warning in parsed.warnings:
         log.warning("%s", warning)
-    daemon = _Daemon(parsed, paths, instance, socket_path)
+    prepare()
+    daemon = _Daemon(
+        parsed, paths, instance, socket_path
+    )  # connects the notify socket, which may refuse the other user
     account = privileges.successor()
     watched = watched_paths(paths, instance)
     daemon.server.bind(account)
     try:
-        prepare(account)
+        privileges.drop(account)
         privileges.warn_of_blocked(watched)
         asyncio.run(daemon.run())
     finally:

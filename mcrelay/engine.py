@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 
 from . import bpf
 from ._core.counters import DROPS, FRAME_WORDS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, Block
-from ._core.egress import EgressSocket, RunSwitch
+from ._core.egress import EgressSocket, RunSwitch, Scratch
 from ._core.plan import PlanOwner
 from ._core.policer import PolicerState
 from ._core.ring import RingSocket
 from ._core.worker import Worker
 from .errors import OperationError
+from .snapshot import InputCount, OutputCount, RingCount, Slot, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -33,63 +34,9 @@ if TYPE_CHECKING:
     from .model import InputSpec, OutputSpec, PlanSpec, Rate, RingSpec
 
 # The counters' names come from the core; others take them from here.
-__all__ = [
-    "DROPS",
-    "SEND_ERRORS",
-    "VERDICTS",
-    "Engine",
-    "InputCount",
-    "OutputCount",
-    "RingCount",
-    "Snapshot",
-    "Troubles",
-]
+__all__ = ["DROPS", "SEND_ERRORS", "VERDICTS", "Engine", "Troubles"]
 
 log = logging.getLogger(__name__)
-
-Slot = tuple[str, str]  # (rule, input or output text): what counters and sockets are kept under
-
-
-@dataclass(frozen=True, slots=True)
-class InputCount:
-    """Counters of one input; ``last_packet_time`` is Unix seconds or None."""
-
-    rx_packets: int
-    rx_bytes: int
-    last_packet_time: float | None
-    drops: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class OutputCount:
-    """Counters of one output."""
-
-    tx_packets: int
-    tx_bytes: int
-    tx_errors: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class RingCount:
-    """Frames of one link, also of rings that it had before. ``coarse``: the filter passes more than it should."""
-
-    rx_frames: int
-    dropped: int
-    frames: dict[str, int]
-    coarse: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Every counter, read at one moment: what control, metrics and top show."""
-
-    inputs: dict[Slot, InputCount]
-    outputs: dict[Slot, OutputCount]
-    rings: dict[str, RingCount]
-    sndbufs: dict[str, int]  # bytes the kernel granted, by output link
-    cpu_seconds: float
-    generation: int
-    turns: int
 
 
 @dataclass(slots=True)
@@ -130,7 +77,8 @@ class Engine:
         self._switches: dict[str, RunSwitch] = {}
         self._said: set[str] = set()
         self._past: dict[str, list[int]] = {}  # by link: received, dropped, then the verdicts, of closed rings
-        self._plan = PlanOwner(0, [], [])
+        self._scratch = Scratch()
+        self._plan = PlanOwner(0, [], [], scratch=self._scratch)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._worker = Worker(self._plan, self._wake_fd)
         self._thread = threading.Thread(target=self._run, args=(cpus,), name="mcrelay-worker-0", daemon=True)
@@ -263,6 +211,7 @@ class Engine:
             inputs,
             spec.own_macs,
             [int(address) for address in spec.own_addresses],
+            self._scratch,
         )
 
     def _policer(self, slot: Slot, limit: Rate | None) -> PolicerState | None:

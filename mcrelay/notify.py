@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
+from pathlib import Path
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START of sd-daemon.h
 
@@ -57,7 +59,7 @@ class Watchdog:
 
     def __init__(self, notifier: Notifier) -> None:
         usec = os.environ.get("WATCHDOG_USEC", "")
-        ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) in _our_pids()
         self.seconds = int(usec) / 1e6 if usec.isdigit() and ours else 0.0
         self._notifier = notifier
         self._turns = 0
@@ -73,7 +75,7 @@ def take_inherited() -> list[tuple[str, int]]:
     """(name, fd) of what the manager held for us; children of ours will not see them."""
     count = os.environ.pop("LISTEN_FDS", "")
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
-    ours = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
+    ours = os.environ.pop("LISTEN_PID", "") in _our_pids()
     if not ours or not count.isdigit():
         return []
     fds = range(FIRST_FD, FIRST_FD + int(count))
@@ -81,3 +83,9 @@ def take_inherited() -> list[tuple[str, int]]:
         os.set_inheritable(fd, False)
     names += ["unknown"] * (len(fds) - len(names))
     return list(zip(names, fds, strict=False))
+
+
+def _our_pids() -> set[str]:
+    """Who the manager may mean by us: the one-file executable runs as the child of the process that unpacked it."""
+    unpacked = getattr(sys, "frozen", False) and Path(sys.executable).parent not in Path(__file__).parents
+    return {str(os.getpid())} | ({str(os.getppid())} if unpacked else set())

@@ -6,17 +6,12 @@ import contextlib
 import faulthandler
 import resource
 import socket
-from typing import TYPE_CHECKING
 
-from . import privileges
 from .errors import OperationError
 
-if TYPE_CHECKING:
-    from .privileges import Account
 
-
-def prepare(account: Account | None) -> None:
-    """Settle what the whole process needs, and go on as *account*. Raises OperationError without CAP_NET_RAW."""
+def prepare() -> None:
+    """Settle what the whole process needs. Raises OperationError without CAP_NET_RAW."""
     faulthandler.enable()
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
@@ -25,7 +20,6 @@ def prepare(account: Account | None) -> None:
             "relaying needs CAP_NET_RAW: run it as root (in a container: with --cap-add NET_RAW), by the systemd unit, "
             "or by systemd-run -p AmbientCapabilities=CAP_NET_RAW"
         ) from None
-    privileges.drop(account)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket an output, a helper for 20 groups

@@ -25,7 +25,8 @@ def relay(source: str, outputs: tuple[str, ...], **options: Any) -> None:
     """Relay one stream until Ctrl-C, then say what was relayed."""
     rule = parse_rule("relay", read_table(source, outputs, options), {})
     logs.set_up()
-    prepare(privileges.successor())
+    prepare()
+    privileges.drop(privileges.successor())
     click.echo(asyncio.run(_relay(Config(rules={rule.name: rule}))))
 
 

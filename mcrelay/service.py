@@ -59,6 +59,7 @@ class Service:
         self._troubles = Troubles()
         self.guard = Guard(self.limits)
         self._presence = Presence()
+        self._dead: set[int] = set()  # ifindexes of links that were deleted, and whose sockets are still to be replaced
         self._drops = DropLog()
         self._dirty = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -141,7 +142,8 @@ class Service:
         async with self._lock:
             self._dirty.clear()
             self._looked = time.monotonic()
-            dead = self._presence.dead()  # before the dump: what is deleted after this is an event of its own
+            self._dead |= self._presence.dead()  # before the dump: what is deleted after this is an event of its own
+            dead = self._dead
             changed = await self._look_at_links(dead)
             spec = rules.compile_plan(self.config, self.links)
             retry = self._looked - self._tried >= RETRY_SECONDS
@@ -154,6 +156,7 @@ class Service:
             self.guard.reconcile(heard, self.links, self.memberships.joined, dead)
             if retry:
                 self._tried = self._looked
+            self._dead = set()
             self._report()
 
     def _reconcile_joins(self, spec: PlanSpec, dead: set[int], *, retry: bool) -> None:

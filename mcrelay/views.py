@@ -6,16 +6,17 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from . import igmp
-from .engine import DROPS, SEND_ERRORS, VERDICTS, InputCount, OutputCount
+from .engine import DROPS, SEND_ERRORS, VERDICTS
+from .snapshot import InputCount, OutputCount
 from .tomltext import config_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .engine import Snapshot
     from .guardian import Guardian
     from .model import InputSpec, OutputSpec
     from .service import Service
+    from .snapshot import Snapshot
     from .status import RuleStatus
 
 Row = dict[str, Any]

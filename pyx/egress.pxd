@@ -66,7 +66,7 @@ cdef struct Blocked:
     bint moved                  # accepted something since the wait began
 
 cdef struct Queue:
-    # Scratch of one worker; allocated with the plan it serves, never shared.
+    # A worker reads one plan at a time, so all its plans may borrow the same Scratch.
     Entry *entries
     uint32_t used
     Chain *chains               # by input
@@ -349,8 +349,14 @@ cdef inline uint32_t chain_rest(const Queue *queue, uint32_t cursor) noexcept no
     return count
 
 
-cdef int queue_build(Queue *queue, uint32_t inputs, uint32_t outputs) except -1
+cdef int queue_build(Queue *queue, Scratch scratch, uint32_t inputs, uint32_t outputs) except -1
 cdef void queue_free(Queue *queue) noexcept nogil
+
+
+cdef class Scratch:
+    """The part of a queue whose size is always the same: made once for a worker, borrowed by each of its plans."""
+
+    cdef Queue parts
 
 
 cdef class RunSwitch:

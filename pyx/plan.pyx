@@ -6,7 +6,7 @@ from libc.stdint cimport uint16_t
 from .counters cimport Block, InputCounters, OutputCounters
 from .demux cimport Key, mapped, table_build, table_free, table_insert
 from .echo cimport ipv4_member, mac_member, place
-from .egress cimport EgressSocket, queue_build, queue_free
+from .egress cimport RUN_MAX, EgressSocket, Scratch, queue_build, queue_free
 from .kernel cimport POLLIN, calloc, free
 from .policer cimport PolicerState
 from .ring cimport RingSocket
@@ -22,7 +22,8 @@ cdef void *array(size_t count, size_t size) except NULL:
 @cython.final
 cdef class PlanOwner:
     def __cinit__(
-        self, uint64_t generation, list rings not None, list inputs not None, own_macs=(), own_addresses=()
+        self, uint64_t generation, list rings not None, list inputs not None, own_macs=(), own_addresses=(),
+        Scratch scratch=None,
     ):
         """``rings`` are RingSocket. ``inputs`` are tuples
 
@@ -30,16 +31,18 @@ cdef class PlanOwner:
 
         and outputs tuples ``(EgressSocket or None when parked, Block, burst, keep_dscp)``; addresses are ints in
         host byte order. ``own_macs`` and ``own_addresses`` are ints too: what our outputs send with. Raises ValueError
-        for two inputs with one key, MemoryError.
+        for two inputs with one key, MemoryError. A worker whose plans share a ``scratch`` allocates the less.
         """
         cdef uint32_t i, outputs, prefixes
         cdef RingSocket ring
         outputs = sum([len(entry[6]) for entry in inputs])
         prefixes = sum([len(entry[5]) for entry in inputs])
-        self.owned = (rings, inputs)     # sockets, counters and policers are kept alive by these lists
+        if scratch is None:
+            scratch = Scratch()
+        self.owned = (rings, inputs, scratch)     # sockets, counters and policers are kept alive by these lists
         self.plan.generation = generation
         self.plan.queue = &self.queue
-        queue_build(&self.queue, len(inputs), outputs)
+        queue_build(&self.queue, scratch, len(inputs), outputs)
         self.plan.captures = <Capture *>array(len(rings), sizeof(Capture))
         self.plan.polls = <pollfd *>array(len(rings) + 1, sizeof(pollfd))
         self.plan.inputs = <Input *>array(len(inputs), sizeof(Input))
@@ -99,6 +102,8 @@ cdef class PlanOwner:
 
     def _add_output(self, EgressSocket socket, Block counters not None, uint32_t burst, bint keep_dscp):
         cdef Output *output = &self.plan.outputs[self.plan.output_count]
+        if not 1 <= burst <= <uint32_t>RUN_MAX:
+            raise ValueError(f"a burst of {burst}")
         output.egress = &socket.egress if socket is not None else NULL
         output.counters = <OutputCounters *>counters.memory
         output.burst = burst

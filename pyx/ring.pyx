@@ -13,9 +13,11 @@ from .kernel cimport (
 from .system cimport check, set_option
 
 cdef enum:
-    BLOCK_BYTES = 256 << 10     # holds the largest superframe several times
+    BLOCK_BYTES = 128 << 10     # the least power of two that holds a superframe; see RETIRE_MS
     MIN_BLOCKS = 4
-    RETIRE_MS = 1               # a block that is not full is handed over after this long: the added latency
+    # A block that is not full is handed over after this long: the added latency. At low rates a ring so holds as many
+    # milliseconds as it has blocks: hence many small ones.
+    RETIRE_MS = 1
 
 DROP_ALL = b"\x06\x00\x00\x00\x00\x00\x00\x00"      # BPF: ret 0
 

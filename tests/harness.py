@@ -24,6 +24,8 @@ INPUT = f"{SOURCE}@{GROUP}:2068%in0"
 class RelayUnderTest:
     """`mcrelay run` in a lab's relay namespace."""
 
+    program: tuple[str, ...] | list[str] = MCRELAY
+
     def __init__(self, lab, config: str, folder: Path, *, environment: dict[str, str] | None = None) -> None:
         self.lab = lab
         self.config = folder / "mcrelay.toml"
@@ -35,7 +37,7 @@ class RelayUnderTest:
         self.process = None
 
     def start(self) -> None:
-        command = [*MCRELAY, "run", "-c", str(self.config), "--socket", self.socket]
+        command = [*self.program, "run", "-c", str(self.config), "--socket", self.socket]
         if self._environment:
             command = ["env", *(f"{key}={value}" for key, value in self._environment.items()), *command]
         with self.log.open("w") as log:
@@ -89,13 +91,19 @@ class RelayUnderTest:
 
 @contextlib.contextmanager
 def relaying(
-    config: str, *, environment: dict[str, str] | None = None, sysctls: dict[str, int] | None = None, **lab_options
+    config: str,
+    *,
+    environment: dict[str, str] | None = None,
+    sysctls: dict[str, int] | None = None,
+    program: tuple[str, ...] | list[str] = MCRELAY,
+    **lab_options,
 ):
-    """The lab with a relay that is READY, and stopped at the end."""
+    """The lab with a relay that is READY, and stopped at the end. ``program`` stands for `mcrelay`."""
     with standard_lab(**lab_options) as lab, tempfile.TemporaryDirectory() as folder:
         lab.settle()
         lab.relay.sysctl(sysctls or {})
         relay = RelayUnderTest(lab, config, Path(folder), environment=environment)
+        relay.program = program
         relay.start()
         yield relay
         if relay.process.poll() is None:

@@ -36,7 +36,8 @@ class Listener:
 
     def messages(self):
         """Everything heard so far."""
-        with contextlib.suppress(OSError):  # BlockingIOError when empty, ENETDOWN once
+        self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # a link that went down says so once
+        with contextlib.suppress(BlockingIOError):
             while True:
                 frame, address = self._socket.recvfrom(2048)
                 if address[2] != PACKET_OUTGOING and (message := parse(frame)) is not None:

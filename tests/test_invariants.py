@@ -17,7 +17,7 @@ STUBS = sorted((ROOT / "mcrelay/_core").glob("*.pyi"))
 
 PURE = {
     "bpf", "config", "conflicts", "errors", "model", "notation", "rate", "rules", "settings", "sheet", "status",
-    "tomllines",
+    "tomllines", "tomltext",
 }  # fmt: skip
 HARMLESS = {
     "__future__", "bisect", "collections", "contextlib", "dataclasses", "difflib", "enum", "functools", "ipaddress",

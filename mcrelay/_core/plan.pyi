@@ -2,7 +2,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias, final
 
 from .counters import Block
-from .egress import EgressSocket
+from .egress import EgressSocket, Scratch
 from .policer import PolicerState
 from .ring import RingSocket
 
@@ -20,6 +20,7 @@ class PlanOwner:
         inputs: Sequence[_Plain | _Policed],
         own_macs: Iterable[int] = (),
         own_addresses: Iterable[int] = (),
+        scratch: Scratch | None = None,
     ) -> PlanOwner: ...
     @property
     def generation(self) -> int: ...

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mcrelay._core.policer import PolicerState
 
 ACCEPT_ALL = struct.pack("=HBBI", 6, 0, 0, 0x40000)  # BPF: ret 262144
-RING_BYTES = 4 << 20
+RING_BYTES = 32 << 20  # 256 blocks; each is closed after 1 ms, so that is how long the worker may be kept waiting
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 UDP_SEGMENT = 103  # linux/udp.h
 
@@ -176,6 +176,18 @@ class Running:
         os.close(self.wake_fd)
 
 
+@contextlib.contextmanager
+def on_a_thread(traffic):
+    """Run a Sender or Receiver beside the block; it has ended when the block has, however that ends."""
+    thread = threading.Thread(target=traffic.run)
+    thread.start()
+    try:
+        yield traffic
+    finally:
+        traffic.stop()
+        thread.join()
+
+
 def verdicts(ring):
     """Frames by verdict, less what is 0."""
     return {name: count for name, count in zip(VERDICTS, ring.frames.read(), strict=True) if count}
@@ -183,7 +195,10 @@ def verdicts(ring):
 
 def settle(ring, frames):
     """Wait until that many frames have their verdict and the kernel agrees that this is all."""
-    wait_until(lambda: sum(ring.frames.read()) >= frames, f"{frames} frames, there are {verdicts(ring)}")
+    until = time.monotonic() + 5
+    while sum(ring.frames.read()) < frames and time.monotonic() < until:
+        time.sleep(0.002)
     received, dropped = ring.statistics()
+    assert sum(ring.frames.read()) >= frames, f"of {frames} {dropped} were dropped: {verdicts(ring)}"
     assert sum(ring.frames.read()) == received
     return received, dropped

@@ -15,7 +15,7 @@ from mcrelay._core.counters cimport (
 from mcrelay._core.demux cimport MISS, Address, Key, Table, find, hash_of, mapped, table_build, table_free, table_insert
 from mcrelay._core.echo cimport OwnSet, ipv4_member, is_own, mac_member, place
 from mcrelay._core.egress cimport (
-    ENTRIES, MESSAGES, NONE, RUN_MAX, Egress, EgressSocket, Output, Queue, assemble, can_be_asynchronous,
+    ENTRIES, MESSAGES, NONE, RUN_MAX, Egress, EgressSocket, Output, Queue, Scratch, assemble, can_be_asynchronous,
     chain_rest, drain, measure, push, queue_build, queue_free, reason_of, send_chain,
 )
 from mcrelay._core.kernel cimport (
@@ -195,13 +195,15 @@ cdef class Chains:
     cdef Egress bare
     cdef OutputCounters counters
     cdef uint32_t runs
+    cdef Scratch scratch
     cdef list held
     cdef EgressSocket socket
 
     def __cinit__(self, EgressSocket socket=None, *, uint32_t segment_max=0, uint32_t burst=16, bint keep_dscp=True,
                   bint runs=True):
         """Without a socket only ``messages`` works, for a link that takes ``segment_max`` bytes of payload."""
-        queue_build(&self.queue, 1, 1)
+        self.scratch = Scratch()
+        queue_build(&self.queue, self.scratch, 1, 1)
         self.held = []
         self.runs = runs
         self.socket = socket

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import random
@@ -330,6 +331,17 @@ def test_whatever_the_kernel_takes_first_all_arrives_once_and_in_order(probe, sh
 
 
 @pytest.mark.parametrize("code", [errno.ENOBUFS, errno.ENETDOWN, errno.EPERM, errno.EADDRNOTAVAIL, errno.ENETUNREACH])
+def test_an_error_costs_a_run_all_its_datagrams(probe, sink, code):
+    payloads = filled([100] * 8 + [50] + [100] * 8)  # messages of 9, 8
+    chains = probe.Chains(sink.egress)
+    chains.queue_up(plain(payloads))
+    probe.script([code])
+    assert chains.send() is None
+    assert sink.take(8) == payloads[9:]
+    assert chains.counted == (8, 800, {probe.reason(code): 9})
+
+
+@pytest.mark.parametrize("code", [errno.ENOBUFS, errno.ENETDOWN, errno.EPERM, errno.EADDRNOTAVAIL, errno.ENETUNREACH])
 def test_an_error_costs_its_own_message_and_no_other(probe, sink, code):
     payloads = filled([100] * 8 + [0] + [100] * 8)  # messages of 8, 1, 8
     chains = probe.Chains(sink.egress, burst=8)
@@ -374,6 +386,21 @@ def test_an_icmp_error_is_charged_once_to_the_next_datagram(probe):
     chains.queue_up(plain([b"abc", b"", b"defg"]))
     chains.send()
     assert chains.counted == (1 + 2, 5 + 4, {"unreachable": 1})
+    out.close()
+
+
+def test_each_of_several_icmp_errors_is_charged_to_a_datagram(probe):
+    out = EgressSocket(LOOPBACK, closed_port(), RunSwitch(), payload_max=1472)
+    with socket.socket(fileno=socket.dup(out.fileno())) as same:
+        for refused in (False, True, False):  # an error that send() returns stays in the queue, too
+            with pytest.raises(ConnectionRefusedError) if refused else contextlib.nullcontext():
+                same.send(b"")
+            time.sleep(0.02)
+    chains = probe.Chains(out)
+    chains.queue_up(plain(filled([100] * 5)))
+    chains.send()
+    assert chains.counted == (3, 300, {"unreachable": 2})
+    assert chains.owed == 0
     out.close()
 
 

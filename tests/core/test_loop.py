@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import random
 import socket
-import threading
 import time
 import weakref
 
 import pytest
 from core.frames import GROUP, PORT, SOURCE, ethernet, frame, ipv4, number, tagged, udp
-from core.loops import ACCEPT_ALL, From, Running, To, Wire, plan_of, settle, verdicts, wait_until
+from core.loops import ACCEPT_ALL, From, Running, To, Wire, on_a_thread, plan_of, settle, verdicts, wait_until
 
 from mcrelay._core.counters import INPUT_WORDS, OUTPUT_WORDS, Block
 from mcrelay._core.egress import EgressSocket, RunSwitch
@@ -277,13 +276,9 @@ def test_a_worker_under_flood_stops_at_once_and_every_frame_it_took_is_counted(w
     entry = From([])
     ring = wire.ring(ACCEPT_ALL)
     sender = Sender([wire.sender().fileno()], [64], rate=200000, duration=10)
-    flood = threading.Thread(target=sender.run)
-    with Running(plan_of(1, [ring], [entry])) as running:
-        flood.start()
+    with Running(plan_of(1, [ring], [entry])) as running, on_a_thread(sender):
         wait_until(lambda: entry.counted[0] > 1000, "the flood")
         assert running.stop() < 0.2
-    sender.stop()
-    flood.join()
     assert set(verdicts(ring)) == {"relayed"}
     assert entry.counted[0] == sum(ring.frames.read()) <= ring.statistics()[0]
 
@@ -342,27 +337,19 @@ def test_a_thousand_plans_under_traffic_lose_nothing_and_old_ones_are_freed(wire
         others = [(0, number(GROUP), 0, PORT + 1 + i, Block(INPUT_WORDS), [], []) for i in range(generation % 50)]
         return PlanOwner(generation, [ring], [*others, mine])
 
-    receiver = Receiver([sink.fileno()])
-    receiving = threading.Thread(target=receiver.run)
-    receiving.start()
     sender = Sender([wire.sender().fileno()], [200], rate=10000, duration=30)
-    sending = threading.Thread(target=sender.run)
-    with Running(plan(1)) as running:
-        sending.start()
-        for generation in itertools.count(2):
-            running.publish(plan(generation))
-            assert len(alive) <= 2
-            if generation >= 1000 and inputs.read()[0] > 500:
-                break
-        sender.stop()
-        sending.join()
-        received, dropped = settle(ring, sender.sent)
+    with on_a_thread(Receiver([sink.fileno()])) as receiver, Running(plan(1)) as running:
+        with on_a_thread(sender):
+            for generation in itertools.count(2):
+                running.publish(plan(generation))
+                assert len(alive) <= 2
+                if generation >= 1000 and inputs.read()[0] > 500:
+                    break
+        assert settle(ring, sender.sent) == (sender.sent, 0)
         wait_until(lambda: receiver.received >= sender.sent, "the sink")
         assert len(alive) == 1
-    receiver.stop()
-    receiving.join()
-    account = receiver.stream(0)
-    assert (received, dropped, sender.errors) == (sender.sent, 0, 0)
+        account = receiver.stream(0)
+    assert sender.errors == 0
     assert inputs.read()[0] == outputs.read()[0] == account["received"] == sender.sent > 500
     assert [account[key] for key in ("lost", "duplicated", "reordered", "corrupted")] == [0, 0, 0, 0]
     del running

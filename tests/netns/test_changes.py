@@ -25,6 +25,9 @@ pytestmark = pytest.mark.net
 RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
 OTHER = '[rules.other]\ninput = "239.7.7.7:5000%in0"\noutputs = ["239.10.0.9:5004%out0"]\n'
 RATE = 20_000
+# A block is closed after 1 ms however little it holds, so 128 of them are 128 ms: less than a busy machine may take the
+# CPU from the worker. What a change does to a stream is the question here, and not that.
+ROOMY = '[links.in0]\nring = "128MiB"\n' + RULE
 
 
 def table(n: int, **options):
@@ -64,12 +67,14 @@ def bystander(relay):
     assert source.poll() is None
     source.send_signal(signal.SIGINT)
     sent = report(source)["sent"]
-    assert_exact(report(sink), sent)
+    got = report(sink)
     stats = relay.at_rest()
     assert_adds_up(stats)
-    x = relay.rule("x")
-    assert x["rx_packets"] == x["outputs"][0]["tx_packets"] == sent
     assert relay.link("in0")["ring_dropped_frames"] == 0
+    x = relay.rule("x")
+    assert x["rx_packets"] == sent, f"before the relay's rule: {stats['links']}"
+    assert x["outputs"][0]["tx_packets"] == sent, f"in the relay: {x}"
+    assert_exact(got, sent)
 
 
 def names(relay) -> dict[str, str]:
@@ -84,7 +89,7 @@ def descriptors(relay) -> int:
 
 
 def test_two_hundred_adds_and_deletes():
-    with relaying(RULE) as relay:
+    with relaying(ROOMY) as relay:
         held = descriptors(relay)
         with bystander(relay):
             for i in range(200):
@@ -100,20 +105,20 @@ def test_two_hundred_adds_and_deletes():
 
 
 def test_replacing_enabling_disabling_reloading_and_saving():
-    with relaying(RULE + OTHER) as relay, bystander(relay):
+    with relaying(ROOMY + OTHER) as relay, bystander(relay):
         for i in range(30):
             ask(relay.socket, "replace", name="other", rule=table(1 + i % 3, ttl=1 + i))
             ask(relay.socket, "disable", name="other")
             ask(relay.socket, "enable", name="other")
-            relay.config.write_text(RULE + (OTHER if i % 2 else ""))
+            relay.config.write_text(ROOMY + (OTHER if i % 2 else ""))
             told = ask(relay.socket, "reload", dry_run=True)
             assert list(told["gone"]) == ["other"]
             told = ask(relay.socket, "reload", keep_runtime=i % 3 == 0)
             assert list(told["gone"]) == ([] if i % 3 == 0 else ["other"])
-            relay.config.write_text(RULE + "[rules.bad]\ninput = 17\n")
+            relay.config.write_text(ROOMY + "[rules.bad]\ninput = 17\n")
             with pytest.raises(ConfigError, match=r"rules\.bad"):
                 ask(relay.socket, "reload")
-            relay.config.write_text(RULE + OTHER)
+            relay.config.write_text(ROOMY + OTHER)
             ask(relay.socket, "reload")
         ask(relay.socket, "add", name="kept", rule=table(50))
         run(relay, "save", "--to", str(relay.config.parent / "saved.toml"))
@@ -125,12 +130,12 @@ def test_replacing_enabling_disabling_reloading_and_saving():
 
 def test_clients_of_every_bad_kind():
     """Idle, amid a line, deaf, hung up amid a change, garbage, 100 MB: all at once, while others change things."""
-    with relaying(RULE) as relay, bystander(relay), contextlib.ExitStack() as stack:
+    with relaying(ROOMY) as relay, bystander(relay), contextlib.ExitStack() as stack:
 
         def connect() -> socket.socket:
             made = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            made.settimeout(10)
             made.connect(relay.socket)
+            made.settimeout(10)
             return made
 
         def pour() -> None:
@@ -163,18 +168,19 @@ def test_clients_of_every_bad_kind():
             hasty.close()
             deaf = connect()
             deaf.sendall(b'{"command":"show","arguments":{"noun":"stats"}}\n' * 100)
+            time.sleep(0.03)
         for each in threads:
             each.join(60)
         assert sorted(done) == sorted([*range(6)] * 20)
-        relay.wait_for(lambda: len(names(relay)) == 51, "every change of who has hung up")
-        assert all(name == "x" or name.startswith("hasty") for name in names(relay))
+        wanted = {"x", *(f"hasty{i}" for i in range(50))}
+        relay.wait_for(lambda: names(relay).keys() == wanted, "every change of who has hung up")
         begin = time.monotonic()
         assert relay.show("rules")
         assert time.monotonic() - begin < 2
 
 
 def test_an_unchanged_output_of_a_changed_rule_loses_nothing():
-    with relaying(RULE, sinks=2) as relay, bystander(relay):
+    with relaying(ROOMY, sinks=2) as relay, bystander(relay):
         for i in range(60):
             to = f"239.10.1.{i % 5}:5004%out1"
             second = [to, {"to": to, "ttl": 1 + i, "dscp": i}, {"to": to, "source_port": 30_000 + i}, None][i % 4]
@@ -223,7 +229,7 @@ def test_a_rule_that_is_added_runs_as_the_command_line_says():
         for sink, ttl in zip(sinks, (16, 3), strict=True):
             got = report(sink)
             assert_exact(got, 300)
-            assert (got["ttl"], got["dscp"]) == ({str(ttl): 300}, {"46": 300})
+            assert (got["ttl"], got["tos"]) == ({str(ttl): 300}, {str(46 << 2): 300})
         assert run(relay, "disable", "y").stdout.startswith("y: disabled")
         assert run(relay, "enable", "y").stdout.startswith("y: active")
         assert run(relay, "disable", "x").stdout.startswith("x: disabled (only until")

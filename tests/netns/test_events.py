@@ -186,15 +186,17 @@ def test_a_link_whose_mtu_leaves_no_room_for_ipv4_is_joined_again_when_it_does()
 
 
 def test_an_input_link_deleted_and_made_again_with_another_number_and_with_the_same():
-    with relaying(IN1, sinks=2) as relay, bystander(relay):
+    """In IGMP version 2, where the bystander's group could not be left and joined again without a leave on the wire."""
+    with relaying(IN1, sinks=2, igmp_version=2) as relay, bystander(relay):
         host = relay.lab.relay
         events = Events(relay, "in1", "extra0")
         host.ip(*make_in1(relay, 801))
         raise_extra0(relay)
         events.flows()
-        relay.at_rest()
+        events.becomes("active")
+        time.sleep(0.2)
         descriptors = open_files(relay)
-        for number in (811, 811, 821, 821, 821):
+        for number in (811, 811, 821, 821):
             events = Events(relay, "in1", "extra0")
             host.ip("link del in1", *make_in1(relay, number))  # too fast for a look in between
             raise_extra0(relay)

@@ -232,8 +232,11 @@ def test_a_rule_that_only_comes_from_elsewhere_does_not_differ():
 def test_keys_that_need_a_restart_are_named_until_it_happens():
     started = files("[relay]\ncpus = [1]\n[links.in0]\nring = '8MiB'\n").config
     after = files("[relay]\ncpus = [2]\ncontrol = '/run/x.sock'\n[links.in1]\nring = '8MiB'\n").config
-    assert compare(after, after, started).restart == ("relay.cpus", "relay.control", "links.in0", "links.in1")
-    assert compare(after, started, started).restart == ()
+    assert compare(started, after, started).restart == ("relay.cpus", "relay.control", "links.in0", "links.in1")
+    assert compare(started, started, started).restart == ()
+    elsewhere = replace(started, relay=replace(started.relay, control="/run/x.sock"))  # by --socket
+    assert "relay.control" not in compare(elsewhere, after, started).restart
+    assert compare(elsewhere, started, started).restart == ()
 
 
 # Flags

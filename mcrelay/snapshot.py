@@ -1,0 +1,49 @@
+"""Every counter of the relay, read at one moment: the one thing that control, metrics and top read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Slot = tuple[str, str]  # (rule, input or output text): what counters and sockets are kept under
+
+
+@dataclass(frozen=True, slots=True)
+class InputCount:
+    """Counters of one input; ``last_packet_time`` is Unix seconds or None."""
+
+    rx_packets: int
+    rx_bytes: int
+    last_packet_time: float | None
+    drops: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCount:
+    """Counters of one output."""
+
+    tx_packets: int
+    tx_bytes: int
+    tx_errors: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RingCount:
+    """Frames of one link, also of rings that it had before. ``coarse``: the filter passes more than it should."""
+
+    rx_frames: int
+    dropped: int
+    frames: dict[str, int]
+    coarse: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All of it; counters of rules that never had a plan are absent."""
+
+    inputs: dict[Slot, InputCount]
+    outputs: dict[Slot, OutputCount]
+    rings: dict[str, RingCount]
+    sndbufs: dict[str, int]  # bytes the kernel granted, by output link
+    cpu_seconds: float
+    generation: int
+    turns: int

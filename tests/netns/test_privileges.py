@@ -1,0 +1,159 @@
+"""A relay that root starts becomes an ordinary user before its first thread, and relays, reloads and ends as one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from accounts import as_root
+from harness import GROUP, INPUT, MCRELAY, assert_adds_up, assert_exact, receiver, relaying, report, send
+
+from mcrelay.privileges import CAP_NET_RAW, successor
+
+pytestmark = [pytest.mark.net, as_root]
+
+RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
+MORE = '[rules.y]\ninput = "239.1.1.1:5000%in0"\noutputs = ["239.10.0.2:5004%out0"]\n'
+
+# Takes /proc and /sys away, then becomes the command: what a bare container has.
+BARE = 'mount -t tmpfs tmpfs /sys && mount -t tmpfs tmpfs /proc && exec "$@"'
+
+# The command, with every module that it imports once it has dropped its privileges, on stderr.
+WATCHED = """
+import logging, sys
+dropped = []
+class Filter(logging.Filter):
+    def filter(self, record):
+        dropped.append(True)
+        return True
+def hook(event, arguments):
+    if event in {"import", "ctypes.dlopen"} and dropped and arguments[0]:
+        print(f"late {event} of {arguments[0]}", file=sys.stderr, flush=True)
+sys.addaudithook(hook)
+logging.getLogger("mcrelay.privileges").addFilter(Filter())
+from mcrelay.cli import main
+main()
+"""
+
+
+def threads(pid: int) -> list[dict[str, str]]:
+    """/proc/PID/task/*/status."""
+    found = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/status") as status:
+            found.append(dict(line.strip().split(":\t", 1) for line in status))
+    return found
+
+
+def relays_exactly(relay, count: int = 20_000) -> None:
+    sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--count", count)
+    send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 20_000, "--count", count)
+    assert_exact(report(sink), count)
+    assert_adds_up(relay.at_rest())
+
+
+def test_every_thread_is_an_ordinary_users_with_cap_net_raw_alone():
+    with relaying(RULE) as relay:
+        uid = successor().uid
+        found = threads(relay.process.pid)
+        assert len(found) > 1
+        for each in found:
+            assert each["Uid"].split() == [str(uid)] * 4
+            assert int(each["CapEff"], 16) == int(each["CapPrm"], 16) == int(each["CapBnd"], 16) == 1 << CAP_NET_RAW
+            assert each["NoNewPrivs"] == "1"
+        assert f"uid={uid}" in relay.log.read_text()
+        assert "capabilities=cap_net_raw\n" in relay.log.read_text()
+        relays_exactly(relay)
+        relay.reload(RULE + MORE)
+        assert [each["name"] for each in relay.show("rules")] == ["x", "y"]
+        relay.stop()
+        assert os.listdir(os.path.dirname(relay.socket)) == []
+
+
+def test_sockets_in_a_folder_of_roots_are_taken_over_by_the_next_relay():
+    with relaying(RULE) as relay:
+        relay.stop()
+        folder = os.path.dirname(relay.socket)
+        os.chown(folder, 0, 0)
+        for _ in range(2):
+            relay.start()
+            relay.stop()
+            assert "mcrelay.sock stays behind: Permission denied" in relay.log.read_text()
+
+
+def test_a_reload_of_a_file_that_only_root_can_read_is_refused_and_was_announced():
+    with relaying(RULE) as relay:
+        relay.stop()
+        relay.config.chmod(0o600)
+        relay.start()
+        assert f"cannot read {relay.config}: a reload will be refused; allow it with `chgrp" in relay.log.read_text()
+        answer = subprocess.run(
+            [*MCRELAY, "reload", "--socket", relay.socket], capture_output=True, text=True, check=False
+        )
+        assert answer.returncode == 2
+        assert f"{relay.config}:0: file: cannot be read: Permission denied" in answer.stderr
+        relays_exactly(relay, 1000)
+
+
+def test_relay_without_a_file_drops_too():
+    with relaying(RULE) as relay:
+        one = relay.lab.relay.popen(
+            *MCRELAY, "relay", "239.1.1.1:5000%in0", "239.10.0.2:5004%out0", stderr=subprocess.PIPE
+        )
+        while "state=active" not in one.stderr.readline():
+            pass
+        assert {each["Uid"].split()[1] for each in threads(one.pid)} == {str(successor().uid)}
+
+
+def test_it_relays_where_neither_proc_nor_sys_is_mounted():
+    with relaying(RULE) as relay:
+        relay.stop()
+        with relay.log.open("w") as log:
+            relay.process = relay.lab.relay.popen(
+                "unshare", "-m", "sh", "-c", BARE, "sh",
+                *MCRELAY, "run", "-c", str(relay.config), "--socket", relay.socket, stderr=log,
+            )  # fmt: skip
+        relay.wait_for(lambda: "ready" in relay.log.read_text(), "READY")
+        assert not os.path.exists(f"/proc/{relay.process.pid}/root/proc/self")
+        relays_exactly(relay)
+        relay.reload(RULE + MORE)
+        for noun in ("rules", "stats", "links", "groups", "config"):
+            assert relay.show(noun)
+        relay.stop()
+        assert "Traceback" not in relay.log.read_text()
+
+
+def test_nothing_is_imported_once_it_has_dropped():
+    """An upgrade may replace the files under a relay that runs, and the user may not be able to read them at all."""
+    with relaying(RULE) as relay:
+        relay.stop()
+        with relay.log.open("w") as log:
+            relay.process = relay.lab.relay.popen(
+                sys.executable, "-c", WATCHED, "run", "-c", str(relay.config), "--socket", relay.socket, stderr=log
+            )  # fmt: skip
+        relay.wait_for(lambda: "ready" in relay.log.read_text(), "READY")
+        relays_exactly(relay, 1000)
+        for noun in ("rules", "stats", "links", "groups", "config"):
+            relay.show(noun)
+        relay.reload(RULE + MORE)
+        for command in (
+            ["add", "z", "239.1.1.2:5000%in0", "239.10.0.3:5004%out0"],
+            ["add", "u", "239.1.1.3:5000%in0", "198.51.100.2:5004"],
+            ["replace", "z", "239.1.1.2:5000%in0", "239.10.0.4:5004%out0"],
+            ["disable", "z"],
+            ["enable", "z"],
+            ["add", "bad", "239.1.1.2:5000%in0", "nonsense"],
+            ["reload", "--dry-run"],
+            ["reload", "--keep-runtime"],
+        ):
+            subprocess.run([*MCRELAY, *command, "--socket", relay.socket], capture_output=True, check=False)
+        relay.config.write_text("[rules.bad]\ninput = 1\n")
+        relay.process.send_signal(1)
+        relay.wait_for(lambda: "refused" in relay.log.read_text(), "refusal")
+        relay.lab.relay.ip("link set out0 down", "link set out0 up", "link del in0")
+        relay.wait_for(lambda: relay.state() == "pending", "pending")
+        relay.stop()
+        late = [line for line in relay.log.read_text().splitlines() if line.startswith("late")]
+        assert late == []
