@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import conflicts, tomllines
-from .errors import Complaint, ConfigError
+from .errors import COMMAND_LINE, Complaint, ConfigError
 from .model import Config, LinkSettings, RelaySettings
 from .notation import check_link
 from .settings import DEFAULT_CONTROL, LINK, RELAY, RULE, written
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .conflicts import Place, Where
     from .model import Rule
 
-RUNTIME: Place = ("command line", 0)  # where a rule stands that no file holds
+RUNTIME: Place = (COMMAND_LINE, 0)  # where a rule stands that no file holds
 
 _TABLES = {"relay": "[relay]", "links": "[links.NAME]", "defaults": "[defaults]", "rules": "[rules.NAME]"}
 

@@ -45,6 +45,9 @@ class NotationError(SettingError):
     """A stream's text cannot be read."""
 
 
+COMMAND_LINE = "command line"  # the file of what no file holds
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Complaint:
     """One thing wrong in a configuration: where, what, and what would be right.
@@ -61,8 +64,9 @@ class Complaint:
     warning: bool = False
 
     def __str__(self) -> str:
-        """FILE:LINE: KEY.PATH: what is wrong; what would be right."""
-        return f"{self.file}:{self.line}: {self.key}: {self.problem}; {self.remedy}"
+        """FILE:LINE: KEY.PATH: what is wrong; what would be right. A command line has no lines to number."""
+        place = COMMAND_LINE if self.file == COMMAND_LINE else f"{self.file}:{self.line}"
+        return f"{place}: {self.key}: {self.problem}; {self.remedy}"
 
 
 class ConfigError(UsageError):

@@ -114,10 +114,10 @@ class Memberships:
             for helper in self._pools.pop(ifindex):
                 self._discard(helper)
         have = self.joined
-        for membership in sorted(have - set(wanted)):
+        for membership in sorted(have - set(wanted), key=_order):
             self._leave(membership)
         self._failed = {each: why for each, why in self._failed.items() if each in wanted and not retry}
-        for membership in sorted(set(wanted) - have - self._failed.keys()):
+        for membership in sorted(set(wanted) - have - self._failed.keys(), key=_order):
             try:
                 self._join(membership)
             except MembershipError as error:
@@ -181,6 +181,10 @@ class Memberships:
         if self._keeper is not None:
             self._keeper.forget(helper.name)
         helper.socket.close()
+
+
+def _order(membership: Membership) -> tuple[int, int, int]:
+    return (membership.ifindex, int(membership.group), int(membership.source or 0))
 
 
 def _candidates(pool: list[_Helper], membership: Membership) -> list[_Helper]:

@@ -186,10 +186,10 @@ def test_a_kept_rule_that_is_in_conflict_with_the_files_is_refused_with_all_ther
         changed(("add", "n", added("n", 9)), ("add", "m", added("m", 8))), files(text("x", 9), text("y", 8))
     )
     assert [each.partition(";")[0] for each in complaints] == [
-        "command line:0: rules.m.input: rules.y (f.toml:5) has the same input",
-        "command line:0: rules.m.outputs[0]: rules.y (f.toml:6) sends to 10.9.0.8:5000 too",
-        "command line:0: rules.n.input: rules.x (f.toml:2) has the same input",
-        "command line:0: rules.n.outputs[0]: rules.x (f.toml:3) sends to 10.9.0.9:5000 too",
+        "command line: rules.m.input: rules.y (f.toml:5) has the same input",
+        "command line: rules.m.outputs[0]: rules.y (f.toml:6) sends to 10.9.0.8:5000 too",
+        "command line: rules.n.input: rules.x (f.toml:2) has the same input",
+        "command line: rules.n.outputs[0]: rules.x (f.toml:3) sends to 10.9.0.9:5000 too",
     ]
 
 
@@ -285,9 +285,9 @@ def test_a_value_that_is_wrong_is_sent_so_that_the_complaint_is_the_files_own():
     with pytest.raises(ConfigError) as caught:
         parse_rule("x", table_of("233.252.0.1:5000%in0", "10.9.0.1", "--ttl", "0", "--dscp", "ef", "--burst", "x"), {})
     assert [str(each) for each in caught.value.complaints] == [
-        'command line:0: rules.x.burst: "x" is not a number from 1 to 64; write e.g. 16',
-        'command line:0: rules.x.dscp: "ef" is a name, and only numbers are known; write 46',
-        "command line:0: rules.x.ttl: 0 is not a number from 1 to 255; write e.g. 16",
+        'command line: rules.x.burst: "x" is not a number from 1 to 64; write e.g. 16',
+        'command line: rules.x.dscp: "ef" is a name, and only numbers are known; write 46',
+        "command line: rules.x.ttl: 0 is not a number from 1 to 255; write e.g. 16",
     ]
 
 

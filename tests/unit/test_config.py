@@ -572,8 +572,8 @@ def test_a_rule_from_a_command_is_checked_against_those_that_run():
     with pytest.raises(ConfigError) as caught:
         parse_rule("new", table, parsed.config.rules, parsed.where)
     assert [str(c) for c in caught.value.complaints] == [
-        "command line:0: rules.new.input: rules.x (f.toml:2) has the same input; put all outputs into one rule",
-        "command line:0: rules.new.ttl: 0 is not a number from 1 to 255; write e.g. 16",
+        "command line: rules.new.input: rules.x (f.toml:2) has the same input; put all outputs into one rule",
+        "command line: rules.new.ttl: 0 is not a number from 1 to 255; write e.g. 16",
     ]
 
 
