@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,3 +33,13 @@ def lab() -> Iterator[netns.StandardLab]:
     with netns.standard_lab() as made:
         made.settle()
         yield made
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """On a CI machine nothing may be skipped: a test that did not run has proved nothing."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if skipped and exitstatus == pytest.ExitCode.OK and os.environ.get("CI"):
+        reporter.write_line(f"{len(skipped)} tests were skipped, and CI expects none", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
