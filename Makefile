@@ -4,14 +4,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PEERS  := iperf=iperf ffmpeg=ffmpeg tcpdump=tcpdump socat=socat
+PACKAGE := objdump=binutils patchelf=patchelf lintian=lintian
+CHECK  := debootstrap=debootstrap systemd-nspawn=systemd-container setpriv=util-linux setcap=libcap2-bin
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := build
-.PHONY: help build demo test lint experiments asan tsan clean
+.PHONY: help build demo test lint experiments asan tsan dist deb release-check clean
 
 help: ## list the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
 
 $(READY): pyproject.toml
 	@PYTHON=$(PYTHON) bash .ci/system
@@ -45,6 +47,19 @@ asan: $(READY) ## the core tests under AddressSanitizer and UBSan
 
 tsan: $(READY) ## the core tests under ThreadSanitizer
 	@bash .ci/sanitize thread $(BIN)
+
+dist/mcrelay: build
+	@PYTHON=$(PYTHON) bash .ci/system $(PACKAGE)
+	@bash packaging/build $(BIN)/python
+
+dist: dist/mcrelay ## dist/mcrelay: one executable that needs no Python
+
+deb: dist/mcrelay ## dist/mcrelay_VERSION_ARCH.deb
+	@bash packaging/deb
+
+release-check: dist deb ## prove both in clean Debian roots, with real dpkg and under a real systemd: as root, 6 minutes
+	@PYTHON=$(PYTHON) bash .ci/system $(CHECK)
+	$(BIN)/python packaging/release-check $(BIN)/python
 
 clean: ## remove what was built
 	rm -rf build dist *.egg-info pyx/*.c mcrelay/_core/*.so $(VENV)

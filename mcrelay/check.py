@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,24 +12,18 @@ import click
 from .conflicts import link_warnings
 from .errors import ConfigError
 from .files import config_paths, parse
+from .options import config_options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .errors import Complaint
 
 EXIT_BAD = 2
 
 
 @click.command(epilog="\b\nExample:\n  mcrelay check -c site.toml --strict")
-@click.option(
-    "-c",
-    "--config",
-    "paths",
-    multiple=True,
-    metavar="PATH",
-    type=click.Path(path_type=Path),
-    help="A file, or a directory for its *.toml; may repeat. Replaces /etc/mcrelay/mcrelay.toml and conf.d/*.toml.",
-)
-@click.option("-i", "--instance", metavar="NAME", help="Check /etc/mcrelay/NAME.toml and NAME.conf.d/*.toml.")
+@config_options
 @click.option("--strict", is_flag=True, help="Let warnings fail the check too.")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 def check(paths: tuple[Path, ...], instance: str | None, strict: bool, as_json: bool) -> None:

@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 
+def unpacked() -> bool:
+    """Whether this is the one-file executable: the child of the process that unpacked it, which others know by pid."""
+    return bool(getattr(sys, "frozen", False)) and Path(sys.executable).parent not in Path(__file__).parents
+
+
 class Installed:
     """Remembers the executable as it is now; ``replaced`` says that another one has taken its place."""
 

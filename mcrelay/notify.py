@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
-from pathlib import Path
+
+from .installed import unpacked
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START of sd-daemon.h
 
@@ -86,6 +86,5 @@ def take_inherited() -> list[tuple[str, int]]:
 
 
 def _our_pids() -> set[str]:
-    """Who the manager may mean by us: the one-file executable runs as the child of the process that unpacked it."""
-    unpacked = getattr(sys, "frozen", False) and Path(sys.executable).parent not in Path(__file__).parents
-    return {str(os.getpid())} | ({str(os.getppid())} if unpacked else set())
+    """Who the manager may mean by us: of the one-file executable it knows only our parent."""
+    return {str(os.getpid())} | ({str(os.getppid())} if unpacked() else set())

@@ -12,12 +12,14 @@ import grp
 import logging
 import os
 import pwd
+import signal
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import OperationError
+from .installed import unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +36,8 @@ _NAMES = {CAP_NET_ADMIN: "cap_net_admin", CAP_NET_RAW: "cap_net_raw"}
 _LAST = 63
 _VERSION_3 = 0x20080522
 
-PR_SET_KEEPCAPS = 8  # linux/prctl.h
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_KEEPCAPS = 8
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
@@ -89,6 +92,8 @@ def drop(account: Account | None) -> None:
         except OSError as error:
             raise OperationError(f"cannot go on as user {account.name}: {error.strerror or error}") from error
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    if unpacked():  # what was started is our parent: whoever kills that means us. A change of user takes this back
+        _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     kept = sorted(capabilities())
     names = ",".join(_NAMES.get(each, f"cap_{each}") for each in kept) or "none"
     log.info("user=%s uid=%d gid=%d capabilities=%s", _name(os.getuid()), os.getuid(), os.getgid(), names)

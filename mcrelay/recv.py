@@ -149,8 +149,14 @@ def summary(receiver: Receiver, targets: list[Stream]) -> dict[str, Any]:
 
 
 def checksum_errors() -> int:
-    """Return how many datagrams this namespace has refused for a bad UDP checksum: a relay's fault, not the sink's."""
-    lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()  # proc(5): a line of names, a line of values
+    """Return how many datagrams this namespace has refused for a bad UDP checksum: a relay's fault, not the sink's.
+
+    0 where /proc is not mounted, and nobody can tell.
+    """
+    try:
+        lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()  # proc(5): a line of names, then of values
+    except FileNotFoundError:
+        return 0
     names, values = (line.split() for line in lines if line.startswith("Udp:"))
     return int(dict(zip(names, values, strict=True)).get("InCsumErrors", 0))
 
