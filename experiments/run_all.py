@@ -35,6 +35,7 @@ MEASURES_SPEED = {
     "011-ring-version",
     "012-ways-out",
     "013-capture-point",
+    "014-packet-superframes",
 }
 AT_ONCE = 4
 TIMEOUT_S, TOO_SLOW = 180, 3

@@ -4,7 +4,7 @@
  *
  * PROTOCOL  all | ip          which AF_PACKET tap
  * VERSION   2 | 3             TPACKET ring; TIMEOUT_MS is how long an open V3 block may wait
- * WAY       none | send | sendmmsg | txring | segment
+ * WAY       none | send | sendmmsg | segment: a UDP socket; txring | packet | superframe: AF_PACKET, headers by hand
  * RUN       at most so many datagrams go out together
  *
  * Prints "ready", relays EXPECT datagrams (or until a second of silence), prints one JSON line. CPU is this thread's,
@@ -17,6 +17,7 @@
 #include <linux/filter.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
+#include <linux/virtio_net.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
@@ -34,11 +35,14 @@
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
 #endif
+#ifndef VIRTIO_NET_HDR_GSO_UDP_L4
+#define VIRTIO_NET_HDR_GSO_UDP_L4 5
+#endif
 
 enum { BLOCK = 1 << 20, BLOCKS = 32, SLOT = 2048, SLOTS = BLOCK / SLOT * BLOCKS, RUN = 64, RUN_BYTES = 65507 };
 enum { TX_BLOCKS = 4, TX_SLOTS = BLOCK / SLOT * TX_BLOCKS, HEADERS = 14 + 20 + 8 };
 
-typedef enum { NONE, SEND, SENDMMSG, TXRING, SEGMENT } Way;
+typedef enum { NONE, SEND, SENDMMSG, SEGMENT, TXRING, PACKET, SUPERFRAME } Way;
 
 static struct {
     Way way;
@@ -84,7 +88,7 @@ static uint16_t ip_checksum(const uint8_t *header) {
     return htons(~(sum + (sum >> 16)));
 }
 
-static void open_tx_ring(const char *link) {
+static void write_headers(const char *link) {
     struct ifreq req = {0};
     int inet = check(socket(AF_INET, SOCK_DGRAM, 0), "socket");
     strncpy(req.ifr_name, link, IFNAMSIZ - 1);
@@ -103,25 +107,41 @@ static void open_tx_ring(const char *link) {
     memcpy(ip + 20, &source_port, 2);
     memcpy(ip + 22, &out.to.sin_port, 2);
     close(inet);
+}
 
-    int version = TPACKET_V2, yes = 1;
+/* PACKET_QDISC_BYPASS drops what must be segmented in software first, so superframes go without. */
+static void open_packet(const char *link) {
+    int version = TPACKET_V2, yes = 1, buffer = 4 << 20;
     struct tpacket_req ring = {BLOCK, TX_BLOCKS, SLOT, TX_SLOTS};
-    struct sockaddr_ll at = {.sll_family = AF_PACKET, .sll_protocol = 0, .sll_ifindex = if_nametoindex(link)};
+    struct sockaddr_ll at = {
+        .sll_family = AF_PACKET,
+        .sll_protocol = out.way == TXRING ? 0 : htons(ETH_P_IP),
+        .sll_ifindex = if_nametoindex(link)};
+    struct sock_filter nothing = BPF_STMT(BPF_RET | BPF_K, 0);
+    struct sock_fprog program = {1, &nothing};
+    write_headers(link);
     out.fd = check(socket(AF_PACKET, SOCK_RAW, 0), "socket");
-    check(setsockopt(out.fd, SOL_PACKET, PACKET_VERSION, &version, sizeof version), "PACKET_VERSION");
-    check(setsockopt(out.fd, SOL_PACKET, PACKET_QDISC_BYPASS, &yes, sizeof yes), "PACKET_QDISC_BYPASS");
-    check(setsockopt(out.fd, SOL_PACKET, PACKET_TX_RING, &ring, sizeof ring), "PACKET_TX_RING");
+    check(setsockopt(out.fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program), "SO_ATTACH_FILTER");
+    setsockopt(out.fd, SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof buffer);
+    if (out.way == SUPERFRAME)
+        check(setsockopt(out.fd, SOL_PACKET, PACKET_VNET_HDR, &yes, sizeof yes), "PACKET_VNET_HDR");
+    else
+        check(setsockopt(out.fd, SOL_PACKET, PACKET_QDISC_BYPASS, &yes, sizeof yes), "PACKET_QDISC_BYPASS");
+    if (out.way == TXRING) {
+        check(setsockopt(out.fd, SOL_PACKET, PACKET_VERSION, &version, sizeof version), "PACKET_VERSION");
+        check(setsockopt(out.fd, SOL_PACKET, PACKET_TX_RING, &ring, sizeof ring), "PACKET_TX_RING");
+        out.tx = mmap(NULL, (size_t)BLOCK * TX_BLOCKS, PROT_READ | PROT_WRITE, MAP_SHARED, out.fd, 0);
+        if (out.tx == MAP_FAILED)
+            die("mmap");
+    }
     check(bind(out.fd, (void *)&at, sizeof at), "bind");
-    out.tx = mmap(NULL, (size_t)BLOCK * TX_BLOCKS, PROT_READ | PROT_WRITE, MAP_SHARED, out.fd, 0);
-    if (out.tx == MAP_FAILED)
-        die("mmap");
 }
 
 static void open_out(const char *link) {
     if (out.way == NONE)
         return;
-    if (out.way == TXRING) {
-        open_tx_ring(link);
+    if (out.way >= TXRING) {
+        open_packet(link);
         return;
     }
     int ttl = 8, buffer = 4 << 20;
@@ -133,18 +153,24 @@ static void open_out(const char *link) {
     check(connect(out.fd, (void *)&out.to, sizeof out.to), "connect");
 }
 
-static void put_on_tx_ring(const struct iovec *part) {
-    struct tpacket2_hdr *slot = (void *)(out.tx + (size_t)out.tx_next * SLOT);
-    while (__atomic_load_n(&slot->tp_status, __ATOMIC_ACQUIRE) & (TP_STATUS_SEND_REQUEST | TP_STATUS_SENDING))
-        send(out.fd, NULL, 0, 0);
-    uint8_t *frame = (uint8_t *)slot + TPACKET2_HDRLEN - sizeof(struct sockaddr_ll), *ip = frame + 14;
-    uint16_t total = htons(28 + part->iov_len), length = htons(8 + part->iov_len);
+/* The headers of a frame with so many bytes of payload. No UDP checksum: RFC 768 allows that in IPv4. */
+static void fill_headers(uint8_t *frame, unsigned bytes) {
+    uint8_t *ip = frame + 14;
+    uint16_t total = htons(28 + bytes), length = htons(8 + bytes);
     memcpy(frame, out.headers, HEADERS);
-    memcpy(frame + HEADERS, part->iov_base, part->iov_len);
     memcpy(ip + 2, &total, 2);
     memcpy(ip + 24, &length, 2);
     uint16_t sum = ip_checksum(ip);
     memcpy(ip + 10, &sum, 2);
+}
+
+static void put_on_tx_ring(const struct iovec *part) {
+    struct tpacket2_hdr *slot = (void *)(out.tx + (size_t)out.tx_next * SLOT);
+    while (__atomic_load_n(&slot->tp_status, __ATOMIC_ACQUIRE) & (TP_STATUS_SEND_REQUEST | TP_STATUS_SENDING))
+        send(out.fd, NULL, 0, 0);
+    uint8_t *frame = (uint8_t *)slot + TPACKET2_HDRLEN - sizeof(struct sockaddr_ll);
+    fill_headers(frame, part->iov_len);
+    memcpy(frame + HEADERS, part->iov_base, part->iov_len);
     slot->tp_len = HEADERS + part->iov_len;
     __atomic_store_n(&slot->tp_status, TP_STATUS_SEND_REQUEST, __ATOMIC_RELEASE);
     out.tx_next = (out.tx_next + 1) % TX_SLOTS;
@@ -166,6 +192,45 @@ static int send_run(void) {
         uint16_t size = out.size;
         memcpy(CMSG_DATA(cmsg), &size, sizeof size);
     }
+    return sendmsg(out.fd, &message, 0);
+}
+
+static int send_packets(void) {
+    static struct mmsghdr messages[RUN];
+    static uint8_t headers[RUN][HEADERS];
+    static struct iovec parts[RUN][2];
+    for (unsigned i = 0; i < out.queued; i++) {
+        fill_headers(headers[i], out.parts[i].iov_len);
+        parts[i][0] = (struct iovec){headers[i], HEADERS};
+        parts[i][1] = out.parts[i];
+        messages[i].msg_hdr = (struct msghdr){.msg_iov = parts[i], .msg_iovlen = 2};
+    }
+    return sendmmsg(out.fd, messages, out.queued, 0) == (int)out.queued ? 0 : -1;
+}
+
+/* One frame for the whole run: the kernel or the device cuts it by gso_size and writes the checksums. The UDP checksum
+ * field holds the sum over the pseudo header (linux/include/linux/virtio_net.h). */
+static int send_superframe(void) {
+    uint8_t headers[HEADERS];
+    unsigned bytes = 0;
+    for (unsigned i = 0; i < out.queued; i++)
+        bytes += out.parts[i].iov_len;
+    fill_headers(headers, bytes);
+    uint32_t sum = IPPROTO_UDP + 8 + bytes;
+    for (int i = 26; i < 34; i += 2)
+        sum += headers[i] << 8 | headers[i + 1];
+    sum = (sum & 0xffff) + (sum >> 16);
+    uint16_t folded = htons(sum + (sum >> 16));
+    memcpy(headers + 40, &folded, 2);
+    struct virtio_net_hdr how = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = 34, .csum_offset = 6};
+    if (out.queued > 1) {
+        how.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
+        how.gso_size = out.size;
+        how.hdr_len = HEADERS;
+    }
+    struct iovec parts[2 + RUN] = {{&how, sizeof how}, {headers, HEADERS}};
+    memcpy(parts + 2, out.parts, out.queued * sizeof *parts);
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2 + out.queued};
     return sendmsg(out.fd, &message, 0);
 }
 
@@ -191,6 +256,12 @@ static void flush(void) {
             put_on_tx_ring(&out.parts[i]);
         bad = send(out.fd, NULL, 0, MSG_DONTWAIT) < 0 && errno != EAGAIN;
         break;
+    case PACKET:
+        bad = send_packets() < 0;
+        break;
+    case SUPERFRAME:
+        bad = send_superframe() < 0;
+        break;
     case NONE:
         break;
     }
@@ -203,7 +274,8 @@ static void flush(void) {
 static void queue(const uint8_t *payload, unsigned size) {
     if (out.way == NONE)
         return;
-    unsigned room = out.way == SEGMENT && size * out.run > RUN_BYTES ? RUN_BYTES / size : out.run;
+    int one_message = out.way == SEGMENT || out.way == SUPERFRAME;
+    unsigned room = one_message && size * out.run > RUN_BYTES ? RUN_BYTES / size : out.run;
     if (out.queued && (size != out.size || out.queued >= room))
         flush();
     out.size = size;
@@ -312,7 +384,7 @@ static int by_value(const void *a, const void *b) {
 }
 
 int main(int argc, char **argv) {
-    static const char *ways[] = {"none", "send", "sendmmsg", "txring", "segment"};
+    static const char *ways[] = {"none", "send", "sendmmsg", "segment", "txring", "packet", "superframe"};
     if (argc != 13)
         return 2;
     struct in_addr group;
@@ -320,7 +392,7 @@ int main(int argc, char **argv) {
     if (!inet_aton(argv[5], &group) || !inet_aton(argv[10], &out.to.sin_addr))
         return 2;
     while (strcmp(argv[7], ways[out.way]))
-        if (++out.way > SEGMENT)
+        if (++out.way > SUPERFRAME)
             return 2;
     out.run = out.way == SEND ? 1 : atoi(argv[8]);
     if (out.run < 1 || out.run > RUN)
