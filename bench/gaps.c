@@ -67,7 +67,7 @@ int main(int argc, char **argv) {
     int fd = socket(AF_PACKET, SOCK_RAW, 0), version = TPACKET_V3, yes = 1;
     struct tpacket_req3 ring = {BLOCK, BLOCKS, 2048, BLOCK / 2048 * BLOCKS, 10, 0, 0};
     struct sockaddr_ll at = {
-        .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP), .sll_ifindex = if_nametoindex(argv[1])};
+        .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = if_nametoindex(argv[1])};
     if (fd < 0 || setsockopt(fd, SOL_PACKET, PACKET_VERSION, &version, sizeof version) ||
         setsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &yes, sizeof yes) ||
         setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &ring, sizeof ring) || bind(fd, (void *)&at, sizeof at))

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from topology import FLOOD_GROUP, IN_GROUP, IN_PORT, NEVER
+from topology import IN_GROUP, IN_PORT, NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,31 +43,34 @@ class Blast:
         cores: Sequence[int],
         *,
         group: IPv4Address = IN_GROUP,
+        source_port: int = SOURCE_PORT,
     ) -> None:
-        streams = work.streams if group != FLOOD_GROUP else 100
         # A run's datagrams are due together: at low rates one by one, or the pace would be a fiction.
         run = max(1, min(work.run, int(rate / len(cores) / 2000))) if rate else work.run
         share = min(rate / len(cores), NEVER)
         self._senders = [
             site.source.popen(
-                *("taskset", "-c", str(core), program, "eth0", str(group), str(IN_PORT), str(streams), work.sizes),
-                *(f"{share:.3f}", f"{seconds * 1e3:.0f}", str(run), str(SOURCE_PORT + i)),
+                *("taskset", "-c", str(core), program, "eth0", str(group), str(IN_PORT), str(work.streams), work.sizes),
+                *(f"{share:.3f}", f"{seconds * 1e3:.0f}", str(run), str(source_port + i)),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
             )
             for i, core in enumerate(cores)
         ]
 
-    def result(self, at_go: Callable[[], None], at_end: Callable[[], None]) -> Load:
+    def result(self, at_go: Callable[[], None] | None = None, at_end: Callable[[], None] | None = None) -> Load:
         """Wait for the end; *at_go* is called once all of them send, *at_end* once none does."""
         for word, then in (("go", at_go), ("end", at_end)):
             for sender in self._senders:
                 if (line := _line(sender)) != word:
                     raise RuntimeError(f"the sender failed: {line}")
-            then()
+            if then:
+                then()
         parts = [json.loads(_line(sender)) for sender in self._senders]
         for sender in self._senders:
             sender.wait()
+            if sender.stdout:
+                sender.stdout.close()
         return Load(
             offered=sum(part["offered"] for part in parts),
             sent=sum(part["sent"] for part in parts),

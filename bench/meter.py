@@ -93,15 +93,19 @@ def cpu_seconds(pids: Iterable[int]) -> dict[str, float]:
     return used
 
 
+def is_main(thread: str) -> bool:
+    """Whether a thread, as ``cpu_seconds`` names it, is the first of its process."""
+    pid, _, tid = thread.partition("/")
+    return pid == tid
+
+
 class Soaker:
     """One thread of the lowest priority a core, that knows how long it had the core to itself (soak.c)."""
 
     def __init__(self, program: str, folder: Path, cores: Iterable[int]) -> None:
-        cores = list(cores)
-        self.cores = len(cores)
         self._files = [folder / f"soak-{core}" for core in cores]
         self._children = [
-            subprocess.Popen([program, str(core), str(file)]) for core, file in zip(cores, self._files, strict=True)
+            subprocess.Popen([program, file.name.removeprefix("soak-"), str(file)]) for file in self._files
         ]
         until = time.monotonic() + 5
         while not all(file.exists() and file.stat().st_size for file in self._files):
@@ -113,14 +117,10 @@ class Soaker:
             with file.open("rb") as handle:
                 self._maps.append(mmap.mmap(handle.fileno(), 4096, prot=mmap.PROT_READ))
 
-    def idle_ns(self) -> int:
-        """Return the idle time of all cores since the start."""
-        return sum(struct.unpack_from("=Q", shared)[0] for shared in self._maps)
-
-    @staticmethod
-    def clock_ns() -> int:
-        """Return the clock that idle time is measured against."""
-        return time.monotonic_ns()
+    def read(self) -> tuple[int, int]:
+        """Return (time, idle time) in ns of all cores together. A core that is busy now has been idle until before."""
+        now = time.monotonic_ns()
+        return now * len(self._maps), sum(struct.unpack_from("=Q", shared)[0] for shared in self._maps)
 
     def close(self) -> None:
         """End them: they would keep the cores from ever sleeping."""
@@ -133,6 +133,12 @@ class Soaker:
             file.unlink()
 
 
-def cores() -> list[int]:
-    """Return the cores that this process may use."""
-    return sorted(os.sched_getaffinity(0))
+def cores() -> tuple[int, ...]:
+    """Return the first two cores that this process may use: the bench knows no more, however many there are."""
+    return tuple(sorted(os.sched_getaffinity(0))[:2])
+
+
+def resident_mb(pid: int) -> float:
+    """Return the memory of a process, its ring included (proc(5), VmRSS)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024 / 1e6

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-STEP = 1.10
-TOLERANCE = 0.025
+STEP = 1.06
+TOLERANCE = 0.03
 PROBES = 14  # at most: a path that never passes gives up
 
 

@@ -1,8 +1,8 @@
 /* What was left idle: soak CORE FILE adds up, at the lowest priority there is, the time that it had CORE to itself.
  *
  * It reads the clock without a pause. Two readings less than a microsecond or two apart mean that nobody else ran in
- * between; a longer gap was a thread, an interrupt or softirq (or the hypervisor), and is not idle time. FILE holds two
- * u64 in ns, rewritten all the time: idle, and the clock when that was so.
+ * between; a longer gap was a thread, an interrupt or softirq (or the hypervisor), and is not idle time. FILE holds the
+ * sum, a u64 in ns, rewritten all the time.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -46,7 +46,6 @@ int main(int argc, char **argv) {
         if (t - last < GAP_NS)
             idle += t - last;
         last = t;
-        __atomic_store_n(&shared[0], idle, __ATOMIC_RELAXED);
-        __atomic_store_n(&shared[1], t, __ATOMIC_RELEASE);
+        __atomic_store_n(shared, idle, __ATOMIC_RELAXED);
     }
 }
