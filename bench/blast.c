@@ -1,10 +1,11 @@
 /* An open-loop, paced UDP sender that costs as little as the kernel lets it.
  *
- *   blast LINK GROUP PORT STREAMS SIZES RATE MILLISECONDS RUN SOURCE_PORT
+ *   blast LINK GROUP PORT STREAMS SIZES RATE MILLISECONDS RUN SOURCE_PORT RUNS
  *
  * STREAMS consecutive groups from GROUP on get datagrams in turn; SIZES is 1316, a cycle 64,570,1400 or a random range
  * 80-400. RATE is datagrams a second of all streams together, 0 as fast as it goes. RUN datagrams are handed over at
- * once: as one UDP_SEGMENT message where there is one stream of one size, else by sendmmsg.
+ * once: as one UDP_SEGMENT message where there is one stream of one size, else by sendmmsg. RUNS 1 gives each run of
+ * several streams to one of them, as one message too.
  *
  * Unit i is due at start + i * RUN / RATE whatever became of the ones before it, and nothing is sent after MILLISECONDS:
  * offered is what was due by then, sent is what the kernel took. The checksums are the kernel's, and valid.
@@ -41,7 +42,7 @@ static struct {
     struct sockaddr_in *to;     /* one a stream */
     unsigned streams, stream;   /* the next one's index */
     unsigned sizes[SIZES_MAX], size_count, size;
-    int random, segment, connected;
+    int random, segment, connected, runs;
     uint64_t draws;
     unsigned run;
     int fd;
@@ -109,7 +110,7 @@ static void open_socket(const char *link, unsigned source_port) {
 }
 
 static void prepare(void) {
-    load.segment = load.connected && load.size_count == 1 && load.run > 1;
+    load.segment = (load.connected || load.runs) && load.size_count == 1 && load.run > 1;
     for (unsigned i = 0; i < load.run; i++) {
         parts[i].iov_base = payload;
         messages[i].msg_hdr = (struct msghdr){.msg_iov = &parts[i], .msg_iovlen = 1};
@@ -128,19 +129,25 @@ static void prepare(void) {
     memcpy(CMSG_DATA(cmsg), &size, sizeof size);
 }
 
+static void to_next_stream(struct msghdr *message) {
+    if (load.connected)
+        return;
+    message->msg_name = &load.to[load.stream];
+    message->msg_namelen = sizeof *load.to;
+    if (++load.stream == load.streams)
+        load.stream = 0;
+}
+
 /* Fill in the next run; returns its bytes. */
 static uint64_t fill(void) {
     uint64_t bytes = 0;
-    if (load.segment)
+    if (load.segment) {
+        to_next_stream(&messages[0].msg_hdr);
         return parts[0].iov_len;
+    }
     for (unsigned i = 0; i < load.run; i++) {
         bytes += parts[i].iov_len = take_size();
-        if (load.connected)
-            continue;
-        messages[i].msg_hdr.msg_name = &load.to[load.stream];
-        messages[i].msg_hdr.msg_namelen = sizeof *load.to;
-        if (++load.stream == load.streams)
-            load.stream = 0;
+        to_next_stream(&messages[i].msg_hdr);
     }
     return bytes;
 }
@@ -162,10 +169,11 @@ static int hand_over(uint64_t *refused) {
 
 int main(int argc, char **argv) {
     struct in_addr group;
-    if (argc != 10 || !inet_aton(argv[2], &group) || read_sizes(argv[5]))
+    if (argc != 11 || !inet_aton(argv[2], &group) || read_sizes(argv[5]))
         return 2;
     load.streams = atoi(argv[4]);
     load.run = atoi(argv[8]);
+    load.runs = atoi(argv[10]);
     double rate = atof(argv[6]);
     uint64_t duration = strtoull(argv[7], NULL, 10) * 1000000;
     if (!load.streams || !load.run || load.run > RUN_MAX || !duration)

@@ -53,9 +53,12 @@ class Book:
         return spread(self.values(work, path, figure))
 
     def ratio(self, over: Key, under: Key) -> Spread | None:
-        """Sum up the ratio of two keys, taken within each round: what disturbs a round disturbs both."""
+        """Sum up the ratio of two keys, taken within each round: what disturbs a round disturbs both.
+
+        A cost that came out negative was measured in a disturbed round, and has no ratio.
+        """
         pairs = zip(self.samples.get(over, []), self.samples.get(under, []), strict=False)
-        return spread([a / b for a, b in pairs if a is not None and b])
+        return spread([a / b for a, b in pairs if a and b and a > 0 and b > 0])
 
     def paths(self, work: str, figure: str) -> list[str]:
         """Return the paths that have this figure for a workload, in the order they came."""

@@ -39,9 +39,9 @@ class Blast:
         site: Site,
         work: Workload,
         rate: float,
+        *,
         seconds: float,
         cores: Sequence[int],
-        *,
         group: IPv4Address = IN_GROUP,
         source_port: int = SOURCE_PORT,
     ) -> None:
@@ -51,7 +51,7 @@ class Blast:
         self._senders = [
             site.source.popen(
                 *("taskset", "-c", str(core), program, "eth0", str(group), str(IN_PORT), str(work.streams), work.sizes),
-                *(f"{share:.3f}", f"{seconds * 1e3:.0f}", str(run), str(source_port + i)),
+                *(f"{share:.3f}", f"{seconds * 1e3:.0f}", str(run), str(source_port + i), str(int(work.runs))),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -136,6 +137,16 @@ class Soaker:
 def cores() -> tuple[int, ...]:
     """Return the first two cores that this process may use: the bench knows no more, however many there are."""
     return tuple(sorted(os.sched_getaffinity(0))[:2])
+
+
+def softirq_threads() -> tuple[int, ...]:
+    """Return the pids of the kernel's softirq threads; none where /proc does not show them."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if file.read_text().startswith("ksoftirqd/"):
+                found.append(int(file.parent.name))
+    return tuple(found)
 
 
 def resident_mb(pid: int) -> float:

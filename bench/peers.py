@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from topology import IDLE_GROUP, IN_GROUP, IN_PORT, OUT_GROUP, OUT_PORT, SOURCE
-from way import START_SECONDS, Running, Unsupported
+from way import START_SECONDS, Running, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ def _ready(child: subprocess.Popen[str]) -> None:
 
 def _single(work: Workload, name: str) -> None:
     if work.streams > 1 or work.outputs > 1 or work.idle_rules:
-        raise Unsupported(f"{name} relays one stream to one output")
+        raise UnsupportedError(f"{name} relays one stream to one output")
 
 
 def plain_c(way: str) -> Callable[[Place, Workload], Running]:
@@ -51,15 +51,15 @@ def plain_c(way: str) -> Callable[[Place, Workload], Running]:
 def smcroute(*, joins: bool) -> Callable[[Place, Workload], Running]:
     """Kernel forwarding. It cannot change the group, so the sink counts that of the input.
 
-    With *joins* the kernel hands each datagram to itself, too: what any network with a snooping switch demands. Without,
-    forwarding is all there is: only where a switch has been told by hand to send everything here.
+    With *joins* the kernel hands each datagram to itself, too: what any network with a snooping switch demands.
+    Without, forwarding is all there is: only where a switch has been told by hand to send everything here.
     """
 
     def start(place: Place, work: Workload) -> Running:
         if work.outputs > VIFS:
-            raise Unsupported("the kernel has 32 virtual interfaces, and one output each")
+            raise UnsupportedError("the kernel has 32 virtual interfaces, and one output each")
         if work.idle_rules > 1000:
-            raise Unsupported("not tried with more than 1000 routes")
+            raise UnsupportedError("not tried with more than 1000 routes")
         site, lines = place.site, []
         links = [f"out{i}" for i in range(work.outputs)]
         lines += [f"phyint {link} enable" for link in ("in0", *links)]
@@ -94,7 +94,7 @@ def nft(place: Place, work: Workload) -> Running:
     Joins nothing, repairs nothing, and harms datagrams without a checksum. One stream: a map would be needed for more.
     """
     if work.streams > 1 or work.idle_rules:
-        raise Unsupported("written for one stream")
+        raise UnsupportedError("written for one stream")
     mac = json.loads(place.site.relay.run("ip", "-j", "link", "show", "dev", "out0").stdout)[0]["address"]
     steps = [f"ether saddr set {mac}", f"ip saddr set {RELAY_OUT}", "ip ttl set 16", "udp sport set 20000"]
     steps.append(f"udp dport set {OUT_PORT}")
@@ -127,7 +127,7 @@ def nft(place: Place, work: Workload) -> Running:
 def socat(place: Place, work: Workload) -> Running:
     """One process an output, as people write it."""
     if work.streams > 1 or work.idle_rules:
-        raise Unsupported("socat relays one stream")
+        raise UnsupportedError("socat relays one stream")
     children = [
         place.site.relay.popen(
             *(*place.pin(), "socat", "-u", "-b", "65536"),

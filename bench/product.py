@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from topology import IDLE_GROUP, IN_GROUP, IN_PORT, OUT_GROUP, OUT_PORT
-from way import START_SECONDS, Running, Unsupported
+from way import START_SECONDS, Running, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,13 +75,13 @@ def mcrelay(variant: Variant) -> Callable[[Place, Workload], Running]:
             capture_output=True, text=True, check=False, env=place.environment,
         )  # fmt: skip
         if checked.returncode:
-            raise Unsupported((checked.stderr or checked.stdout).strip().splitlines()[0].rpartition(".toml:")[2])
+            raise UnsupportedError((checked.stderr or checked.stdout).strip().splitlines()[0].rpartition(".toml:")[2])
         running = Running(groups=work.streams * work.outputs, copies=work.outputs, socket=str(place.folder / "control"))
         _launch(place, variant, running)
         wrong = [rule for rule in show(place, running, "rules") if rule["state"] != "active"]
         if wrong:
             running.stop()
-            raise Unsupported(f"rule {wrong[0]['name']} is {wrong[0]['state']}: {wrong[0]['reason']}")
+            raise UnsupportedError(f"rule {wrong[0]['name']} is {wrong[0]['state']}: {wrong[0]['reason']}")
         return running
 
     return start
@@ -106,7 +106,7 @@ def _launch(place: Place, variant: Variant, running: Running) -> None:
         while b"READY=1" not in said:
             if child.poll() is not None or time.monotonic() - begun > START_SECONDS:
                 running.stop()
-                raise Unsupported(f"it did not start: {log.read_text()[-300:].strip()}")
+                raise UnsupportedError(f"it did not start: {log.read_text()[-300:].strip()}")
             with contextlib.suppress(TimeoutError):
                 said = notified.recv(4096)
         running.ready_seconds = time.monotonic() - begun

@@ -35,7 +35,7 @@ def rate_table(book: Book, titles: dict[str, str]) -> Table:
     for column in ("workload", "path"):
         table.add_column(column)
     for column in (
-        "highest loss-free rate/s", "pipeline/s", "all cores ns/datagram", "worker ns/datagram", "at rate/s",
+        "highest loss-free rate/s", "pipeline/s", "all cores ns", "by threads ns", "worker ns", "at rate/s",
     ):  # fmt: skip
         table.add_column(column, justify="right")
     last = ""
@@ -45,7 +45,7 @@ def rate_table(book: Book, titles: dict[str, str]) -> Table:
             pipeline = "" if (work, path, "pipeline") not in book.samples else _cell(book, work, path, "pipeline")
             table.add_row(
                 work if work != last else "", titles.get(path, path), _cell(book, work, path, "rate"), pipeline,
-                _cell(book, work, path, "cost_ns"), _cell(book, work, path, "worker_ns"),
+                *(_cell(book, work, path, figure) for figure in ("cost_ns", "accounted_ns", "worker_ns")),
                 _cell(book, work, path, "cost_rate", only_median=True),
             )  # fmt: skip
             last = work
@@ -94,9 +94,8 @@ def other_lines(book: Book, titles: dict[str, str]) -> list[str]:
     lines = []
     if book.profile:
         top = book.profile["top"]
-        lines.append(
-            f"Profile of the worker at {book.profile['rate']:,}/s: {book.profile['kernel_percent']} % in kernel functions"
-        )
+        rate, kernel = book.profile["rate"], book.profile["kernel_percent"]
+        lines.append(f"Profile of the worker at {rate:,}/s: {kernel} % in kernel functions")
         lines += [
             f"  {row['percent']:5.1f} %  {row['symbol']}{'' if row['kernel'] else '  (' + row['object'] + ')'}"
             for row in top

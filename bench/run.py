@@ -50,7 +50,8 @@ def main(extent: str, only: tuple[str, ...], rounds: int | None, folder: Path) -
     with tempfile.TemporaryDirectory(prefix="mcrelay-bench-") as name:
         work = Path(name)
         work.chmod(0o711)  # the relay goes on as nobody
-        setting = Setting(work, tools.compile_all(work), (str(tools.ROOT / ".venv/bin/mcrelay"),), meter.cores())
+        command = (str(tools.ROOT / ".venv/bin/mcrelay"),)
+        setting = Setting(work, tools.compile_all(work), command, meter.cores(), meter.softirq_threads())
         run = sections.Sections(book, setting, chosen)
         for section in only or NAMES:
             at = time.monotonic()

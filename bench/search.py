@@ -24,10 +24,9 @@ def highest(
         else:
             bad = min(bad or rate, rate)
         if not bad:
-            rate = good * step
+            rate, step = good * step, step * step  # far off: twice as far the next time
         elif not good:
-            step = step * step  # far off: twice as far the next time
-            rate = bad / step
+            rate, step = bad / step, step * step
         else:
             rate = (good + bad) / 2
     return good

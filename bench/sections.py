@@ -13,7 +13,7 @@ import paths
 import workloads
 from meter import Soaker, resident_mb
 from trial import Trial
-from way import Unsupported
+from way import UnsupportedError
 
 from mcrelay.netns import Lab
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from book import Book
-    from trial import Setting
+    from trial import Probe, Setting
     from way import Way
     from workloads import Workload
 
@@ -69,7 +69,7 @@ class Sections:
                 for way, work in pairs:
                     try:
                         found.append(Trial(lab, way, work, self.setting))
-                    except Unsupported as why:
+                    except UnsupportedError as why:
                         self.book.note(f"{work.title}: {way.title}: {why}")
                 yield found
             finally:
@@ -99,23 +99,27 @@ class Sections:
             soaker = Soaker(self.setting.programs["soak"], self.setting.folder, self.setting.cores)
             try:
                 for number in range(self.extent.rounds):
-                    sender: dict[tuple[Workload, int], float] = {}
+                    sender: dict[tuple[Workload, int], Probe] = {}
                     for trial in _turned(trials, number):
                         rate = rate_of(trial)
                         key = trial.work, round(rate)
                         if key not in sender:
                             base = alone[trial.work].probe(rate, self.extent.probe_seconds, soaker=soaker)
-                            sender[key] = base.cores_ns
+                            sender[key] = base
                             self.book.add(trial.work.name, "drop", "cost_ns", base.cores_ns)
+                            self.book.add(trial.work.name, "drop", "accounted_ns", base.accounted_ns)
+                            self.book.add(trial.work.name, "drop", "cost_rate", base.rate)
                         self._cost(trial, trial.probe(rate, self.extent.probe_seconds, soaker=soaker), sender[key])
             finally:
                 soaker.close()
 
-    def _cost(self, trial: Trial, probe: Any, sender_ns: float) -> None:
+    def _cost(self, trial: Trial, probe: Probe, alone: Probe) -> None:
         copies, name, path = trial.running.copies, trial.work.name, trial.path.name
         sound = probe.delivered >= 0.99 * probe.sent
         self.book.add(name, path, "cost_rate", probe.rate)
-        self.book.add(name, path, "cost_ns", (probe.cores_ns - sender_ns) / copies if sound else None)
+        self.book.add(name, path, "cost_ns", (probe.cores_ns - alone.cores_ns) / copies if sound else None)
+        accounted = (probe.accounted_ns - alone.accounted_ns) / copies
+        self.book.add(name, path, "accounted_ns", accounted if sound else None)
         if trial.running.pids:
             self.book.add(name, path, "worker_ns", probe.worker_ns / copies if sound else None)
             self.book.add(name, path, "threads_ns", probe.threads_ns / copies if sound else None)
@@ -147,7 +151,7 @@ class Sections:
 
             self.costs(trials, rate_of)
             for trial in trials:
-                if trial.path in {paths.MCRELAY, paths.C_RUNS} or trial.path.name == "mcrelay+uso":
+                if trial.path in {paths.MCRELAY, paths.SMCROUTE} or trial.path.name == "mcrelay+uso":
                     for rate in LATENCY_RATES[1:]:
                         for _ in range(self.extent.rounds):
                             longest = trial.gaps(rate, 0.4)

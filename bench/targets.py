@@ -31,9 +31,8 @@ class Row:
 
 def rows(book: Book) -> list[Row]:
     """Compute every row from what was measured."""
-    return [
-        *_rates(book), *_worker(book), *_shapes(book), *_rules(book), *_superframes(book), *_latency(book), *_rest(book),
-    ]  # fmt: skip
+    parts = (_rates, _worker, _shapes, _rules, _superframes, _latency, _rest)
+    return [row for part in parts for row in part(book)]
 
 
 def _ratio(book: Book, figure: str, target: str, over: Key, under: Key, *, least: float = 0, most: float = 0) -> Row:
@@ -42,7 +41,7 @@ def _ratio(book: Book, figure: str, target: str, over: Key, under: Key, *, least
 
 
 def _plain(
-    book: Book, figure: str, target: str, key: Key, unit: str, digits: int = 0, *, least: float = 0, most: float = 0
+    book: Book, figure: str, target: str, key: Key, *, unit: str, digits: int = 0, least: float = 0, most: float = 0
 ) -> Row:
     found = book.spread(*key)
     return Row(figure, target, shown(found, unit, digits), _within(found, least, most))
@@ -66,7 +65,7 @@ def _rates(book: Book) -> Iterator[Row]:
     on_one = "1316", "smcroute", "pipeline"
     bare = "1316", "smcroute-bare", "rate"
     nft = "1316", "nft", "rate"
-    yield _plain(book, "rate, 1 stream of 1316 B, equal cores", NO_TARGET, ("1316", "mcrelay", "rate"), "/s")
+    yield _plain(book, "rate, 1 stream of 1316 B, equal cores", NO_TARGET, ("1316", "mcrelay", "rate"), unit="/s")
     yield _ratio(book, "  against smcroute, plain", ">= 1.0x", ("1316", "mcrelay", "rate"), smcroute, least=1.0)
     yield _ratio(book, "  against smcroute, exclusive", ">= 1.25x", ("1316", "exclusive", "rate"), smcroute, least=1.25)
     yield _ratio(book, "  against smcroute that joins nothing, plain", NO_TARGET, ("1316", "mcrelay", "rate"), bare)
@@ -95,7 +94,9 @@ def _rates(book: Book) -> Iterator[Row]:
 
 def _worker(book: Book) -> Iterator[Row]:
     singly = "1316", "burst-1", "worker_ns"
-    yield _plain(book, "worker CPU per datagram, wire-segmented", NO_TARGET, ("1316", "mcrelay", "worker_ns"), "ns")
+    yield _plain(
+        book, "worker CPU per datagram, wire-segmented", NO_TARGET, ("1316", "mcrelay", "worker_ns"), unit="ns"
+    )
     yield _ratio(book, "  against one send() each", "<= 0.5x", ("1316", "mcrelay", "worker_ns"), singly, most=0.5)
     yield _ratio(
         book, "  the same, device segmentation", "<= 0.25x", ("1316", "mcrelay+uso", "worker_ns"), singly, most=0.25
@@ -174,14 +175,16 @@ def _latency(book: Book) -> Iterator[Row]:
 def _rest(book: Book) -> Iterator[Row]:
     yield _plain(
         book, "1000 groups joined and forwarding from start", "<= 2 s", ("streams-1000", "mcrelay", "ready_seconds"),
-        "s", 2, most=2,
+        unit="s", digits=2, most=2,
     )  # fmt: skip
     yield _plain(
         book, "parse + lookup, 4096 rules, all of them busy", "<= 10 ns", ("micro", "core", "parse_and_find[4096]"),
-        "ns", 1, most=10,
+        unit="ns", digits=1, most=10,
     )  # fmt: skip
-    yield _plain(book, "  one of them busy", NO_TARGET, ("micro", "core", "parse_and_find_one_busy"), "ns", 1)
-    yield _plain(book, "memory, 1 link, under load", "<= 120 MB", ("1316", "mcrelay", "rss_mb"), "MB", most=120)
+    yield _plain(
+        book, "  one of them busy", NO_TARGET, ("micro", "core", "parse_and_find_one_busy"), unit="ns", digits=1
+    )
+    yield _plain(book, "memory, 1 link, under load", "<= 120 MB", ("1316", "mcrelay", "rss_mb"), unit="MB", most=120)
     lost = book.spread("flood", "mcrelay", "lost")
     flood = book.spread("flood", "mcrelay", "flood_rate")
     yield Row(

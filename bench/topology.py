@@ -5,8 +5,8 @@
     source eth0 -------- in0 relay out0 -------- eth0 sink
     192.0.2.2/24   192.0.2.1/24   198.51.100.1/24   198.51.100.2/24
 
-The source is one that the relay's kernel has a route back to: kernel forwarding would refuse any other. No bridge: what is
-to be measured is the relay. Each path under test has a site of its own and stays up in it; one that nobody sends to
+The source is one that the relay's kernel has a route back to: kernel forwarding would refuse any other. No bridge: what
+is to be measured is the relay. Each path under test has a site of its own and stays up in it; one that nobody sends to
 costs nothing.
 """
 

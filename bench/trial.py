@@ -12,7 +12,7 @@ from load import Blast, Load
 from meter import Sink, Soaker, cpu_seconds, is_main
 from search import highest
 from topology import FLOOD_GROUP
-from way import Place, Unsupported
+from way import Place, UnsupportedError
 from workloads import FLOOD_RATE
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Setting:
     programs: dict[str, str]
     command: tuple[str, ...]
     cores: tuple[int, ...]
+    softirq: tuple[int, ...]  # the kernel's threads for what does not fit into others' time
     environment: dict[str, str] | None = None
 
 
@@ -52,6 +53,7 @@ class Probe:
     sender_ns: float  # CPU of the sender, with all softirq on its time
     threads_ns: float  # CPU of the path's own threads
     worker_ns: float  # of those beside the main thread, where there are any: the main thread of mcrelay decides
+    accounted_ns: float  # of senders, path and the kernel's softirq threads together
     cores_ns: float  # of all cores and of everything that runs on them; 0 unless a soaker watched
 
     @property
@@ -79,10 +81,11 @@ class Trial:
     """A path under test. Make it, ask it, close it; many may be open at a time, and one is asked at a time."""
 
     def __init__(self, lab: Lab, path: Way, work: Workload, setting: Setting, *, label: str = "") -> None:
-        """Build the site and start the path. Unsupported if it cannot do this."""
+        """Build the site and start the path. UnsupportedError if it cannot do this."""
         if path.missing:
-            raise Unsupported(path.missing)
+            raise UnsupportedError(path.missing)
         self.path, self.work, self.setting = path, work, setting
+        self.both = path.both_cores
         self.guesses: dict[bool, float] = {}  # the rate to search from next, by whether cores were equal
         self.log: list[dict[str, Any]] = []  # every probe of every search
         label = label or f"{path.name}-{work.name}"
@@ -101,14 +104,14 @@ class Trial:
         self.running.stop()
 
     def senders(self, *, equal: bool) -> list[int]:
-        """Return the cores to send from: the first, and on equal cores also the second where the path works there."""
-        return list(self.setting.cores[: 2 if equal and self.path.both_cores else 1])
+        """Return the cores to send from: the first, and on equal cores also the second if that helps."""
+        return list(self.setting.cores[: 2 if equal and self.both else 1])
 
     def probe(self, rate: float, seconds: float, *, equal: bool = False, soaker: Soaker | None = None) -> Probe:
         """Send at *rate* (0: as fast as it goes) and count."""
-        before, used = self.sink.read(), cpu_seconds(self.running.pids)
+        before, used = self.sink.read(), cpu_seconds((*self.running.pids, *self.setting.softirq))
         program = self.setting.programs["blast"]
-        blast = Blast(program, self.site, self.work, rate, seconds, self.senders(equal=equal))
+        blast = Blast(program, self.site, self.work, rate, seconds=seconds, cores=self.senders(equal=equal))
         watch = _Watch()
 
         def go() -> None:
@@ -126,8 +129,9 @@ class Trial:
     def _account(self, load: Load, before: Delivered, used: dict[str, float], watch: _Watch) -> Probe:
         copies = self.running.copies
         come = self.sink.settle(before, load.sent_bytes * copies)
-        now = cpu_seconds(self.running.pids)
+        now = cpu_seconds((*self.running.pids, *self.setting.softirq))
         spent = {thread: seconds - used.get(thread, 0.0) for thread, seconds in now.items()}
+        softirq = sum(spent.pop(f"{pid}/{pid}") for pid in self.setting.softirq)
         workers = [seconds for thread, seconds in spent.items() if not is_main(thread)] or list(spent.values())
         mean = load.sent_bytes / max(load.sent, 1)
         delivered = come.payload_bytes / mean / copies if copies else float(load.sent)
@@ -142,6 +146,7 @@ class Trial:
             sender_ns=load.cpu_ns / max(load.sent, 1),
             threads_ns=sum(spent.values()) * 1e9 / max(delivered, 1.0),
             worker_ns=sum(workers) * 1e9 / max(delivered, 1.0),
+            accounted_ns=(load.cpu_ns + (sum(spent.values()) + softirq) * 1e9) / max(load.sent, 1),
             cores_ns=watch.busy_ns / max(load.sent, 1),
         )
 
@@ -159,17 +164,27 @@ class Trial:
             return probe.loss_free
 
         if equal not in self.guesses:
-            flat_out = self.probe(0, seconds / 2, equal=equal)
-            self.guesses[equal] = max(1000.0, 0.95 * flat_out.delivered / flat_out.seconds)
+            self._arrange(seconds / 2, equal=equal)
         found = highest(passes, self.guesses[equal])
         self.guesses[equal] = found or self.guesses[equal]
         return best or None
 
+    def _arrange(self, seconds: float, *, equal: bool) -> None:
+        """Learn where to search: a relay that keeps up with a sender flat out gets a second one, if it can use it."""
+        flat_out = self.probe(0, seconds, equal=equal)
+        guess = 0.95 * flat_out.delivered / flat_out.seconds
+        if equal and not self.both and flat_out.exact:
+            self.both = True
+            more = self.probe(1.1 * guess, seconds, equal=True)
+            self.both = more.loss_free
+            guess = more.rate if more.loss_free else guess
+        self.guesses[equal] = max(1000.0, guess)
+
     def flooded(self, rate: float, seconds: float) -> tuple[Load, Probe]:
-        """Send at *rate* while the same core floods the link with what no rule wants: what the flood did, and the rest."""
+        """Send at *rate* while the same core floods the link with what no rule wants: what flood and sender did."""
         flood = Blast(
-            self.setting.programs["blast"], self.site, replace(self.work, streams=100), FLOOD_RATE, seconds + 0.5,
-            self.senders(equal=False), group=FLOOD_GROUP, source_port=50000,
+            self.setting.programs["blast"], self.site, replace(self.work, streams=100, runs=True), FLOOD_RATE,
+            seconds=seconds + 0.5, cores=self.senders(equal=False), group=FLOOD_GROUP, source_port=50000,
         )  # fmt: skip
         probe = self.probe(rate, seconds)
         return flood.result(), probe
@@ -185,7 +200,8 @@ class Trial:
         )  # fmt: skip
         assert watcher.stdout is not None
         watcher.stdout.readline()
-        Blast(self.setting.programs["blast"], self.site, work, rate, seconds, self.senders(equal=False)).result()
+        program, cores = self.setting.programs["blast"], self.senders(equal=False)
+        Blast(program, self.site, work, rate, seconds=seconds, cores=cores).result()
         found: dict[str, int] = json.loads(watcher.stdout.readline())
         watcher.wait()
         watcher.stdout.close()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 START_SECONDS = 60  # and a path that does not forward by then has failed
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """This path cannot do this workload; the text says why."""
 
 

@@ -16,6 +16,7 @@ class Workload:
     outputs: int = 1
     idle_rules: int = 0
     run: int = 16  # datagrams the sender hands over at once
+    runs: bool = False  # each run to one of the streams, which costs the sender less; else they take turns singly
     superframes: bool = False  # the source's link passes them on whole: what a host with UDP GRO or USO gets
 
     @property
