@@ -113,6 +113,7 @@ cdef inline uint32_t assemble(Queue *queue, const Output *output, uint32_t curso
     cdef uint32_t vector = 0
     cdef Entry *entry
     cdef Message *message
+    cdef const uint8_t *end
     cdef uint16_t size
     cdef uint8_t tos
     while cursor != NONE and count < MESSAGES and vector + RUN_MAX <= VECTORS:
@@ -125,6 +126,7 @@ cdef inline uint32_t assemble(Queue *queue, const Output *output, uint32_t curso
         queue.headers[count].msg_hdr.msg_iov = &queue.vectors[vector]
         queue.vectors[vector].iov_base = <void *>entry.payload
         queue.vectors[vector].iov_len = size
+        end = entry.payload + size
         cursor = entry.next
         if 0 < size <= output.egress.segment_max:
             while message.count < longest and cursor != NONE:
@@ -133,16 +135,21 @@ cdef inline uint32_t assemble(Queue *queue, const Output *output, uint32_t curso
                     break
                 if output.keep_dscp and entry.tos != tos:
                     break
-                queue.vectors[vector + message.count].iov_base = <void *>entry.payload
-                queue.vectors[vector + message.count].iov_len = entry.size
+                if entry.payload == end:        # cut from the same superframe
+                    queue.vectors[vector].iov_len += entry.size
+                else:
+                    vector += 1
+                    queue.vectors[vector].iov_base = <void *>entry.payload
+                    queue.vectors[vector].iov_len = entry.size
+                end = entry.payload + entry.size
                 message.count += 1
                 message.bytes += entry.size
                 cursor = entry.next
                 if entry.size < size:
                     break
-        queue.headers[count].msg_hdr.msg_iovlen = message.count
+        vector += 1
+        queue.headers[count].msg_hdr.msg_iovlen = &queue.vectors[vector] - queue.headers[count].msg_hdr.msg_iov
         set_control(&queue.headers[count].msg_hdr, queue.controls + count * control_bytes(), message.count, size, tos)
-        vector += message.count
         count += 1
     taken[0] = cursor
     return count
@@ -294,20 +301,22 @@ cdef inline uint32_t transmit(Queue *queue, const Output *output, uint32_t count
 cdef inline bint singly(Queue *queue, const Output *output, uint32_t index) noexcept nogil:
     """Send a refused run datagram by datagram. False on back-pressure; the message then holds what is left."""
     cdef Message *message = &queue.messages[index]
-    cdef msghdr *header = &queue.headers[index].msg_hdr
     cdef Message one
     cdef mmsghdr single
+    cdef iovec vector
     cdef uint32_t drains = 0
     cdef int code
-    single.msg_hdr = header[0]
+    single.msg_hdr = queue.headers[index].msg_hdr
+    single.msg_hdr.msg_iov = &vector
     single.msg_hdr.msg_iovlen = 1
     set_control(&single.msg_hdr, <uint8_t *>queue.controls + index * control_bytes(), 1, 0,
                 queue.entries[message.first].tos if output.keep_dscp else 0)
     while message.count:
-        single.msg_hdr.msg_iov = header.msg_iov
         one.first = message.first
         one.count = 1
         one.bytes = queue.entries[one.first].size
+        vector.iov_base = <void *>queue.entries[one.first].payload
+        vector.iov_len = one.bytes
         if sendmmsg(output.egress.fd, &single, 1, MSG_DONTWAIT) == 1:
             accept(output, queue.entries, &one)
         else:
@@ -324,7 +333,6 @@ cdef inline bint singly(Queue *queue, const Output *output, uint32_t index) noex
         message.first = queue.entries[message.first].next
         message.count -= 1
         message.bytes -= one.bytes
-        header.msg_iov += 1
     return True
 
 

@@ -51,6 +51,7 @@ cdef class PlanOwner:
         for i in range(len(rings)):
             ring = rings[i]
             self.plan.captures[i].ring = &ring.ring
+            self.plan.spins |= ring.ring.slots
             self.plan.polls[i].fd = ring.ring.fd
             self.plan.polls[i].events = POLLIN
             table_build(&self.plan.captures[i].table, sum([entry[0] == i for entry in inputs]))
