@@ -50,7 +50,7 @@ class Service:
         self.config = config
         self.started = time.time()
         self.links: dict[str, Link] = {}
-        self.engine = Engine(features, config.relay.cpus)
+        self.engine = Engine(features, config.relay.workers, config.relay.cpus)
         self.memberships = Memberships(keeper=notifier)
         self._notifier = notifier
         self._inherited = inherited
@@ -115,6 +115,7 @@ class Service:
                 wait.cancel()
 
     async def _housekeep(self) -> None:
+        self.engine.check()
         if self._watchdog.seconds:
             self._watchdog.feed(self.engine.turns)
             self.engine.wake()  # an idle loop turns once for it

@@ -29,7 +29,8 @@ cdef enum:
     DRAINS = 8                  # asynchronous errors taken in before one flush gives an output up
 
 cdef struct Egress:
-    # One output's socket, connected to its destination. It outlives plans; only its worker touches it.
+    # One output's socket, connected to its destination, as one worker sees it. It outlives plans; only that worker
+    # touches it. The socket is the same for all: a group has one worker, and whoever sends learns what went wrong.
     int fd
     uint32_t segment_max        # payload that fits the MTU: larger ones never form runs
     uint32_t owed               # asynchronous errors not yet charged to a datagram
@@ -374,9 +375,14 @@ cdef class RunSwitch:
 
 
 cdef class EgressSocket:
-    """Owner of one output's socket. Made and closed by the main thread; its worker sends."""
+    """Owner of one output's socket. Made and closed by the main thread; workers send."""
 
-    cdef Egress egress
+    cdef int fd
+    cdef uint8_t *states        # one Egress a worker, each on a cache line of its own
+    cdef readonly uint32_t workers
     cdef RunSwitch switch
     cdef readonly int sndbuf
     cdef readonly int source_port
+
+    cdef Egress *of(self, uint32_t worker) except NULL
+    cdef void _shut(self) noexcept

@@ -43,4 +43,5 @@ cdef class PlanOwner:
 
     cdef Plan plan
     cdef Queue queue
+    cdef uint32_t worker
     cdef tuple owned

@@ -213,7 +213,7 @@ cdef class Chains:
         self.bare.fd = -1
         self.bare.segment_max = segment_max
         self.bare.runs = &self.runs
-        self.output.egress = &self.bare if socket is None else &socket.egress
+        self.output.egress = &self.bare if socket is None else socket.of(0)
         self.output.counters = &self.counters
         self.output.burst = burst
         self.output.keep_dscp = keep_dscp
