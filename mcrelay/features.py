@@ -12,8 +12,8 @@ UDP_SEGMENT = 103  # linux/udp.h
 class Features:
     """What there is and what is not.
 
-    ``udp_segment``: runs can be sent as one message (udp(7), Linux 4.18). ``fanout``: several workers may leave it to the
-    kernel whose a frame is (packet(7)); that is found out when a ring is made, so the probe says yes.
+    ``udp_segment``: runs can be sent as one message (udp(7), Linux 4.18). ``fanout``: several workers may leave it to
+    the kernel whose a frame is (packet(7)); that is found out when a ring is made, so the probe says yes.
     """
 
     udp_segment: bool = True

@@ -71,7 +71,7 @@ cdef inline const uint8_t *first_frame(const Ring *ring, const uint8_t *place) n
     return place if ring.slots else place + (<tpacket_block_desc *>place).hdr.bh1.offset_to_first_pkt
 
 
-cdef inline const uint8_t *read_frame(const Ring *ring, const uint8_t *at, Frame *out) noexcept nogil:
+cdef inline const uint8_t *view_frame(const Ring *ring, const uint8_t *at, Frame *out) noexcept nogil:
     """Fill ``out`` from the header at ``at``; returns where the next header of a block is."""
     cdef const tpacket2_hdr *slot = <const tpacket2_hdr *>at
     cdef const tpacket3_hdr *packed = <const tpacket3_hdr *>at

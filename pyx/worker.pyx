@@ -20,7 +20,7 @@ from .kernel cimport (
 )
 from .plan cimport Capture, Input, Plan, PlanOwner
 from .policer cimport conforms
-from .ring cimport Frame, acquire, first_frame, frame_count, half_free, read_frame, release, segment_bytes
+from .ring cimport Frame, acquire, first_frame, frame_count, half_free, view_frame, release, segment_bytes
 from .wire cimport Datagram, parse
 
 cdef enum:
@@ -105,7 +105,7 @@ cdef inline void relay_place(Plan *plan, Capture *capture, const uint8_t *place)
     for i in range(VERDICT_COUNT):
         verdicts[i] = 0
     for _ in range(frame_count(capture.ring, place)):
-        at = read_frame(capture.ring, at, &frame)
+        at = view_frame(capture.ring, at, &frame)
         verdicts[<uint32_t>relay_frame(plan, capture, &frame)] += 1
     for i in range(VERDICT_COUNT):
         if verdicts[i]:

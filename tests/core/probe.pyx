@@ -25,7 +25,7 @@ from mcrelay._core.kernel cimport (
 )
 from mcrelay._core.policer cimport PolicerState, conforms
 from mcrelay._core.ring cimport (
-    Frame, Ring, acquire, first_frame, frame_count, half_free, read_frame, release, segment_bytes, status_of,
+    Frame, Ring, acquire, first_frame, frame_count, half_free, view_frame, release, segment_bytes, status_of,
 )
 from mcrelay._core.wire cimport Datagram, ones_sum, parse
 
@@ -369,7 +369,7 @@ cdef class FakeRing:
         at = first_frame(&self.ring, self.memory)
         offsets = []
         for _ in range(frame_count(&self.ring, self.memory)):
-            at = read_frame(&self.ring, at, &frame)
+            at = view_frame(&self.ring, at, &frame)
             offsets.append(frame.mac - self.memory - 16)
         return offsets
 
@@ -388,7 +388,7 @@ def frame_as_read(bint slots):
     else:
         packed.tp_mac, packed.tp_snaplen, packed.tp_len, packed.tp_status = 1, 2, 3, 4
         packed.tp_sec, packed.tp_nsec, packed.hv1.tp_vlan_tci = 5, 6, 7
-    read_frame(&ring, memory, &frame)
+    view_frame(&ring, memory, &frame)
     return {
         "mac": frame.mac - memory, "size": frame.size, "wire_size": frame.wire_size, "status": frame.status,
         "seconds": frame.seconds, "nanoseconds": frame.nanoseconds, "tci": frame.tci,
