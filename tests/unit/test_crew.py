@@ -89,9 +89,7 @@ def test_every_worker_is_woken_by_an_event_of_its_own():
 def test_a_cpu_that_cannot_be_had_is_named_before_any_thread_starts(loops):
     crew = Crew(2, lambda i, _: loops[i], cpus=(0, 8000))
     before = os.sched_getaffinity(0)
-    with pytest.raises(
-        UsageError, match=r"no worker can run on CPU 8000 \(Invalid argument\); name some of"
-    ):
+    with pytest.raises(UsageError, match=r"no worker can run on CPU 8000 \(Invalid argument\); name some of"):
         crew.start()
     assert os.sched_getaffinity(0) == before
     assert crew.cpu_seconds() == (0, 0)
