@@ -20,11 +20,11 @@ from .kernel cimport (
 )
 from .plan cimport Capture, Input, Plan, PlanOwner
 from .policer cimport conforms
-from .ring cimport Frame, acquire, first_frame, frame_count, half_free, view_frame, release, segment_bytes
+from .ring cimport Frame, Ring, acquire, first_frame, frame_count, half_free, view_frame, release, segment_bytes
 from .wire cimport Datagram, parse
 
 cdef enum:
-    GATHER = 1024               # datagrams after which a turn takes no further place: what is sent has to be in the cache
+    GATHER = 3072               # sends in hand after which a turn takes no further place; below ENTRIES by a block
     SPIN_NS = 100000            # how long a latency ring is looked at before the worker sleeps
     WAIT_MS = 20                # for outputs whose socket is full, a turn at most
     VID_MASK = 0x0fff           # of the tag control information; VID 0 is a priority tag: IEEE 802.1Q
@@ -80,15 +80,17 @@ cdef inline void sleep(State *state, Plan *plan) noexcept nogil:
 
 
 cdef inline bint gather(Plan *plan, Capture *capture) noexcept nogil:
-    """Take the places that are ready, GATHER datagrams at most in a turn: whether there was one.
+    """Take the places that are ready, until a turn has GATHER datagrams to send or a quarter of the ring: whether any was.
 
     A worker that keeps up finds one place at a time. One that is behind finds several, and the more datagrams of a
-    stream it has in hand, the longer are its runs and the less each of them costs.
+    stream it has in hand, the longer are its runs and the less each of them costs. A datagram counts once for each
+    output: that bounds the turn, and so how long another ring waits.
     """
+    cdef Ring *ring = capture.ring
     cdef const uint8_t *place
     cdef bint found = False
-    while plan.queue.used < GATHER:
-        place = acquire(capture.ring)
+    while plan.queue.sends < GATHER and ring.held <= ring.place_count // 4:
+        place = acquire(ring)
         if place == NULL:
             break
         relay_place(plan, capture, place)
@@ -155,6 +157,7 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, const Frame *frame
     if input.policer != NULL and not conforms(input.policer, stamp, count, size):
         add(&input.counters.drops[<uint32_t>DROP_POLICER], count)
         return DROPPED
+    plan.queue.sends += count * input.output_count
     if count == 1:
         if plan.queue.used == ENTRIES:
             flush(plan)
@@ -204,6 +207,7 @@ cdef void flush(Plan *plan) noexcept nogil:
         wait_for_room(plan)
     queue.touched_count = 0
     queue.used = 0
+    queue.sends = 0
 
 
 cdef void wait_for_room(Plan *plan) noexcept nogil:
