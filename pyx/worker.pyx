@@ -20,7 +20,7 @@ from .kernel cimport (
 )
 from .plan cimport Capture, Input, Plan, PlanOwner
 from .policer cimport conforms
-from .ring cimport Frame, Ring, acquire, first_frame, frame_count, half_free, view_frame, release, segment_bytes
+from .ring cimport Frame, Ring, acquire, first_frame, frame_count, half_free, release, segment_bytes, view_frame
 from .wire cimport Datagram, parse
 
 cdef enum:
@@ -80,11 +80,11 @@ cdef inline void sleep(State *state, Plan *plan) noexcept nogil:
 
 
 cdef inline bint gather(Plan *plan, Capture *capture) noexcept nogil:
-    """Take the places that are ready, until a turn has GATHER datagrams to send or a quarter of the ring: whether any was.
+    """Take the places that are ready, until a turn has GATHER datagrams to send, or a quarter of the ring.
 
     A worker that keeps up finds one place at a time. One that is behind finds several, and the more datagrams of a
     stream it has in hand, the longer are its runs and the less each of them costs. A datagram counts once for each
-    output: that bounds the turn, and so how long another ring waits.
+    output: that bounds the turn, and so how long another ring waits. Returns whether there was a place.
     """
     cdef Ring *ring = capture.ring
     cdef const uint8_t *place

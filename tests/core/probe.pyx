@@ -338,8 +338,8 @@ cdef class FakeRing:
 
     def acquire(self):
         """The index of the place taken, or None when the kernel has handed none over."""
-        cdef uint8_t *place = acquire(&self.ring)
-        return None if place == NULL else (place - self.memory) // self.place_bytes
+        cdef uint8_t *taken = acquire(&self.ring)
+        return None if taken == NULL else (taken - self.memory) // self.place_bytes
 
     def release(self):
         """Give back all that is ours."""
