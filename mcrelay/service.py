@@ -12,7 +12,7 @@ import os
 import time
 from typing import TYPE_CHECKING, TypeAlias
 
-from . import rules
+from . import neighbours, rules
 from .droplog import DropLog
 from .engine import Engine, Troubles
 from .errors import OperationError
@@ -65,6 +65,7 @@ class Service:
         self._lock = asyncio.Lock()
         self._watch: LinkWatch | None = None
         self._said: dict[tuple[str, str], tuple[str, str]] = {}
+        self._neighbours_said = ""
         self._looked = self._tried = 0.0
 
     async def run(self, stop: asyncio.Event, ready: Callable[[], None] | None = None) -> None:
@@ -152,6 +153,7 @@ class Service:
             if spec != self._spec or dead or (refused and (retry or changed)) or self.engine.rerouted():
                 self._troubles = await self.engine.apply(spec, dead)
                 self._spec = spec
+                self._warn_of_neighbours()
             self._reconcile_joins(spec, dead, retry=retry)
             heard = {each.iif for rule in spec.rules for each in rule.inputs if each.live or each.state == "pending"}
             self.guard.reconcile(heard, self.links, self.memberships.joined, dead)
@@ -214,6 +216,13 @@ class Service:
         if self._said != states:
             self._notifier.send(f"STATUS={self.summary()}")
         self._said = states
+
+    def _warn_of_neighbours(self) -> None:
+        """Say once that the outputs name more groups than the kernel has room for."""
+        text = neighbours.overflow(self._spec)
+        if text and text != self._neighbours_said:
+            log.warning("%s", text)
+        self._neighbours_said = text
 
     def statuses(self) -> list[RuleStatus]:
         """How every rule stands now."""

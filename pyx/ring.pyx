@@ -142,8 +142,8 @@ cdef class RingSocket:
         set_program(self.ring.fd, SOL_SOCKET, SO_ATTACH_FILTER, program, "SO_ATTACH_FILTER")
 
     def share(self, list others not None, const unsigned char[::1] program not None):
-        """Split the frames of the link among this ring and ``others``: the classic BPF ``program`` says whose a frame is,
-        modulo their number, in this order (packet(7), PACKET_FANOUT_CBPF).
+        """Split the frames of the link among this ring and ``others``: the classic BPF ``program`` says whose a frame
+        is, modulo their number, in this order (packet(7), PACKET_FANOUT_CBPF).
 
         To be called once all of them are bound and before any has its real filter: else frames come twice. The
         kernel picks the group's number, so no other process's group is joined. Raises OSError: EINVAL while the link is
