@@ -24,5 +24,6 @@ def overflow(plan: PlanSpec, limit: int | None = None) -> str:
     room = 1 << (2 * count - 1).bit_length()
     return (
         f"outputs go to {count} groups, and the kernel's neighbour table has room for {limit}: beyond that each"
-        f" datagram costs several times as much. Make room: sysctl -w {LIMIT}={room} {LIMIT.replace('3', '2')}={room // 2}"
+        f" datagram costs several times as much. Make room: sysctl -w {LIMIT}={room}"
+        f" {LIMIT.replace('3', '2')}={room // 2}"
     )
