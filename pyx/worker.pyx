@@ -38,7 +38,7 @@ cdef struct State:
 
 
 cdef void run(State *state) noexcept nogil:
-    """Until stop is set: adopt the newest plan, take what the rings have ready, send it; sleep when that was nothing."""
+    """Until stop is set: adopt the newest plan, take what the rings have ready, send it; sleep if there was nothing."""
     cdef Plan *plan
     cdef uint64_t spin_until = 0
     cdef uint32_t i
