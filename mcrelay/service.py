@@ -16,6 +16,7 @@ from . import neighbours, rules
 from .droplog import DropLog
 from .engine import Engine, Troubles
 from .errors import OperationError
+from .exclusive import Exclusive
 from .guard import Guard
 from .guardian import Limits
 from .links import LinkWatch, Presence
@@ -46,7 +47,9 @@ class Service:
 
     limits = Limits()
 
-    def __init__(self, config: Config, features: Features, notifier: Notifier, inherited: Inherited = ()) -> None:
+    def __init__(
+        self, config: Config, features: Features, notifier: Notifier, inherited: Inherited = (), table: str = "mcrelay"
+    ) -> None:
         self.config = config
         self.started = time.time()
         self.links: dict[str, Link] = {}
@@ -58,6 +61,7 @@ class Service:
         self._spec = PlanSpec()
         self._troubles = Troubles()
         self.guard = Guard(self.limits)
+        self.exclusive = Exclusive(table, self.look_again)
         self._presence = Presence()
         self._dead: set[int] = set()  # ifindexes of links that were deleted, and whose sockets are still to be replaced
         self._drops = DropLog()
@@ -72,7 +76,7 @@ class Service:
         """Relay until ``stop`` is set; then leave every group and give everything back."""
         self.engine.start()
         try:
-            async with LinkWatch(self._dirty.set) as self._watch:
+            async with LinkWatch(self.look_again) as self._watch:
                 await self.reconcile()
                 self._release_inherited()
                 self._notifier.send("READY=1", f"STATUS={self.summary()}")
@@ -83,6 +87,7 @@ class Service:
                     await self._survive(self._housekeep)
         finally:
             self._notifier.send("STOPPING=1")
+            await self.exclusive.close()  # first: what is not relayed any more is not dropped
             self.guard.close()
             self._presence.close()
             self.memberships.close()
@@ -103,6 +108,7 @@ class Service:
         for name, fd in self._inherited:
             self._notifier.forget(name)
             os.close(fd)
+            self._looked = 0.0  # they counted as listeners until now
         self._inherited = ()
 
     async def _wait(self, stop: asyncio.Event) -> None:
@@ -134,6 +140,10 @@ class Service:
                 "link=%s sends datagram by datagram from now on: its device refused UDP_SEGMENT runs (EIO)", name
             )
 
+    def look_again(self) -> None:
+        """Something may have changed."""
+        self._dirty.set()
+
     async def update(self, config: Config) -> None:
         """Go by ``config``; returns when the worker does. What it leaves unchanged is not touched."""
         self.config = config
@@ -148,6 +158,7 @@ class Service:
             dead = self._dead
             changed = await self._look_at_links(dead)
             spec = rules.compile_plan(self.config, self.links)
+            await self.exclusive.narrow(spec, dead)
             retry = self._looked - self._tried >= RETRY_SECONDS
             refused = self._troubles.rings or self._troubles.outputs
             if spec != self._spec or dead or (refused and (retry or changed)) or self.engine.rerouted():
@@ -155,6 +166,9 @@ class Service:
                 self._spec = spec
                 self._warn_of_neighbours()
             self._reconcile_joins(spec, dead, retry=retry)
+            if not self._inherited:  # the process before us may still have joined
+                users = self.memberships.users
+                await self.exclusive.widen(spec, self._troubles.rings, self.links, users, retry=retry)
             heard = {each.iif for rule in spec.rules for each in rule.inputs if each.live or each.state == "pending"}
             self.guard.reconcile(heard, self.links, self.memberships.joined, dead)
             if retry:

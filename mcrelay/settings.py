@@ -49,7 +49,6 @@ NOT_YET: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
         "vlan = {}",
         "make the VLAN a link (ip link add ... type vlan) and name that in input",
     ),
-    ("exclusive", bool, "exclusive = true", "leave it out"),
 )
 
 

@@ -383,7 +383,6 @@ REFUSED = [
     ('ttl = "decrement"', "use a number from 1 to 255", 'ttl = "decrement"'),
     ("vlan = 100", "make the VLAN a link (ip link add ... type vlan) and name that in input", "vlan = 100"),
     ('vlan = "any"', "make the VLAN a link (ip link add ... type vlan) and name that in input", 'vlan = "any"'),
-    ("exclusive = true", "leave it out", "exclusive = true"),
     ('input = "233.252.0.0/24:5000%eth0"', "write one rule for each group", "a range of groups"),
     ('input = "233.252.0.1:any%eth0"', "write one rule for each port", "port any"),
     ('outputs = ["233.252.1.0/24%eth1"]', "write one rule for each group", "a range of groups"),
@@ -409,8 +408,10 @@ def test_a_range_with_its_ranges_of_outputs_is_refused_in_one_complaint():
 
 
 def test_what_is_not_built_yet_is_refused_at_its_place_in_defaults():
-    text = "[defaults]\nexclusive = true\n" + RULE + '["10.9.0.7"]'
-    assert said(text) == ["f.toml:2: defaults.exclusive: exclusive = true is not supported yet; leave it out"]
+    text = '[defaults]\nttl = "keep"\n' + RULE + '["10.9.0.7"]'
+    assert said(text) == [
+        'f.toml:2: defaults.ttl: ttl = "keep" is not supported yet; use a number from 1 to 255',
+    ]
 
 
 def test_a_link_has_the_profile_that_it_is_given():
@@ -421,10 +422,10 @@ def test_a_link_has_the_profile_that_it_is_given():
 
 def test_deleting_a_line_of_the_table_is_what_allows_a_feature(monkeypatch):
     monkeypatch.setattr(settings, "NOT_YET", ())
-    text = RULE + '[{ to = "10.9.0.7", ttl = "decrement", source_address = "keep" }]\nvlan = 100\nexclusive = true'
+    text = RULE + '[{ to = "10.9.0.7", ttl = "decrement", source_address = "keep" }]\nvlan = 100'
     rule = config(text).rules["x"]
     assert (rule.outputs[0].ttl, rule.outputs[0].source_address) == ("decrement", "keep")
-    assert (rule.inputs[0].vlan, rule.exclusive) == (100, True)
+    assert rule.inputs[0].vlan == 100
 
 
 def test_a_key_at_its_default_is_accepted_everywhere():
