@@ -9,8 +9,8 @@ cimport cython
 from .kernel cimport (
     AF_INET, CMSG_LEN, IP_MULTICAST_ALL, IP_MULTICAST_IF, IP_MULTICAST_TTL, IP_TOS, IP_TTL, IPPROTO_UDP,
     SO_ATTACH_FILTER, SO_BINDTODEVICE, SO_REUSEADDR, SO_SNDBUF, SO_SNDBUFFORCE, SOCK_CLOEXEC, SOCK_DGRAM, UDP_SEGMENT,
-    aligned_alloc, bind, calloc, close, connect, free, getsockname, htonl, htons, ip_mreqn, memset, ntohl, setsockopt, sock_filter,
-    sock_fprog, sockaddr, sockaddr_in, socket,
+    aligned_alloc, bind, calloc, close, connect, free, getsockname, htonl, htons, ip_mreqn, memset, ntohl, setsockopt,
+    sock_filter, sock_fprog, sockaddr, sockaddr_in, socket,
 )
 from .system cimport check, set_option
 
@@ -149,8 +149,8 @@ cdef class EgressSocket:
         ``ifindex`` and ``link`` say by which link; 0 and "" leave it to the routing table. ``source_address`` 0 lets
         the kernel choose. When ``source_port`` is taken by a stranger the next free one of 16 is used, unless
         ``exact_port``.
-        ``payload_max`` 0 asks the route for its MTU. ``workers`` of them may send. Raises OSError: ENETUNREACH without a route, EADDRNOTAVAIL
-        when the source address is not ours, EADDRINUSE, EMFILE.
+        ``payload_max`` 0 asks the route for its MTU. ``workers`` of them may send. Raises OSError: ENETUNREACH without
+        a route, EADDRNOTAVAIL when the source address is not ours, EADDRINUSE, EMFILE.
         """
         cdef sockaddr_in to
         cdef uint32_t i
