@@ -31,8 +31,8 @@ cdef class PlanOwner:
 
         and outputs tuples ``(EgressSocket or None when parked, Block, burst, keep_dscp)``; addresses are ints in
         host byte order. ``own_macs`` and ``own_addresses`` are ints too: what our outputs send with. Raises ValueError
-        for two inputs with one key, MemoryError. A worker whose plans share a ``scratch`` allocates the less; ``worker``
-        is its number, the one by which it uses the sockets.
+        for two inputs with one key, MemoryError. A worker whose plans share a ``scratch`` allocates the less;
+        ``worker`` is its number, the one by which it uses the sockets.
         """
         cdef uint32_t i, outputs, prefixes
         cdef RingSocket ring
