@@ -110,7 +110,7 @@ def _shapes(axis: Axes, book: Book) -> None:
     for at, (work, _) in enumerate(rows):
         for number, (path, label, colour) in enumerate(SHAPE_PATHS):
             if found := book.spread(work, path, "rate"):
-                x = places.bar(at, number, found.median / 1e3, colour, label, _ends(found, 1e-3))
+                x = places.bar(at, number, found.median / 1e3, colour=colour, label=label, ends=_ends(found, 1e-3))
                 axis.text(x, found.most / 1e3, f"{found.median / 1e3:,.0f}", ha="center", va="bottom", fontsize=8)
     axis.set_xticks(range(len(rows)), [label for _, label in rows])
     axis.set_ylabel("1000 datagrams/s")
@@ -125,7 +125,7 @@ class _Places:
         self.handles: list[Any] = []
         self._said: set[str] = set()
 
-    def bar(self, at: int, number: int, height: float, colour: str, label: str, ends: Any = None) -> float:
+    def bar(self, at: int, number: int, height: float, *, colour: str, label: str, ends: Any = None) -> float:
         """Draw one bar; returns where it stands."""
         x = at + (number - (self._count - 1) / 2) * self._width
         drawn = self._axis.bar(x, height, self._width * 0.94, color=colour, yerr=ends, error_kw=ENDS, label=label)
@@ -150,7 +150,7 @@ def _latency(axis: Axes, book: Book) -> None:
                 continue
             least.append(p50.median)
             most.append(p999.median)
-            x = places.bar(at, number, p50.median, colour, label)
+            x = places.bar(at, number, p50.median, colour=colour, label=label)
             axis.plot([x, x], [p50.median, p999.median], color=DARK, lw=1)
             axis.plot(x, p99.median, "D", color="white", markeredgecolor=DARK, markersize=5)
             axis.plot(x, p999.median, "_", color=DARK, markersize=9)
