@@ -80,13 +80,19 @@ def exact_table(book: Book) -> Table:
     names = ("asked/s", "sent/s", "sent", "unique", "lost", "duplicated", "reordered", "corrupted", "dropped by sink")
     for column in names:
         table.add_column(column, justify="right")
+    table.add_column("the relay says")
     for each in book.exact:
         table.add_row(
             each["workload"], each["path"], f"{each['asked']:,}", f"{each['rate']:,.0f}",
             *(f"{each[key]:,}" for key in ("sent", "unique", "lost", "duplicated", "reordered", "corrupted")),
-            f"{each['socket_dropped']:,}", style=None if each["exact"] else "red",
+            f"{each['socket_dropped']:,}",
+            _reasons(each["lost_by_relay"]), style=None if each["exact"] else "red",
         )  # fmt: skip
     return table
+
+
+def _reasons(lost: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in lost.items())
 
 
 def other_lines(book: Book, titles: dict[str, str]) -> list[str]:

@@ -12,6 +12,7 @@ import microbench
 import paths
 import workloads
 from meter import Soaker, resident_mb
+from search import TOLERANCE
 from trial import Trial
 from way import UnsupportedError
 
@@ -38,6 +39,7 @@ class Extent:
     name: str
     rounds: int
     probe_seconds: float
+    tolerance: float = TOLERANCE  # of a searched rate
     peers_everywhere: bool = False
     reduced: bool = False
 
@@ -46,7 +48,7 @@ class Extent:
         return replace(self, rounds=rounds)
 
 
-QUICK = Extent("quick", rounds=2, probe_seconds=0.4, reduced=True)
+QUICK = Extent("quick", rounds=2, probe_seconds=0.25, tolerance=0.08, reduced=True)
 NORMAL = Extent("normal", rounds=5, probe_seconds=0.7)
 FULL = Extent("full", rounds=5, probe_seconds=0.7, peers_everywhere=True)
 
@@ -83,13 +85,16 @@ class Sections:
         """Search the highest loss-free rate, in alternation; *pipeline*: that of the kernel on one core, too."""
         for number in range(self.extent.rounds):
             for trial in _turned(trials, number):
-                rate = trial.highest(self.extent.probe_seconds, equal=True)
+                rate = self._highest(trial, equal=True)
                 self.book.add(trial.work.name, trial.path.name, "rate", rate)
                 if not pipeline:
                     continue
                 if trial.path.both_cores:
-                    rate = trial.highest(self.extent.probe_seconds)
+                    rate = self._highest(trial)
                 self.book.add(trial.work.name, trial.path.name, "pipeline", rate)
+
+    def _highest(self, trial: Trial, *, equal: bool = False) -> float | None:
+        return trial.highest(self.extent.probe_seconds, tolerance=self.extent.tolerance, equal=equal)
 
     def costs(self, trials: Sequence[Trial], rate_of: Callable[[Trial], float]) -> None:
         """Core-nanoseconds and worker-nanoseconds per delivered datagram, the sender's own subtracted."""
@@ -141,6 +146,12 @@ class Sections:
             paths.SMCROUTE, paths.SMCROUTE_BARE, paths.NFT, paths.SOCAT,
         ]  # fmt: skip
         uso = [paths.by_device(way) for way in (paths.MCRELAY, paths.EXCLUSIVE_GRO, paths.C_RUNS)]
+        if self.extent.reduced:
+            ways = [
+                paths.MCRELAY, paths.EXCLUSIVE, paths.EXCLUSIVE_GRO, paths.SINGLY, paths.SMCROUTE, paths.NFT,
+                paths.SOCAT,
+            ]  # fmt: skip
+            uso = uso[:1]
         with self.trials([(way, workloads.ONE) for way in (*ways, *uso)]) as trials:
             self.rates(trials, pipeline=True)
             common = self._common_rate(trials)
@@ -150,13 +161,17 @@ class Sections:
                 return COST_SHARE * spread.median if spread else common
 
             self.costs(trials, rate_of)
-            for trial in trials:
-                if trial.path in {paths.MCRELAY, paths.SMCROUTE} or trial.path.name == "mcrelay+uso":
-                    for rate in LATENCY_RATES[1:]:
-                        for _ in range(self.extent.rounds):
-                            longest = trial.gaps(rate, 0.4)
-                            self.book.add(workloads.ONE.name, trial.path.name, f"longest_run@{rate}", longest)
+            if not self.extent.reduced:
+                self._gaps([t for t in trials if t.path in {paths.MCRELAY, paths.SMCROUTE, *uso[:1]}])
             self._profile(trials)
+
+    def _gaps(self, trials: Sequence[Trial]) -> None:
+        """Find how much of what was evenly sent arrives back to back; kernel forwarding shows the sender's own part."""
+        for number in range(self.extent.rounds):
+            for trial in _turned(trials, number):
+                for rate in LATENCY_RATES[1:]:
+                    longest = trial.gaps(rate, self.extent.probe_seconds / 2)
+                    self.book.add(trial.work.name, trial.path.name, f"longest_run@{rate}", longest)
 
     def _profile(self, trials: Sequence[Trial]) -> None:
         """What the worker does with its time, and the memory the process has, under 80 % of the highest rate."""
@@ -220,6 +235,8 @@ class Sections:
     def rules(self) -> None:
         """1, 100 and 10 000 rules, one of them busy: the same rate for all, the cost of a datagram."""
         works = [workloads.ONE, workloads.RULES_100, workloads.RULES_10000]
+        if self.extent.reduced:
+            works = [workloads.ONE, workloads.RULES_10000]
         named = [replace(work, name=f"rules-{1 + work.idle_rules}") for work in works]
         with self.trials([(paths.MCRELAY, work) for work in named]) as trials:
             rate = self._common_rate(trials)
@@ -287,7 +304,7 @@ class Sections:
     def _exact(self, trial: Trial) -> None:
         work = trial.work
         spread = self.book.spread(work.name, "mcrelay", "rate")
-        rate = SHARE * (spread.median if spread else trial.highest(self.extent.probe_seconds) or 10_000.0)
+        rate = SHARE * (spread.median if spread else self._highest(trial) or 10_000.0)
         most = exact.RECEIVABLE // work.outputs
         count = max(1, round(min(most, rate * 0.5) / work.streams))
         for _ in range(1 if self.extent.reduced else 3):
@@ -296,7 +313,7 @@ class Sections:
 
     def micro(self) -> None:
         """Run the microbenchmarks of parse, find and queue."""
-        found = microbench.run(self.setting.folder)
+        found = microbench.run(self.setting.folder, 0.2 if self.extent.reduced else 1.0)
         if isinstance(found, str):
             self.book.note(f"microbenchmarks: {found}")
             return
