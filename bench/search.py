@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-STEP = 1.06
 TOLERANCE = 0.03
 PROBES = 14  # at most: a path that never passes gives up
 
 
-def highest(
-    passes: Callable[[float], bool], guess: float, *, step: float = STEP, tolerance: float = TOLERANCE
-) -> float:
+def highest(passes: Callable[[float], bool], guess: float, *, tolerance: float = TOLERANCE) -> float:
     """Return the highest rate that passed, within *tolerance* of one that did not; 0 if none did."""
     good, bad, rate, left = 0.0, 0.0, guess, PROBES
+    step = 1 + 2 * tolerance  # a good guess is enclosed, and the gap halved, in three probes
     while left and not (good and bad and bad <= good * (1 + tolerance)):
         left -= 1
         if passes(rate):

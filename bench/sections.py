@@ -42,13 +42,14 @@ class Extent:
     tolerance: float = TOLERANCE  # of a searched rate
     peers_everywhere: bool = False
     reduced: bool = False
+    left_out: tuple[str, ...] = ()  # sections
 
     def with_rounds(self, rounds: int) -> Extent:
         """Return the same with another number of samples."""
         return replace(self, rounds=rounds)
 
 
-QUICK = Extent("quick", rounds=2, probe_seconds=0.25, tolerance=0.08, reduced=True)
+QUICK = Extent("quick", rounds=2, probe_seconds=0.25, tolerance=0.08, reduced=True, left_out=("rules",))
 NORMAL = Extent("normal", rounds=5, probe_seconds=0.7)
 FULL = Extent("full", rounds=5, probe_seconds=0.7, peers_everywhere=True)
 
