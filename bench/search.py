@@ -14,7 +14,7 @@ PROBES = 14  # at most: a path that never passes gives up
 def highest(passes: Callable[[float], bool], guess: float, *, tolerance: float = TOLERANCE) -> float:
     """Return the highest rate that passed, within *tolerance* of one that did not; 0 if none did."""
     good, bad, rate, left = 0.0, 0.0, guess, PROBES
-    step = 1 + 2 * tolerance  # a good guess is enclosed, and the gap halved, in three probes
+    step = 1 + tolerance  # a good guess takes two probes
     while left and not (good and bad and bad <= good * (1 + tolerance)):
         left -= 1
         if passes(rate):

@@ -40,7 +40,7 @@ class Extent:
     rounds: int
     probe_seconds: float
     tolerance: float = TOLERANCE  # of a searched rate
-    peers_everywhere: bool = False
+    everything: bool = False
     reduced: bool = False
     left_out: tuple[str, ...] = ()  # sections
 
@@ -50,8 +50,8 @@ class Extent:
 
 
 QUICK = Extent("quick", rounds=2, probe_seconds=0.25, tolerance=0.08, reduced=True, left_out=("rules",))
-NORMAL = Extent("normal", rounds=5, probe_seconds=0.7)
-FULL = Extent("full", rounds=5, probe_seconds=0.7, peers_everywhere=True)
+NORMAL = Extent("normal", rounds=5, probe_seconds=0.6)
+FULL = Extent("full", rounds=5, probe_seconds=0.6, everything=True)
 
 
 class Sections:
@@ -146,7 +146,9 @@ class Sections:
             paths.MCRELAY, paths.EXCLUSIVE, paths.GRO, paths.EXCLUSIVE_GRO, paths.SINGLY, paths.C_SEND, paths.C_RUNS,
             paths.SMCROUTE, paths.SMCROUTE_BARE, paths.NFT, paths.SOCAT,
         ]  # fmt: skip
-        uso = [paths.by_device(way) for way in (paths.MCRELAY, paths.EXCLUSIVE_GRO, paths.C_RUNS)]
+        uso = [paths.by_device(way) for way in (paths.MCRELAY, paths.EXCLUSIVE_GRO)]
+        if self.extent.everything:
+            uso.append(paths.by_device(paths.C_RUNS))
         if self.extent.reduced:
             ways = [
                 paths.MCRELAY, paths.EXCLUSIVE, paths.EXCLUSIVE_GRO, paths.SINGLY, paths.SMCROUTE, paths.NFT,
@@ -190,7 +192,10 @@ class Sections:
     def fanout(self) -> None:
         """1, 10 and 50 outputs: rates, and the cost of each delivered datagram at half of the own highest rate."""
         works = [workloads.ONE, workloads.FANOUT_10, workloads.FANOUT_50]
-        pairs = [(way, work) for work in works for way in (paths.MCRELAY, paths.by_device(paths.MCRELAY))]
+        ours = [paths.MCRELAY]
+        if self.extent.everything:
+            ours += [paths.by_device(paths.MCRELAY), paths.EXCLUSIVE]
+        pairs = [(way, work) for work in works for way in ours]
         pairs += [(way, work) for work in works[1:] for way in (paths.SMCROUTE, paths.NFT)]
         pairs.append((paths.SOCAT, workloads.FANOUT_10))
         if self.extent.reduced:
@@ -209,13 +214,16 @@ class Sections:
         if self.extent.reduced:
             works = [workloads.RANDOM, workloads.THIN]
         for work in works:
-            ways = [paths.MCRELAY, paths.EXCLUSIVE, paths.by_device(paths.MCRELAY), paths.SMCROUTE]
+            ways = [paths.MCRELAY, paths.EXCLUSIVE, paths.SMCROUTE]
             if work.streams > 1:
                 ways.append(paths.TWO_WORKERS)
             if self.extent.reduced:
                 ways = [paths.MCRELAY, paths.SMCROUTE]
-            if self.extent.peers_everywhere:
-                ways += [paths.GRO, paths.SINGLY, paths.C_RUNS, paths.SMCROUTE_BARE, paths.NFT, paths.SOCAT]
+            if self.extent.everything:
+                ways += [
+                    paths.by_device(paths.MCRELAY), paths.GRO, paths.SINGLY, paths.C_RUNS, paths.SMCROUTE_BARE,
+                    paths.NFT, paths.SOCAT,
+                ]  # fmt: skip
             with self.trials([(way, work) for way in ways]) as trials:
                 self.rates(trials)
                 common = self._common_rate(trials)
@@ -226,7 +234,7 @@ class Sections:
         ways = [paths.MCRELAY, paths.by_device(paths.MCRELAY), paths.EXCLUSIVE, paths.by_device(paths.EXCLUSIVE)]
         if self.extent.reduced:
             ways = ways[:2]
-        if self.extent.peers_everywhere:
+        if self.extent.everything:
             ways += [paths.C_RUNS, paths.SMCROUTE, paths.by_device(paths.SMCROUTE), paths.NFT]
         with self.trials([(way, workloads.SUPERFRAMES) for way in ways]) as trials:
             self.rates(trials)
@@ -267,7 +275,7 @@ class Sections:
         """Delay from when each datagram was due, through `mcrelay send` and `recv`."""
         core, other = self.setting.cores[0], self.setting.cores[-1]
         ways = [paths.MCRELAY_DEEP, paths.LATENCY, paths.SMCROUTE]
-        if self.extent.peers_everywhere:
+        if self.extent.everything:
             ways += [paths.GRO, paths.NFT, paths.C_RUNS]
         rates = LATENCY_RATES[1:2] if self.extent.reduced else LATENCY_RATES
         with self.trials([(way, workloads.ONE) for way in ways]) as trials:
@@ -308,7 +316,7 @@ class Sections:
         rate = SHARE * (spread.median if spread else self._highest(trial) or 10_000.0)
         most = exact.RECEIVABLE // work.outputs
         count = max(1, round(min(most, rate * 0.5) / work.streams))
-        for _ in range(1 if self.extent.reduced else 3):
+        for _ in range(1 if self.extent.reduced else 2):
             gso = work.run if work.superframes else 1
             self.book.exact.append(exact.account(trial, rate, count, gso=gso))
 
