@@ -137,7 +137,7 @@ def write(console: Console, book: Book, titles: dict[str, str], heading: str) ->
 
 def as_json(book: Book, machine: dict[str, Any], settings: dict[str, Any], probes: list[dict[str, Any]]) -> str:
     """Return machine, settings, targets and every sample."""
-    return json.dumps(
+    return _lines(
         {
             "machine": machine,
             "settings": settings,
@@ -153,9 +153,17 @@ def as_json(book: Book, machine: dict[str, Any], settings: dict[str, Any], probe
             "profile": book.profile,
             "notes": book.notes,
             "probes": probes,
-        },
-        indent=1,
+        }
     )
+
+
+def _lines(parts: dict[str, Any]) -> str:
+    """Write JSON with a line for each item of a list: it is kept under version control."""
+    shown = []
+    for key, value in parts.items():
+        items = ",\n".join(f"  {json.dumps(item)}" for item in value) if isinstance(value, list) else ""
+        shown.append(f" {json.dumps(key)}: " + (f"[\n{items}\n ]" if items else json.dumps(value)))
+    return "{\n" + ",\n".join(shown) + "\n}"
 
 
 def _rounded(value: float | None) -> float | None:

@@ -305,14 +305,16 @@ class Sections:
         ]  # fmt: skip
         if self.extent.reduced:
             works = [workloads.ONE, workloads.RANDOM, workloads.SUPERFRAMES]
-        for way in (paths.MCRELAY, paths.TWO_WORKERS):
-            with self.trials([(way, work) for work in works]) as trials:
+        pairs = [(way, work) for way in (paths.MCRELAY, paths.TWO_WORKERS) for work in works]
+        pairs += [(way, workloads.ONE) for way in (paths.EXCLUSIVE, paths.GRO, paths.EXCLUSIVE_GRO)]
+        for pair in pairs:
+            with self.trials([pair]) as trials:
                 for trial in trials:
                     self._exact(trial)
 
     def _exact(self, trial: Trial) -> None:
         work = trial.work
-        spread = self.book.spread(work.name, "mcrelay", "rate")
+        spread = self._rate(trial) or self.book.spread(work.name, paths.MCRELAY.name, "rate")
         rate = SHARE * (spread.median if spread else self._highest(trial) or 10_000.0)
         most = exact.RECEIVABLE // work.outputs
         count = max(1, round(min(most, rate * 0.5) / work.streams))
