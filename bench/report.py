@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import targets
@@ -73,26 +74,27 @@ def latency_table(book: Book, titles: dict[str, str]) -> Table:
 
 
 def exact_table(book: Book) -> Table:
-    """Return the accounts of the receiver."""
+    """Return the accounts of the receiver, those of one path and workload together."""
     table = Table(title="Accounts at 80 % of the highest rate", title_justify="left", header_style="bold")
     for column in ("workload", "path"):
         table.add_column(column)
-    names = ("asked/s", "sent/s", "sent", "unique", "lost", "duplicated", "reordered", "corrupted", "dropped by sink")
-    for column in names:
+    counts = ("sent", "unique", "lost", "duplicated", "reordered", "corrupted", "socket_dropped")
+    for column in ("runs", "asked/s", "sent/s", *counts[:-1], "dropped by sink"):
         table.add_column(column, justify="right")
-    table.add_column("the relay says")
-    for each in book.exact:
+    table.add_column("lost, as the relay says")
+    for work, path in dict.fromkeys((each["workload"], each["path"]) for each in book.exact):
+        runs = [each for each in book.exact if (each["workload"], each["path"]) == (work, path)]
+        rates = [each["rate"] for each in runs]
+        reasons: Counter[str] = Counter()
+        for each in runs:
+            reasons.update(each["lost_by_relay"])
         table.add_row(
-            each["workload"], each["path"], f"{each['asked']:,}", f"{each['rate']:,.0f}",
-            *(f"{each[key]:,}" for key in ("sent", "unique", "lost", "duplicated", "reordered", "corrupted")),
-            f"{each['socket_dropped']:,}",
-            _reasons(each["lost_by_relay"]), style=None if each["exact"] else "red",
+            work, path, str(len(runs)), f"{runs[0]['asked']:,}", f"{min(rates):,.0f}-{max(rates):,.0f}",
+            *(f"{sum(each[key] for each in runs):,}" for key in counts),
+            ", ".join(f"{reason} {count:,}" for reason, count in reasons.items()),
+            style=None if all(each["exact"] for each in runs) else "red",
         )  # fmt: skip
     return table
-
-
-def _reasons(lost: dict[str, int]) -> str:
-    return ", ".join(f"{reason} {count:,}" for reason, count in lost.items())
 
 
 def other_lines(book: Book, titles: dict[str, str]) -> list[str]:

@@ -24,7 +24,7 @@ from way import Way
 from mcrelay.netns import missing_privilege
 
 NAMES = ("stream", "shapes", "fanout", "superframes", "rules", "flood", "start", "latency", "exactness", "micro")
-WIDTH = 160  # of the table as text
+WIDTH = 180  # of the table as text
 
 
 @click.command()
