@@ -64,7 +64,7 @@ def draw(book: Book, heading: str, file: Path) -> None:
     _bars(axes[0][0], book, "rate", scale=1e-3, title=title, unit="1000 datagrams/s")
     cost, title = "cost_ns", "Cost of one datagram on all cores, sender subtracted"
     if any((found := book.spread("1316", path, cost)) and found.median < 0 for path, _, _ in PATHS):
-        cost, title = "accounted_ns", "Cost of one datagram by thread clocks (the machine was not quiet)"
+        cost, title = "accounted_ns", "Cost of one datagram by thread clocks (no quiet machine)"
     _bars(axes[0][1], book, cost, scale=1, title=title, unit="core-nanoseconds")
     _shapes(axes[1][0], book)
     _latency(axes[1][1], book)
@@ -139,9 +139,9 @@ class _Places:
 
 def short(us: float) -> str:
     """Write microseconds in so few characters that they fit into a bar. Pure."""
-    if us < 10_000:
-        return f"{us:,.0f}"
-    return f"{us / 1e3:,.0f} ms" if us < 10_000_000 else f"{us / 1e6:,.0f} s"
+    if us < 1000:
+        return f"{us:.0f}"
+    return f"{us / 1e3:.{1 if us < 10_000 else 0}f}\nms" if us < 1e6 else f"{us / 1e6:.1f}\ns"
 
 
 def _latency(axis: Axes, book: Book) -> None:
@@ -163,8 +163,8 @@ def _latency(axis: Axes, book: Book) -> None:
             axis.plot([x, x], [p50.median, p999.median], color=DARK, lw=1)
             axis.plot(x, p99.median, "D", color="white", markeredgecolor=DARK, markersize=5)
             axis.plot(x, p999.median, "_", color=DARK, markersize=9)
-            axis.annotate(short(p50.median), (x, p50.median), (0, -3), textcoords="offset points", ha="center", va="top",
-                          fontsize=8, color="white", fontweight="bold")  # fmt: skip
+            place = {"textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 8, "linespacing": 0.9}
+            axis.annotate(short(p50.median), (x, p50.median), (0, -3), color="white", fontweight="bold", **place)
     axis.set_yscale("log")
     axis.set_ylim(min(least) / 3, max(most) * 12)
     axis.set_ylabel("microseconds (logarithmic)")
