@@ -12,7 +12,7 @@ import os
 import time
 from typing import TYPE_CHECKING, TypeAlias
 
-from . import rules
+from . import neighbours, rules
 from .droplog import DropLog
 from .engine import Engine, Troubles
 from .errors import OperationError
@@ -54,7 +54,7 @@ class Service:
         self.config = config
         self.started = time.time()
         self.links: dict[str, Link] = {}
-        self.engine = Engine(features, config.relay.cpus)
+        self.engine = Engine(features, config.relay.workers, config.relay.cpus)
         self.memberships = Memberships(keeper=notifier)
         self._notifier = notifier
         self._inherited = inherited
@@ -71,6 +71,7 @@ class Service:
         self._lock = asyncio.Lock()
         self._watch: LinkWatch | None = None
         self._said: dict[tuple[str, str], tuple[str, str]] = {}
+        self._neighbours_said = ""
         self._looked = self._tried = 0.0
 
     async def run(self, stop: asyncio.Event, ready: Callable[[], None] | None = None) -> None:
@@ -124,6 +125,7 @@ class Service:
                 wait.cancel()
 
     async def _housekeep(self) -> None:
+        self.engine.check()
         if self._watchdog.seconds:
             self._watchdog.feed(self.engine.turns)
             self.engine.wake()  # an idle loop turns once for it
@@ -166,6 +168,7 @@ class Service:
             if spec != self._spec or dead or (refused and (retry or changed)) or self.engine.rerouted():
                 self._troubles = await self.engine.apply(spec, dead)
                 self._spec = spec
+                self._warn_of_neighbours()
             self._reconcile_joins(spec, dead, retry=retry)
             if not self._inherited:  # the process before us may still have joined
                 users = self.memberships.users
@@ -231,6 +234,13 @@ class Service:
         if self._said != states:
             self._notifier.send(f"STATUS={self.summary()}")
         self._said = states
+
+    def _warn_of_neighbours(self) -> None:
+        """Say once that the outputs name more groups than the kernel has room for."""
+        text = neighbours.overflow(self._spec)
+        if text and text != self._neighbours_said:
+            log.warning("%s", text)
+        self._neighbours_said = text
 
     def statuses(self) -> list[RuleStatus]:
         """How every rule stands now."""

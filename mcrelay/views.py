@@ -92,7 +92,10 @@ def stats(service: Service) -> Row:
         "uptime_seconds": round(time.time() - service.started, 3),
         "rules": [_rule_stats(snapshot, status) for status in statuses],
         "links": [_link_stats(snapshot, name) for name in sorted(used | snapshot.rings.keys())],
-        "workers": [{"id": 0, "cpu_seconds": snapshot.cpu_seconds, "generation": snapshot.generation}],
+        "workers": [
+            {"id": each.number, "cpu_seconds": each.cpu_seconds, "generation": each.generation}
+            for each in snapshot.workers
+        ],
     }
 
 
