@@ -65,7 +65,7 @@ class Container:
 
     def command(self, *command: object) -> list[str]:
         enter = ["nsenter", "-t", str(self.leader), *"-m -u -i -n -p".split()]  # noqa: SIM905
-        return [*enter, f"--root=/proc/{self.leader}/root", "--wd=/", *CLEAN, *map(str, command)]
+        return [*enter, f"--root=/proc/{self.leader}/root", "--wd", *CLEAN, *map(str, command)]
 
     def __call__(self, *command: object, **options) -> str:
         return sh(*self.command(*command), **options)
@@ -133,7 +133,8 @@ class Container:
 
     def stats(self) -> str:
         """Say where each relay lost something, for a proof that failed."""
-        sockets = self("sh", "-c", "ls /run/mcrelay*/mcrelay.sock", check=False).split()
+        run = Path(f"/proc/{self.leader}/root/run")
+        sockets = [f"/run/{each.relative_to(run)}" for each in run.glob("mcrelay*/mcrelay.sock")]
         return "\n".join(self(TOOL, "show", "stats", "--socket", each, check=False) for each in sockets)
 
     @contextlib.contextmanager

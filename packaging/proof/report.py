@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 
-CLEAN = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive")
+CLEAN = ("env", "-i", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive")
 
 
 def sh(*command: object, check: bool = True, **options) -> str:
