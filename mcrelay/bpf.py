@@ -20,14 +20,22 @@ LEAF = 4  # ranges compared one by one; the tree halves down to that
 
 _LD_WORD, _LD_HALF, _LD_BYTE = 0x20, 0x28, 0x30  # BPF_LD | BPF_ABS | size
 _JA, _JEQ, _JGT, _JGE, _JSET, _RET = 0x05, 0x15, 0x25, 0x35, 0x45, 0x06
+_MUL, _SHIFT_RIGHT, _MODULO, _RETURN_A = 0x24, 0x74, 0x94, 0x16  # BPF_ALU | operation | BPF_K; BPF_RET | BPF_A
 _PACKET_TYPE = 0xFFFFF000 + 4  # SKF_AD_OFF + SKF_AD_PKTTYPE
 _VLAN_TAG, _VLAN_PRESENT = 0xFFFFF000 + 44, 0xFFFFF000 + 48
 _OUTGOING = 4  # PACKET_OUTGOING of linux/if_packet.h
 _ACCEPT = (_RET, 0, 0, 0x00040000)
 _DROP = (_RET, 0, 0, 0)
 
+_NETWORK_HEADER = 0xFFF00000  # SKF_NET_OFF
+_GOLDEN = 0x9E3779B1  # 2^32 less the golden ratio of it, odd: neighbours are spread evenly
+
 Instruction = tuple[int, int, int, int]
 Range = tuple[int, int]
+Share = tuple[int, int]  # which of how many workers
+
+# From the destination to a number whose remainders are even: `dealer` and a filter with a share say the same.
+_MIXED: list[Instruction] = [(_MUL, 0, 0, _GOLDEN), (_SHIFT_RIGHT, 0, 0, 16)]
 
 
 def ranges_of(groups: Iterable[IPv4Address]) -> list[Range]:
@@ -51,8 +59,11 @@ def widen(ranges: Sequence[Range], most: int) -> list[Range]:
     return [(ranges[a][0], ranges[b - 1][1]) for a, b in itertools.pairwise(edges)]
 
 
-def group_filter(ranges: Sequence[Range]) -> bytes:
-    """The program for a ring, as struct sock_filter bytes. Raises ValueError when it would exceed LIMIT."""
+def group_filter(ranges: Sequence[Range], share: Share | None = None) -> bytes:
+    """The program for a ring, as struct sock_filter bytes; with ``share`` for that worker's groups alone.
+
+    Raises ValueError when it would exceed LIMIT.
+    """
     program: list[Instruction] = [
         (_LD_WORD, 0, 0, _PACKET_TYPE),
         (_JEQ, 0, 1, _OUTGOING),
@@ -64,20 +75,31 @@ def group_filter(ranges: Sequence[Range]) -> bytes:
         (_JEQ, 1, 0, 17),
         _DROP,
         (_LD_WORD, 0, 0, 30),
-        *_search(ranges),
     ]
+    if share is not None:
+        number, workers = share
+        program += [*_MIXED, (_MODULO, 0, 0, workers), (_JEQ, 1, 0, number), _DROP, (_LD_WORD, 0, 0, 30)]
+    program += _search(ranges)
     if len(program) > LIMIT:
         raise ValueError(f"{len(program)} BPF instructions, the kernel takes {LIMIT}")
     return _encode(program)
 
 
-def fitting_filter(groups: Iterable[IPv4Address], most: int = LIMIT) -> tuple[bytes, bool]:
+def dealer() -> bytes:
+    """The program that says whose a frame is, modulo the number of workers (PACKET_FANOUT_CBPF of packet(7)).
+
+    By the destination alone: datagrams, fragments and superframes of a group stay together and in order.
+    """
+    return _encode([(_LD_WORD, 0, 0, _NETWORK_HEADER + 16), *_MIXED, (_RETURN_A, 0, 0, 0)])
+
+
+def fitting_filter(groups: Iterable[IPv4Address], most: int = LIMIT, share: Share | None = None) -> tuple[bytes, bool]:
     """The narrowest program of at most ``most`` instructions, and whether it is exact."""
     exact = ranges_of(groups)
     count = len(exact)
     while True:
         try:
-            program = group_filter(widen(exact, count))
+            program = group_filter(widen(exact, count), share)
         except ValueError:
             program = b""
         if program and len(program) <= 8 * most:

@@ -188,12 +188,14 @@ class Changer:
         alone = Config(rules={rule.name: rule})
         warnings = conflicts.find(alone.rules, _nowhere)
         warnings += conflicts.link_warnings(alone, _nowhere, self._service.links)
+        exclusive = self._service.exclusive.standings.get(rule.name)
+        refused = [f"not exclusive: {exclusive.reason}"] if exclusive and exclusive.reason else []
         return {
             "rule": rule.name,
             "state": status.state,
             "reason": status.reason or None,
             "origin": status.rule.origin,
-            "warnings": [str(each) for each in warnings],
+            "warnings": [*map(str, warnings), *refused],
         }
 
     @contextlib.asynccontextmanager

@@ -16,13 +16,14 @@ import msgspec
 from . import __version__, logs, privileges, views
 from .changer import Changer
 from .control import Command, ControlServer, Nothing
+from .dropset import table_name
 from .errors import UsageError
 from .features import probe
 from .files import load, watched_paths
 from .installed import Installed
 from .notify import Notifier, take_inherited
 from .options import config_options, socket_option
-from .process import prepare
+from .process import admin_uses, prepare
 from .service import Service
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ log = logging.getLogger(__name__)
 def run(paths: tuple[Path, ...], instance: str | None, log_format: str, socket_path: str | None) -> None:
     """Run the relay in the foreground, as systemd wants it (Type=notify).
 
-    Started by root, it goes on as user mcrelay, or nobody, with CAP_NET_RAW alone.
+    Started by root, it goes on as user mcrelay, or nobody, with CAP_NET_RAW alone (and CAP_NET_ADMIN where a rule is
+    exclusive).
     SIGTERM and SIGINT stop it cleanly, SIGHUP reloads the configuration, SIGUSR1 logs how everything stands.
     """
     parsed = load(paths, instance)
@@ -56,7 +58,7 @@ def run(paths: tuple[Path, ...], instance: str | None, log_format: str, socket_p
     watched = watched_paths(paths, instance)
     daemon.server.bind(account)
     try:
-        privileges.drop(account)
+        privileges.drop(account, admin_uses(parsed.config))
         privileges.warn_of_blocked(watched)
         asyncio.run(daemon.run())
     finally:
@@ -77,7 +79,7 @@ class _Daemon:
         notifier = Notifier()
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._service = Service(config, probe(), notifier, take_inherited())
+        self._service = Service(config, probe(), notifier, take_inherited(), table_name(config.relay.control))
         self._changer = Changer(self._service, parsed, paths, instance, notifier)
         self._installed = Installed()
         reads = {"show": Command(self._show, _Show), "version": Command(self._version)}

@@ -1,18 +1,18 @@
-"""The engine: rings, egress sockets, counters, plans and the worker thread. The only module that imports mcrelay._core.
+"""The engine: rings, egress sockets, counters and plans of all workers. The only module that imports mcrelay._core.
 
-It owns every object the loop reads. A change builds a new plan beside the old one, publishes it, waits until the
-worker goes by it, and only then gives up what the old plan alone used. All methods belong to the main thread.
+It owns every object the loops read. A change builds new plans beside the old ones, publishes them, waits until the
+workers go by them, and only then gives up what the old plans alone used. All methods belong to the main thread.
+
+Every worker has a ring on every link, and a plan with every input; which of them gets a group is the kernel's to say,
+by the destination alone. So each has counters and token buckets of its own; the sockets, which any thread may use,
+are shared.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
-import os
 import socket
-import threading
-import time
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
@@ -24,14 +24,16 @@ from ._core.plan import PlanOwner
 from ._core.policer import PolicerState
 from ._core.ring import RingSocket
 from ._core.worker import Worker
-from .errors import OperationError
-from .snapshot import InputCount, OutputCount, RingCount, Slot, Snapshot
+from .crew import Crew
+from .snapshot import InputCount, OutputCount, RingCount, Slot, Snapshot, WorkerCount
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from .features import Features
     from .model import InputSpec, OutputSpec, PlanSpec, Rate, RingSpec
+
+    _Blocks = list[Block]
 
 # The counters' names come from the core; others take them from here.
 __all__ = ["DROPS", "SEND_ERRORS", "VERDICTS", "Engine", "Troubles"]
@@ -41,10 +43,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Capture:
-    """A ring and what is known of it."""
+    """The rings on one link, one a worker, and what is known of them. ``split``: filters alone divide the groups."""
 
     spec: RingSpec
-    socket: RingSocket
+    sockets: list[RingSocket]
+    split: bool = False
     groups: frozenset[IPv4Address] = frozenset()
     coarse: bool = False
 
@@ -64,33 +67,31 @@ class Troubles:
 
 
 class Engine:
-    """One worker and all that its plans need."""
+    """The workers and all that their plans need."""
 
-    def __init__(self, features: Features, cpus: tuple[int, ...] = ()) -> None:
+    def __init__(self, features: Features, workers: int = 1, cpus: tuple[int, ...] = ()) -> None:
         self._features = features
+        self._workers = workers
         self._generation = 0
         self._captures: dict[int, _Capture] = {}
         self._egress: dict[Slot, _Egress] = {}
-        self._inputs: dict[Slot, Block] = {}
-        self._outputs: dict[Slot, Block] = {}
-        self._policers: dict[Slot, tuple[Rate, PolicerState]] = {}
+        self._inputs: dict[Slot, _Blocks] = {}  # of each input, a block a worker
+        self._outputs: dict[Slot, _Blocks] = {}
+        self._policers: dict[Slot, tuple[Rate, list[PolicerState]]] = {}
         self._switches: dict[str, RunSwitch] = {}
         self._said: set[str] = set()
         self._past: dict[str, list[int]] = {}  # by link: received, dropped, then the verdicts, of closed rings
-        self._scratch = Scratch()
-        self._plan = PlanOwner(0, [], [], scratch=self._scratch)
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._worker = Worker(self._plan, self._wake_fd)
-        self._thread = threading.Thread(target=self._run, args=(cpus,), name="mcrelay-worker-0", daemon=True)
+        self._scratches = [Scratch() for _ in range(workers)]
+        self._plans = [PlanOwner(0, [], [], scratch=scratch) for scratch in self._scratches]
+        self._crew = Crew(workers, lambda i, wake_fd: Worker(self._plans[i], wake_fd), cpus)
 
     def start(self) -> None:
-        """Start the worker; it idles until a plan gives it work."""
-        self._thread.start()
+        """Start the workers; they idle until a plan gives them work. Raises UsageError for CPUs that cannot be had."""
+        self._crew.start()
 
-    def _run(self, cpus: tuple[int, ...]) -> None:
-        if cpus:
-            os.sched_setaffinity(0, cpus)  # 0: the calling thread, sched_setaffinity(2)
-        self._worker.run()
+    def check(self) -> None:
+        """Raise OperationError if a worker has ended."""
+        self._crew.check()
 
     async def apply(self, spec: PlanSpec, dead: Collection[int] = ()) -> Troubles:
         """Make the loop go by ``spec``; returns when it does. What is unchanged keeps sockets, rings and counters.
@@ -106,11 +107,12 @@ class Engine:
         wanted = _groups(spec)
         for ifindex, capture in rings.items():
             self._filter(capture, capture.groups | wanted[ifindex], troubles)
-        plan = self._compile(spec, rings, sockets)
-        await self._publish(plan)
+        self._generation += 1
+        plans = [self._compile(i, spec, rings, sockets) for i in range(self._workers)]
+        await self._crew.publish(plans, self._generation)
         for ifindex, capture in rings.items():
             self._filter(capture, wanted[ifindex], troubles)
-        self._retire(plan, rings, sockets, spec)
+        self._retire(plans, rings, sockets, spec)
         return troubles
 
     def rerouted(self) -> bool:
@@ -125,10 +127,24 @@ class Engine:
                 rings[ifindex] = kept
                 continue
             try:
-                rings[ifindex] = _Capture(wanted, RingSocket(ifindex, wanted.settings.ring_bytes))
+                rings[ifindex] = self._open_capture(ifindex, wanted)
             except OSError as error:
                 troubles.rings[ifindex] = _explain_ring(wanted.ifname, error)
         return rings
+
+    def _open_capture(self, ifindex: int, wanted: RingSpec) -> _Capture:
+        """Open a ring for each worker, and have the kernel deal the groups out among them; else their filters do."""
+        settings = wanted.settings
+        size = settings.ring_bytes // self._workers
+        sockets = [RingSocket(ifindex, size, settings.profile == "latency") for _ in range(self._workers)]
+        split = self._workers > 1 and not self._features.fanout
+        if self._workers > 1 and not split:
+            try:
+                sockets[0].share(sockets[1:], bpf.dealer())
+            except OSError as error:
+                log.info("link=%s workers share it by their filters: %s", wanted.ifname, error)
+                split = True
+        return _Capture(wanted, sockets, split)
 
     def _open_sockets(self, spec: PlanSpec, dead: Collection[int], troubles: Troubles) -> dict[Slot, _Egress]:
         sockets: dict[Slot, _Egress] = {}
@@ -166,6 +182,7 @@ class Engine:
             ttl=output.ttl,
             dscp=-1 if output.dscp is None else output.dscp,
             payload_max=output.payload_max,
+            workers=self._workers,
         )
 
     def _filter(self, capture: _Capture, groups: frozenset[IPv4Address], troubles: Troubles) -> None:
@@ -174,12 +191,14 @@ class Engine:
             return
         most = bpf.LIMIT
         while True:
-            program, exact = bpf.fitting_filter(groups, most)
             try:
-                capture.socket.attach(program)
+                for i, ring in enumerate(capture.sockets):
+                    share = (i, self._workers) if capture.split else None
+                    program, exact = bpf.fitting_filter(groups, most, share)
+                    ring.attach(program)
             except OSError as error:
                 if error.errno != errno.ENOMEM or most < 64:  # net.core.optmem_max
-                    troubles.rings[capture.socket.ifindex] = f"no filter on {capture.spec.ifname}: {error.strerror}"
+                    troubles.rings[capture.sockets[0].ifindex] = f"no filter on {capture.spec.ifname}: {error.strerror}"
                     return
                 most = most * 3 // 4
                 continue
@@ -187,7 +206,9 @@ class Engine:
             capture.coarse = not exact
             return
 
-    def _compile(self, spec: PlanSpec, rings: dict[int, _Capture], sockets: dict[Slot, _Egress]) -> PlanOwner:
+    def _compile(
+        self, worker: int, spec: PlanSpec, rings: dict[int, _Capture], sockets: dict[Slot, _Egress]
+    ) -> PlanOwner:
         index = {ifindex: i for i, ifindex in enumerate(rings)}
         inputs = [
             (
@@ -195,57 +216,56 @@ class Engine:
                 int(each.group),
                 int(each.source) if each.source else 0,
                 each.port,
-                self._inputs.setdefault((rule.name, each.text), Block(INPUT_WORDS)),
+                self._blocks(self._inputs, (rule.name, each.text), INPUT_WORDS)[worker],
                 [(int(net.network_address), int(net.netmask)) for net in each.allow or ()],
-                [self._plan_output(rule.name, output, sockets) for output in rule.outputs],
-                self._policer((rule.name, each.text), each.limit),
+                [self._plan_output(worker, rule.name, output, sockets) for output in rule.outputs],
+                self._policer(worker, (rule.name, each.text), each.limit),
             )
             for rule in spec.rules
             for each in rule.inputs
             if each.live and each.ifindex in index
         ]
-        self._generation += 1
         return PlanOwner(
             self._generation,
-            [capture.socket for capture in rings.values()],
+            [capture.sockets[worker] for capture in rings.values()],
             inputs,
             spec.own_macs,
             [int(address) for address in spec.own_addresses],
-            self._scratch,
+            self._scratches[worker],
+            worker,
         )
 
-    def _policer(self, slot: Slot, limit: Rate | None) -> PolicerState | None:
+    def _blocks(self, held: dict[Slot, _Blocks], slot: Slot, words: int) -> _Blocks:
+        """Counters of one input or output, made once."""
+        found = held.get(slot)
+        if found is None:
+            found = held[slot] = [Block(words) for _ in range(self._workers)]
+        return found
+
+    def _policer(self, worker: int, slot: Slot, limit: Rate | None) -> PolicerState | None:
         """The token bucket of an input, kept as long as its limit stays the same."""
         if limit is None:
             self._policers.pop(slot, None)
             return None
         held = self._policers.get(slot)
         if held is None or held[0] != limit:
-            held = self._policers[slot] = (limit, PolicerState(round(limit.number), limit.unit == "bit"))
-        return held[1]
+            buckets = [PolicerState(round(limit.number), limit.unit == "bit") for _ in range(self._workers)]
+            held = self._policers[slot] = (limit, buckets)
+        return held[1][worker]
 
     def _plan_output(
-        self, rule: str, output: OutputSpec, sockets: dict[Slot, _Egress]
+        self, worker: int, rule: str, output: OutputSpec, sockets: dict[Slot, _Egress]
     ) -> tuple[EgressSocket | None, Block, int, bool]:
         slot = (rule, output.to)
-        counters = self._outputs.setdefault(slot, Block(OUTPUT_WORDS))
+        counters = self._blocks(self._outputs, slot, OUTPUT_WORDS)[worker]
         egress = sockets.get(slot)
         return (egress.socket if egress else None, counters, output.burst, output.dscp is None)
 
-    async def _publish(self, plan: PlanOwner) -> None:
-        """Swap the pointer and wait until the worker has moved on: at most a block and a wait for room."""
-        self._worker.publish(plan)
-        self.wake()
-        while self._thread.is_alive() and self._worker.seen < plan.generation:
-            await asyncio.sleep(0.0005)
-        if not self._thread.is_alive():
-            raise OperationError("the worker thread has ended; restart the relay")
-
     def _retire(
-        self, plan: PlanOwner, rings: dict[int, _Capture], sockets: dict[Slot, _Egress], spec: PlanSpec
+        self, plans: list[PlanOwner], rings: dict[int, _Capture], sockets: dict[Slot, _Egress], spec: PlanSpec
     ) -> None:
-        """The worker goes by ``plan``: what only the plan before it used can go."""
-        self._plan = plan
+        """The workers go by ``plans``: what only the plans before used can go."""
+        self._plans = plans
         kept_rings = {id(each) for each in rings.values()}
         for capture in self._captures.values():
             if id(capture) not in kept_rings:
@@ -264,11 +284,11 @@ class Engine:
         self._outputs = {slot: block for slot, block in self._outputs.items() if slot in named}
 
     def _bury(self, capture: _Capture) -> None:
-        received, dropped = capture.socket.statistics()
         past = self._past.setdefault(capture.spec.ifname, [0] * (2 + FRAME_WORDS))
-        for i, count in enumerate((received, dropped, *capture.socket.frames.read())):
+        for i, count in enumerate(_ring_words(capture)):
             past[i] += count
-        capture.socket.close()
+        for ring in capture.sockets:
+            ring.close()
 
     def egress_of(self, rule: str, output: str) -> EgressSocket | None:
         """The live socket of an output: its real source port stands in it."""
@@ -284,22 +304,24 @@ class Engine:
     def snapshot(self) -> Snapshot:
         """Read every counter. Counters of rules that never had a plan are absent."""
         return Snapshot(
-            inputs={slot: _input_count(block) for slot, block in self._inputs.items()},
-            outputs={slot: _output_count(block) for slot, block in self._outputs.items()},
+            inputs={slot: _input_count(blocks) for slot, blocks in self._inputs.items()},
+            outputs={slot: _output_count(blocks) for slot, blocks in self._outputs.items()},
             rings=self._ring_counts(),
             sndbufs={each.spec.oif: each.socket.sndbuf for each in self._egress.values() if each.spec.oif},
-            cpu_seconds=self._cpu_seconds(),
-            generation=self._worker.seen,
-            turns=self._worker.turns,
+            workers=[
+                WorkerCount(i, seconds, generation)
+                for i, (seconds, generation) in enumerate(
+                    zip(self._crew.cpu_seconds(), self._crew.generations, strict=True)
+                )
+            ],
         )
 
     def drops(self) -> dict[str, dict[str, int]]:
         """Datagrams that rules dropped, by rule and reason: the little that is watched all the time."""
         found: dict[str, dict[str, int]] = {}
-        for (rule, _), block in self._inputs.items():
-            drops = block.read()[INPUT_WORDS - len(DROPS) :]
+        for (rule, _), blocks in self._inputs.items():
             counts = found.setdefault(rule, dict.fromkeys(DROPS, 0))
-            for reason, count in zip(DROPS, drops, strict=True):
+            for reason, count in _input_count(blocks).drops.items():
                 counts[reason] += count
         return found
 
@@ -307,43 +329,29 @@ class Engine:
         counts = {}
         for capture in self._captures.values():
             name = capture.spec.ifname
-            frames = capture.socket.frames.read()  # before PACKET_STATISTICS: never more verdicts than frames
-            received, dropped = capture.socket.statistics()
             past = self._past.get(name, [0] * (2 + FRAME_WORDS))
-            counts[name] = RingCount(
-                rx_frames=received + past[0],
-                dropped=dropped + past[1],
-                frames={verdict: now + before for verdict, now, before in zip(VERDICTS, frames, past[2:], strict=True)},
-                coarse=capture.coarse,
-            )
+            received, dropped, *frames = (now + before for now, before in zip(_ring_words(capture), past, strict=True))
+            counts[name] = RingCount(received, dropped, dict(zip(VERDICTS, frames, strict=True)), capture.coarse)
         return counts
 
-    def _cpu_seconds(self) -> float:
-        if not self._thread.is_alive() or self._thread.ident is None:
-            return 0.0
-        return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
-
     @property
-    def turns(self) -> int:
-        """Turns of the worker's loop."""
-        return self._worker.turns
+    def turns(self) -> tuple[int, ...]:
+        """Turns of each worker's loop."""
+        return self._crew.turns
 
     def wake(self) -> None:
-        """Let the worker turn once more, also when nothing arrives."""
-        os.eventfd_write(self._wake_fd, 1)
+        """Let every worker turn once more, also when nothing arrives."""
+        self._crew.wake()
 
     def close(self) -> None:
-        """Stop the worker and give up every socket and ring."""
-        if self._thread.is_alive():
-            self._worker.stop()
-            self.wake()
-            self._thread.join()
+        """Stop the workers and give up every socket and ring."""
+        self._crew.close()
         for capture in self._captures.values():
-            capture.socket.close()
+            for ring in capture.sockets:
+                ring.close()
         for egress in self._egress.values():
             egress.socket.close()
         self._captures, self._egress = {}, {}
-        os.close(self._wake_fd)
 
 
 def _rerouted(egress: _Egress) -> bool:
@@ -372,13 +380,25 @@ def _groups(spec: PlanSpec) -> dict[int, frozenset[IPv4Address]]:
     return {ifindex: frozenset(held) for ifindex, held in groups.items()}
 
 
-def _input_count(block: Block) -> InputCount:
-    packets, size, last_ns, *drops = block.read()
+def _sum(blocks: _Blocks) -> list[int]:
+    return [sum(words) for words in zip(*(block.read() for block in blocks), strict=True)]
+
+
+def _ring_words(capture: _Capture) -> list[int]:
+    """Received, dropped, then the verdicts. The latter are read first: never more of them than frames."""
+    frames = _sum([ring.frames for ring in capture.sockets])
+    received, dropped = (sum(counts) for counts in zip(*(ring.statistics() for ring in capture.sockets), strict=True))
+    return [received, dropped, *frames]
+
+
+def _input_count(blocks: _Blocks) -> InputCount:
+    packets, size, _, *drops = _sum(blocks)
+    last_ns = max(block.read()[2] for block in blocks)
     return InputCount(packets, size, last_ns / 1e9 if last_ns else None, dict(zip(DROPS, drops, strict=True)))
 
 
-def _output_count(block: Block) -> OutputCount:
-    packets, size, *errors = block.read()
+def _output_count(blocks: _Blocks) -> OutputCount:
+    packets, size, *errors = _sum(blocks)
     return OutputCount(packets, size, dict(zip(SEND_ERRORS, errors, strict=True)))
 
 

@@ -8,7 +8,8 @@ McrelayError                 shown as one line on stderr, never as a traceback
 └── OperationError           it failed: exit 1
     ├── ControlError         the running relay could not be asked, or refused
     ├── LinkError            a link is missing or unfit
-    └── MembershipError      the kernel refused a join
+    ├── MembershipError      the kernel refused a join
+    └── DropError            nft or the kernel refused the drop table
 """
 
 from __future__ import annotations
@@ -91,3 +92,7 @@ class LinkError(OperationError):
 
 class MembershipError(OperationError):
     """The kernel refused a join, also on a fresh socket."""
+
+
+class DropError(OperationError):
+    """The drop table of exclusive rules cannot be made; the text says why."""

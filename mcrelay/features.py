@@ -10,9 +10,14 @@ UDP_SEGMENT = 103  # linux/udp.h
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """``udp_segment``: runs can be sent as one message (udp(7), Linux 4.18)."""
+    """What there is and what is not.
+
+    ``udp_segment``: runs can be sent as one message (udp(7), Linux 4.18). ``fanout``: several workers may leave it to
+    the kernel whose a frame is (packet(7)); that is found out when a ring is made, so the probe says yes.
+    """
 
     udp_segment: bool = True
+    fanout: bool = True
 
 
 def probe() -> Features:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+from dataclasses import replace
 from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ IFA_F_SECONDARY = 0x1
 RTN_UNICAST = 1
 
 DUMP_TRIES = 10  # something changes during each of them
+TAKES_FRAMES = {"macvlan", "macvtap", "ipvlan", "ipvtap"}  # kinds of links whose frames come from the link below them
 
 
 class LinkWatch:
@@ -72,10 +74,19 @@ class LinkWatch:
             flags = message.get("flags") or 0
             entry = (bool(flags & IFA_F_SECONDARY), IPv4Interface(f"{local}/{message['prefixlen']}"))
             addresses.setdefault(message["index"], []).append(entry)
+        messages = [message async for message in await self._netlink.link("dump")]
+        names = {message["index"]: message.get("ifname") for message in messages}
+        uppers = {
+            message.get("link"): message.get("ifname")
+            for message in messages
+            if message.get(("linkinfo", "kind")) in TAKES_FRAMES and message.get("link_netnsid") is None
+        }
         links = {}
-        async for message in await self._netlink.link("dump"):
+        for message in messages:
             held = sorted(addresses.get(message["index"], []), key=lambda entry: entry[0])
-            links[message.get("ifname")] = _link(message, tuple(address for _, address in held))
+            link = _link(message, tuple(address for _, address in held))
+            master = names.get(message.get("master"), "")
+            links[link.name] = replace(link, master=master, upper=uppers.get(link.ifindex, ""))
         return links
 
     async def route_to(self, address: IPv4Address) -> int | None:

@@ -95,6 +95,11 @@ class Memberships:
         return {each for pool in self._pools.values() for helper in pool for each in helper.held}
 
     @property
+    def users(self) -> Counter[tuple[int, IPv4Address]]:
+        """How many helper sockets have joined, by ifindex and group: what of /proc/net/igmp is ours."""
+        return Counter((i, group) for i, pool in self._pools.items() for helper in pool for group in helper.groups)
+
+    @property
     def failed(self) -> dict[Membership, str]:
         """Every wanted membership the kernel refused, and why."""
         return dict(self._failed)

@@ -113,7 +113,8 @@ class Link:
     """A network interface as it is now. ``addresses`` stands in the kernel's order, primary first.
 
     ``hardware`` is the ARPHRD number (1 Ethernet, 772 loopback; linux/if_arp.h). ``carrier_losses`` is the kernel's
-    count since the link was made.
+    count since the link was made. ``master`` is the bridge, bond or the like that it is a port of; ``upper`` is a
+    macvlan or ipvlan link of this namespace that takes frames from it.
     """
 
     name: str
@@ -126,6 +127,8 @@ class Link:
     hardware: int = 1
     mac: str = ""
     carrier_losses: int = 0
+    master: str = ""
+    upper: str = ""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -204,6 +207,7 @@ class RuleSpec:
     enabled: bool
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
+    exclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from itertools import zip_longest
 
 from .installed import unpacked
 
@@ -52,7 +53,7 @@ class Notifier:
 
 
 class Watchdog:
-    """Says that we live, as long as the worker's loop turns: an event loop that merely runs relays nothing.
+    """Says that we live, as long as every worker's loop turns: an event loop that merely runs relays nothing.
 
     ``seconds`` is how often the manager wants to hear of it at least (sd_watchdog_enabled(3)), 0 if not at all.
     """
@@ -62,13 +63,13 @@ class Watchdog:
         ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) in _our_pids()
         self.seconds = int(usec) / 1e6 if usec.isdigit() and ours else 0.0
         self._notifier = notifier
-        self._turns = 0
+        self._turns: tuple[int, ...] = ()
 
-    def feed(self, turns: int) -> None:
-        """Pass on what the loop has done: nothing is said if it has not turned since the last time."""
-        if turns != self._turns:
+    def feed(self, turns: tuple[int, ...]) -> None:
+        """Pass on what the loops have done: nothing is said until each has turned since it was said last."""
+        if all(now != before for now, before in zip_longest(turns, self._turns)):
             self._notifier.send("WATCHDOG=1")
-        self._turns = turns
+            self._turns = turns
 
 
 def take_inherited() -> list[tuple[str, int]]:

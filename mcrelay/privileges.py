@@ -22,7 +22,7 @@ from .errors import OperationError
 from .installed import unpacked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ PR_SET_KEEPCAPS = 8
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
-PR_CAP_AMBIENT_IS_SET = 1
+PR_CAP_AMBIENT_IS_SET, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_LOWER = 1, 2, 3
 
 # An account cannot be changed to: no CAP_SETUID, or a user namespace that does not know it.
 _NOT_POSSIBLE = {errno.EPERM, errno.EINVAL}
@@ -75,16 +75,16 @@ def successor() -> Account | None:
     return Account(str(NOBODY), NOBODY, NOBODY)
 
 
-def drop(account: Account | None) -> None:
+def drop(account: Account | None, admin_uses: Collection[str] = ()) -> None:
     """Become *account*, keep only what relaying needs, and let nothing that we start have more. Logs what was kept.
 
-    CAP_NET_RAW is kept. CAP_NET_ADMIN is kept where somebody put it into the ambient set for us (systemd's
-    AmbientCapabilities=): root has every capability, so that alone does not say that we are meant to have it.
-    Raises OperationError.
+    CAP_NET_RAW is kept. CAP_NET_ADMIN is kept for *admin_uses*, what the configuration needs it for, and where somebody
+    put it into the ambient set for us (systemd's AmbientCapabilities=): root has every capability, so that alone does
+    not say that we are meant to have it. Raises OperationError.
     """
     if account is not None:
         wanted = {CAP_NET_RAW}
-        if _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, CAP_NET_ADMIN) == 1:
+        if admin_uses or _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, CAP_NET_ADMIN) == 1:
             wanted.add(CAP_NET_ADMIN)
         wanted &= capabilities()
         try:
@@ -96,6 +96,8 @@ def drop(account: Account | None) -> None:
         _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     kept = sorted(capabilities())
     names = ",".join(_NAMES.get(each, f"cap_{each}") for each in kept) or "none"
+    if account is not None and admin_uses and CAP_NET_ADMIN in kept:
+        names += f" cap_net_admin_for={','.join(admin_uses)}"
     log.info("user=%s uid=%d gid=%d capabilities=%s", _name(os.getuid()), os.getuid(), os.getgid(), names)
 
 
@@ -127,13 +129,33 @@ def capabilities() -> set[int]:
     return {each for each in range(_LAST + 1) if permitted >> each & 1}
 
 
-def _set_capabilities(wanted: Iterable[int]) -> None:
-    """Permit and use exactly these; nothing that is executed inherits them."""
-    mask = sum(1 << each for each in wanted)
+def _set_capabilities(wanted: Iterable[int], inheritable: Iterable[int] = ()) -> None:
+    """Permit and use exactly these; what is executed inherits none, but for ambient ones among the *inheritable*."""
+    mask, lent = (sum(1 << each for each in some) for some in (wanted, inheritable))
     header, sets = _Header(_VERSION_3, 0), (_Sets * 2)()
     for half in range(2):
         sets[half].effective = sets[half].permitted = mask >> 32 * half & 0xFFFFFFFF
+        sets[half].inheritable = lent >> 32 * half & 0xFFFFFFFF
     _call("capset", ctypes.byref(header), ctypes.byref(sets))
+
+
+@contextlib.contextmanager
+def lent(capability: int) -> Iterator[None]:
+    """Let what this thread starts meanwhile have a capability that it holds. Raises OSError.
+
+    no_new_privs does not stand against that: nothing is gained by it.
+    """
+    if _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, capability) == 1:
+        yield
+        return
+    held = capabilities()
+    _set_capabilities(held, {capability})
+    _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)
+    try:
+        yield
+    finally:
+        _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_LOWER, capability)
+        _set_capabilities(held)
 
 
 def _prctl(option: int, *values: int) -> int:

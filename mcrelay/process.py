@@ -6,8 +6,12 @@ import contextlib
 import faulthandler
 import resource
 import socket
+from typing import TYPE_CHECKING
 
 from .errors import OperationError
+
+if TYPE_CHECKING:
+    from .model import Config
 
 
 def prepare() -> None:
@@ -23,3 +27,8 @@ def prepare() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket an output, a helper for 20 groups
+
+
+def admin_uses(config: Config) -> list[str]:
+    """What of this configuration needs CAP_NET_ADMIN."""
+    return ["exclusive"] if any(rule.exclusive and rule.enabled for rule in config.rules.values()) else []

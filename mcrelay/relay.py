@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from typing import Any
 
@@ -13,7 +14,7 @@ from .config import parse_rule
 from .features import probe
 from .model import Config
 from .notify import Notifier
-from .process import prepare
+from .process import admin_uses, prepare
 from .rule_options import read_table, rule_arguments, rule_options
 from .service import Service
 
@@ -26,8 +27,9 @@ def relay(source: str, outputs: tuple[str, ...], **options: Any) -> None:
     rule = parse_rule("relay", read_table(source, outputs, options), {})
     logs.set_up()
     prepare()
-    privileges.drop(privileges.successor())
-    click.echo(asyncio.run(_relay(Config(rules={rule.name: rule}))))
+    config = Config(rules={rule.name: rule})
+    privileges.drop(privileges.successor(), admin_uses(config))
+    click.echo(asyncio.run(_relay(config)))
 
 
 async def _relay(config: Config) -> str:
@@ -35,7 +37,7 @@ async def _relay(config: Config) -> str:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    service = Service(config, probe(), Notifier(""))
+    service = Service(config, probe(), Notifier(""), table=f"mcrelay-relay-{os.getpid()}")
     last: dict[str, Any] = {}
 
     async def watch() -> None:

@@ -29,7 +29,7 @@ _HELP = {
     "ttl": ("N", "TTL of what is sent.  [default: 16 multicast, 64 unicast]"),
     "dscp": ("N|keep", "DSCP of what is sent.  [default: keep]"),
     "burst": ("N", "Longest run of datagrams sent at once.  [default: 16]"),
-    "exclusive": ("", "Nothing else on this host listens to the input."),
+    "exclusive": ("", "Nothing else on this host listens: the kernel drops what is relayed."),
     "enabled": ("", "Define the rule without running it."),
     "shared": ("", "Another rule that says so too may send to the same outputs."),
     "reflect": ("", "Allow rules that feed each other in a circle; own frames are dropped."),

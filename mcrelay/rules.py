@@ -45,6 +45,7 @@ def _compile_rule(rule: Rule, links: Mapping[str, Link]) -> RuleSpec:
         enabled=rule.enabled,
         inputs=tuple(_compile_input(rule, each, links) for each in rule.inputs),
         outputs=tuple(_compile_output(rule, each, links) for each in rule.outputs),
+        exclusive=rule.exclusive,
     )
 
 

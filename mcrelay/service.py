@@ -12,10 +12,11 @@ import os
 import time
 from typing import TYPE_CHECKING, TypeAlias
 
-from . import rules
+from . import neighbours, rules
 from .droplog import DropLog
 from .engine import Engine, Troubles
 from .errors import OperationError
+from .exclusive import Exclusive
 from .guard import Guard
 from .guardian import Limits
 from .links import LinkWatch, Presence
@@ -46,11 +47,13 @@ class Service:
 
     limits = Limits()
 
-    def __init__(self, config: Config, features: Features, notifier: Notifier, inherited: Inherited = ()) -> None:
+    def __init__(
+        self, config: Config, features: Features, notifier: Notifier, inherited: Inherited = (), table: str = "mcrelay"
+    ) -> None:
         self.config = config
         self.started = time.time()
         self.links: dict[str, Link] = {}
-        self.engine = Engine(features, config.relay.cpus)
+        self.engine = Engine(features, config.relay.workers, config.relay.cpus)
         self.memberships = Memberships(keeper=notifier)
         self._notifier = notifier
         self._inherited = inherited
@@ -58,6 +61,7 @@ class Service:
         self._spec = PlanSpec()
         self._troubles = Troubles()
         self.guard = Guard(self.limits)
+        self.exclusive = Exclusive(table, self.look_again)
         self._presence = Presence()
         self._dead: set[int] = set()  # ifindexes of links that were deleted, and whose sockets are still to be replaced
         self._drops = DropLog()
@@ -65,13 +69,14 @@ class Service:
         self._lock = asyncio.Lock()
         self._watch: LinkWatch | None = None
         self._said: dict[tuple[str, str], tuple[str, str]] = {}
+        self._neighbours_said = ""
         self._looked = self._tried = 0.0
 
     async def run(self, stop: asyncio.Event, ready: Callable[[], None] | None = None) -> None:
         """Relay until ``stop`` is set; then leave every group and give everything back."""
         self.engine.start()
         try:
-            async with LinkWatch(self._dirty.set) as self._watch:
+            async with LinkWatch(self.look_again) as self._watch:
                 await self.reconcile()
                 self._release_inherited()
                 self._notifier.send("READY=1", f"STATUS={self.summary()}")
@@ -82,6 +87,7 @@ class Service:
                     await self._survive(self._housekeep)
         finally:
             self._notifier.send("STOPPING=1")
+            await self.exclusive.close()  # first: what is not relayed any more is not dropped
             self.guard.close()
             self._presence.close()
             self.memberships.close()
@@ -102,6 +108,7 @@ class Service:
         for name, fd in self._inherited:
             self._notifier.forget(name)
             os.close(fd)
+            self._looked = 0.0  # they counted as listeners until now
         self._inherited = ()
 
     async def _wait(self, stop: asyncio.Event) -> None:
@@ -115,6 +122,7 @@ class Service:
                 wait.cancel()
 
     async def _housekeep(self) -> None:
+        self.engine.check()
         if self._watchdog.seconds:
             self._watchdog.feed(self.engine.turns)
             self.engine.wake()  # an idle loop turns once for it
@@ -132,6 +140,10 @@ class Service:
                 "link=%s sends datagram by datagram from now on: its device refused UDP_SEGMENT runs (EIO)", name
             )
 
+    def look_again(self) -> None:
+        """Something may have changed."""
+        self._dirty.set()
+
     async def update(self, config: Config) -> None:
         """Go by ``config``; returns when the worker does. What it leaves unchanged is not touched."""
         self.config = config
@@ -146,12 +158,17 @@ class Service:
             dead = self._dead
             changed = await self._look_at_links(dead)
             spec = rules.compile_plan(self.config, self.links)
+            await self.exclusive.narrow(spec, dead)
             retry = self._looked - self._tried >= RETRY_SECONDS
             refused = self._troubles.rings or self._troubles.outputs
             if spec != self._spec or dead or (refused and (retry or changed)) or self.engine.rerouted():
                 self._troubles = await self.engine.apply(spec, dead)
                 self._spec = spec
+                self._warn_of_neighbours()
             self._reconcile_joins(spec, dead, retry=retry)
+            if not self._inherited:  # the process before us may still have joined
+                users = self.memberships.users
+                await self.exclusive.widen(spec, self._troubles.rings, self.links, users, retry=retry)
             heard = {each.iif for rule in spec.rules for each in rule.inputs if each.live or each.state == "pending"}
             self.guard.reconcile(heard, self.links, self.memberships.joined, dead)
             if retry:
@@ -213,6 +230,13 @@ class Service:
         if self._said != states:
             self._notifier.send(f"STATUS={self.summary()}")
         self._said = states
+
+    def _warn_of_neighbours(self) -> None:
+        """Say once that the outputs name more groups than the kernel has room for."""
+        text = neighbours.overflow(self._spec)
+        if text and text != self._neighbours_said:
+            log.warning("%s", text)
+        self._neighbours_said = text
 
     def statuses(self) -> list[RuleStatus]:
         """How every rule stands now."""

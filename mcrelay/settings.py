@@ -30,9 +30,7 @@ DEFAULT_CONTROL = "/run/mcrelay/mcrelay.sock"
 # Known and not built yet: key, which values of it, how the complaint calls it, what to do instead.
 # To build one is to delete its line. (IPv6 is refused where streams are read.)
 NOT_YET: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
-    ("workers", lambda n: n > 1, "workers = {}", "use workers = 1"),
     ("metrics", lambda _: True, "metrics", "leave it out, and read the same numbers with mcrelay show stats -j"),
-    ("profile", lambda v: v == "latency", 'profile = "latency"', 'use profile = "throughput"'),
     ("range", lambda stream: stream.length is not None, "a range of groups", "write one rule for each group"),
     ("any", lambda stream: stream.port == "any", "port any", "write one rule for each port"),
     (
@@ -51,7 +49,6 @@ NOT_YET: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
         "vlan = {}",
         "make the VLAN a link (ip link add ... type vlan) and name that in input",
     ),
-    ("exclusive", bool, "exclusive = true", "leave it out"),
 )
 
 

@@ -64,7 +64,9 @@ def show_rules(rules: list[Row], *, colour: bool) -> str:
     rows = []
     reasons = []
     for rule in rules:
-        first = [rule["name"], rule["state"], ", ".join(each["from"] for each in rule["inputs"])]
+        exclusive = rule.get("exclusive") or {"state": None, "reason": None}
+        mark = " exclusive" if exclusive["state"] == "on" else ""
+        first = [rule["name"], rule["state"], ", ".join(each["from"] for each in rule["inputs"]) + mark]
         for output in rule["outputs"]:
             source = f"{output['source_address'] or '?'}:{output['source_port']}"
             if output["state"] == "active":
@@ -79,6 +81,8 @@ def show_rules(rules: list[Row], *, colour: bool) -> str:
                 reasons.append(f"{rule['name']} -> {output['to']}: {output['state']}: {output['reason']}")
         if rule["reason"]:
             reasons.append(f"{rule['name']}: {rule['state']}: {rule['reason']}")
+        if exclusive["reason"]:
+            reasons.append(f"{rule['name']}: not exclusive: {exclusive['reason']}")
     table = render(["RULE", "STATE", "INPUT", "OUTPUT", "SENT"], rows, colour=colour)
     return "\n".join([table, *([""] if reasons else []), *reasons])
 

@@ -37,6 +37,15 @@ class RingCount:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerCount:
+    """One worker: CPU time of its thread, and the generation of the plan that it goes by."""
+
+    number: int
+    cpu_seconds: float
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All of it; counters of rules that never had a plan are absent."""
 
@@ -44,6 +53,4 @@ class Snapshot:
     outputs: dict[Slot, OutputCount]
     rings: dict[str, RingCount]
     sndbufs: dict[str, int]  # bytes the kernel granted, by output link
-    cpu_seconds: float
-    generation: int
-    turns: int
+    workers: list[WorkerCount]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import igmp
 from .engine import DROPS, SEND_ERRORS, VERDICTS
+from .exclusive import Standing
 from .snapshot import InputCount, OutputCount
 from .tomltext import config_tables
 
@@ -37,9 +38,18 @@ def _rule(service: Service, status: RuleStatus) -> Row:
         "origin": status.rule.origin,
         "state": status.state,
         "reason": status.reason or None,
+        "exclusive": _exclusive(service, status),
         "inputs": [_input(each) for each in status.inputs],
         "outputs": [_output(service, status.rule.name, each) for each in status.outputs],
     }
+
+
+def _exclusive(service: Service, status: RuleStatus) -> Row | None:
+    """Null where the rule does not ask for it; ``off`` while it takes nothing, ``refused`` where it goes without."""
+    if not status.rule.exclusive:
+        return None
+    standing = service.exclusive.standings.get(status.rule.name, Standing("off"))
+    return {"state": standing.state, "reason": standing.reason or None}
 
 
 def _input(each: InputSpec) -> Row:
@@ -82,7 +92,10 @@ def stats(service: Service) -> Row:
         "uptime_seconds": round(time.time() - service.started, 3),
         "rules": [_rule_stats(snapshot, status) for status in statuses],
         "links": [_link_stats(snapshot, name) for name in sorted(used | snapshot.rings.keys())],
-        "workers": [{"id": 0, "cpu_seconds": snapshot.cpu_seconds, "generation": snapshot.generation}],
+        "workers": [
+            {"id": each.number, "cpu_seconds": each.cpu_seconds, "generation": each.generation}
+            for each in snapshot.workers
+        ],
     }
 
 

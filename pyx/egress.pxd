@@ -29,7 +29,8 @@ cdef enum:
     DRAINS = 8                  # asynchronous errors taken in before one flush gives an output up
 
 cdef struct Egress:
-    # One output's socket, connected to its destination. It outlives plans; only its worker touches it.
+    # One output's socket, connected to its destination, as one worker sees it. It outlives plans; only that worker
+    # touches it. The socket is the same for all: a group has one worker, and whoever sends learns what went wrong.
     int fd
     uint32_t segment_max        # payload that fits the MTU: larger ones never form runs
     uint32_t owed               # asynchronous errors not yet charged to a datagram
@@ -69,6 +70,7 @@ cdef struct Queue:
     # A worker reads one plan at a time, so all its plans may borrow the same Scratch.
     Entry *entries
     uint32_t used
+    uint32_t sends              # what is queued, once for each output that it goes to
     Chain *chains               # by input
     uint32_t *touched           # inputs whose chain is not empty
     uint32_t touched_count
@@ -113,6 +115,7 @@ cdef inline uint32_t assemble(Queue *queue, const Output *output, uint32_t curso
     cdef uint32_t vector = 0
     cdef Entry *entry
     cdef Message *message
+    cdef const uint8_t *end
     cdef uint16_t size
     cdef uint8_t tos
     while cursor != NONE and count < MESSAGES and vector + RUN_MAX <= VECTORS:
@@ -125,6 +128,7 @@ cdef inline uint32_t assemble(Queue *queue, const Output *output, uint32_t curso
         queue.headers[count].msg_hdr.msg_iov = &queue.vectors[vector]
         queue.vectors[vector].iov_base = <void *>entry.payload
         queue.vectors[vector].iov_len = size
+        end = entry.payload + size
         cursor = entry.next
         if 0 < size <= output.egress.segment_max:
             while message.count < longest and cursor != NONE:
@@ -133,16 +137,21 @@ cdef inline uint32_t assemble(Queue *queue, const Output *output, uint32_t curso
                     break
                 if output.keep_dscp and entry.tos != tos:
                     break
-                queue.vectors[vector + message.count].iov_base = <void *>entry.payload
-                queue.vectors[vector + message.count].iov_len = entry.size
+                if entry.payload == end:        # cut from the same superframe
+                    queue.vectors[vector].iov_len += entry.size
+                else:
+                    vector += 1
+                    queue.vectors[vector].iov_base = <void *>entry.payload
+                    queue.vectors[vector].iov_len = entry.size
+                end = entry.payload + entry.size
                 message.count += 1
                 message.bytes += entry.size
                 cursor = entry.next
                 if entry.size < size:
                     break
-        queue.headers[count].msg_hdr.msg_iovlen = message.count
+        vector += 1
+        queue.headers[count].msg_hdr.msg_iovlen = &queue.vectors[vector] - queue.headers[count].msg_hdr.msg_iov
         set_control(&queue.headers[count].msg_hdr, queue.controls + count * control_bytes(), message.count, size, tos)
-        vector += message.count
         count += 1
     taken[0] = cursor
     return count
@@ -294,20 +303,22 @@ cdef inline uint32_t transmit(Queue *queue, const Output *output, uint32_t count
 cdef inline bint singly(Queue *queue, const Output *output, uint32_t index) noexcept nogil:
     """Send a refused run datagram by datagram. False on back-pressure; the message then holds what is left."""
     cdef Message *message = &queue.messages[index]
-    cdef msghdr *header = &queue.headers[index].msg_hdr
     cdef Message one
     cdef mmsghdr single
+    cdef iovec vector
     cdef uint32_t drains = 0
     cdef int code
-    single.msg_hdr = header[0]
+    single.msg_hdr = queue.headers[index].msg_hdr
+    single.msg_hdr.msg_iov = &vector
     single.msg_hdr.msg_iovlen = 1
     set_control(&single.msg_hdr, <uint8_t *>queue.controls + index * control_bytes(), 1, 0,
                 queue.entries[message.first].tos if output.keep_dscp else 0)
     while message.count:
-        single.msg_hdr.msg_iov = header.msg_iov
         one.first = message.first
         one.count = 1
         one.bytes = queue.entries[one.first].size
+        vector.iov_base = <void *>queue.entries[one.first].payload
+        vector.iov_len = one.bytes
         if sendmmsg(output.egress.fd, &single, 1, MSG_DONTWAIT) == 1:
             accept(output, queue.entries, &one)
         else:
@@ -324,7 +335,6 @@ cdef inline bint singly(Queue *queue, const Output *output, uint32_t index) noex
         message.first = queue.entries[message.first].next
         message.count -= 1
         message.bytes -= one.bytes
-        header.msg_iov += 1
     return True
 
 
@@ -366,9 +376,14 @@ cdef class RunSwitch:
 
 
 cdef class EgressSocket:
-    """Owner of one output's socket. Made and closed by the main thread; its worker sends."""
+    """Owner of one output's socket. Made and closed by the main thread; workers send."""
 
-    cdef Egress egress
+    cdef int fd
+    cdef uint8_t *states        # one Egress a worker, each on a cache line of its own
+    cdef readonly uint32_t workers
     cdef RunSwitch switch
     cdef readonly int sndbuf
     cdef readonly int source_port
+
+    cdef Egress *of(self, uint32_t worker) except NULL
+    cdef void _shut(self) noexcept

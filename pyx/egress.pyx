@@ -9,12 +9,13 @@ cimport cython
 from .kernel cimport (
     AF_INET, CMSG_LEN, IP_MULTICAST_ALL, IP_MULTICAST_IF, IP_MULTICAST_TTL, IP_TOS, IP_TTL, IPPROTO_UDP,
     SO_ATTACH_FILTER, SO_BINDTODEVICE, SO_REUSEADDR, SO_SNDBUF, SO_SNDBUFFORCE, SOCK_CLOEXEC, SOCK_DGRAM, UDP_SEGMENT,
-    bind, calloc, close, connect, free, getsockname, htonl, htons, ip_mreqn, memset, ntohl, setsockopt, sock_filter,
-    sock_fprog, sockaddr, sockaddr_in, socket,
+    aligned_alloc, bind, calloc, close, connect, free, getsockname, htonl, htons, ip_mreqn, memset, ntohl, setsockopt,
+    sock_filter, sock_fprog, sockaddr, sockaddr_in, socket,
 )
 from .system cimport check, set_option
 
 cdef enum:
+    STATE_BYTES = 64            # an Egress and what fills its cache line
     SNDBUF_BYTES = 4 << 20      # a block's worth of bursts; what the kernel grants is reported
     PORT_TRIES = 16
 
@@ -125,12 +126,6 @@ cdef int take_port(int fd, uint32_t address, uint16_t port, bint exact) except -
     return check(-1, f"bind to source port {port}")
 
 
-cdef void shut(Egress *egress) noexcept:
-    if egress.fd >= 0:
-        close(egress.fd)
-        egress.fd = -1
-
-
 @cython.final
 cdef class RunSwitch:
     def __cinit__(self, bint allowed=True):
@@ -147,57 +142,73 @@ cdef class EgressSocket:
     def __cinit__(
         self, uint32_t address, uint16_t port, RunSwitch switch not None, *, int ifindex=0, str link="",
         uint32_t source_address=0, uint16_t source_port=0, bint exact_port=False, int ttl=16, int dscp=-1,
-        uint32_t payload_max=0,
+        uint32_t payload_max=0, uint32_t workers=1,
     ):
         """A socket that sends to ``address``:``port`` (host byte order) and never receives anything.
 
         ``ifindex`` and ``link`` say by which link; 0 and "" leave it to the routing table. ``source_address`` 0 lets
         the kernel choose. When ``source_port`` is taken by a stranger the next free one of 16 is used, unless
         ``exact_port``.
-        ``payload_max`` 0 asks the route for its MTU. Raises OSError: ENETUNREACH without a route, EADDRNOTAVAIL
-        when the source address is not ours, EADDRINUSE, EMFILE.
+        ``payload_max`` 0 asks the route for its MTU. ``workers`` of them may send. Raises OSError: ENETUNREACH without
+        a route, EADDRNOTAVAIL when the source address is not ours, EADDRINUSE, EMFILE.
         """
         cdef sockaddr_in to
-        self.egress.fd = -1
+        cdef uint32_t i
+        self.fd = -1
         self.switch = switch
-        self.egress.runs = &switch.runs
-        self.egress.fd = check(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), "UDP socket")
-        refuse_everything(self.egress.fd)
-        set_option(self.egress.fd, SOL_SOCKET, SO_REUSEADDR, 1, "SO_REUSEADDR")
-        set_option(self.egress.fd, IPPROTO_IP, IP_MULTICAST_ALL, 0, "IP_MULTICAST_ALL")
-        set_option(self.egress.fd, IPPROTO_IP, IP_RECVERR, 1, "IP_RECVERR")    # else qdisc drops are silent: ip(7)
-        set_option(self.egress.fd, IPPROTO_IP, IP_MULTICAST_TTL, ttl, "IP_MULTICAST_TTL")
-        set_option(self.egress.fd, IPPROTO_IP, IP_TTL, ttl, "IP_TTL")
+        self.workers = workers
+        self.states = <uint8_t *>aligned_alloc(STATE_BYTES, <size_t>max(1, workers) * STATE_BYTES)
+        if self.states == NULL:
+            raise MemoryError("an output")
+        self.fd = check(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), "UDP socket")
+        refuse_everything(self.fd)
+        set_option(self.fd, SOL_SOCKET, SO_REUSEADDR, 1, "SO_REUSEADDR")
+        set_option(self.fd, IPPROTO_IP, IP_MULTICAST_ALL, 0, "IP_MULTICAST_ALL")
+        set_option(self.fd, IPPROTO_IP, IP_RECVERR, 1, "IP_RECVERR")    # else qdisc drops are silent: ip(7)
+        set_option(self.fd, IPPROTO_IP, IP_MULTICAST_TTL, ttl, "IP_MULTICAST_TTL")
+        set_option(self.fd, IPPROTO_IP, IP_TTL, ttl, "IP_TTL")
         if dscp >= 0:
-            set_option(self.egress.fd, IPPROTO_IP, IP_TOS, dscp << 2, "IP_TOS")
-        self.sndbuf = grow(self.egress.fd)
+            set_option(self.fd, IPPROTO_IP, IP_TOS, dscp << 2, "IP_TOS")
+        self.sndbuf = grow(self.fd)
         if ifindex:
-            choose_link(self.egress.fd, address, ifindex, link)
-        self.source_port = take_port(self.egress.fd, source_address, source_port, exact_port)
+            choose_link(self.fd, address, ifindex, link)
+        self.source_port = take_port(self.fd, source_address, source_port, exact_port)
         memset(&to, 0, sizeof(to))
         to.sin_family = AF_INET
         to.sin_port = htons(port)
         to.sin_addr.s_addr = htonl(address)
-        check(connect(self.egress.fd, <sockaddr *>&to, sizeof(to)), "connect")
-        if payload_max:
-            self.egress.segment_max = payload_max
-        else:
-            measure(&self.egress)
+        check(connect(self.fd, <sockaddr *>&to, sizeof(to)), "connect")
+        for i in range(workers):
+            self.of(i)[0] = Egress(self.fd, payload_max, 0, False, &switch.runs)
+            if not payload_max:
+                measure(self.of(i))
 
     def __dealloc__(self):
-        shut(&self.egress)
+        self._shut()
+        free(self.states)
 
     def close(self):
         """Only when no worker can reach a plan with this socket any more."""
-        shut(&self.egress)
+        self._shut()
+
+    cdef void _shut(self) noexcept:
+        if self.fd >= 0:
+            close(self.fd)
+            self.fd = -1
+
+    cdef Egress *of(self, uint32_t worker) except NULL:
+        """What that worker knows of the socket; it lives as long as this object."""
+        if worker >= self.workers:
+            raise ValueError(f"worker {worker} of {self.workers}")
+        return <Egress *>(self.states + worker * <size_t>STATE_BYTES)
 
     def fileno(self):
-        return self.egress.fd
+        return self.fd
 
     @property
     def local_address(self):
         """The IPv4Address datagrams leave with."""
         cdef sockaddr_in source
         cdef unsigned int size = sizeof(source)
-        check(getsockname(self.egress.fd, <sockaddr *>&source, &size), "getsockname")
+        check(getsockname(self.fd, <sockaddr *>&source, &size), "getsockname")
         return IPv4Address(ntohl(source.sin_addr.s_addr))

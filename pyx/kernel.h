@@ -53,13 +53,26 @@ static inline uint16_t read_raw16(const uint8_t *p) { uint16_t v; memcpy(&v, p, 
 static inline uint64_t read_raw64(const uint8_t *p) { uint64_t v; memcpy(&v, p, sizeof v); return v; }
 static inline void write_raw64(uint8_t *p, uint64_t v) { memcpy(p, &v, sizeof v); }
 
+/* Inside a wait that spins: lets the other thread of the core go first. */
+static inline void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 static inline uint32_t ones_u32(uint32_t v) { return (uint32_t)__builtin_popcount(v); }
 static inline uint32_t log2_u64(uint64_t v) { return 63 - (uint32_t)__builtin_clzll(v); } /* v is not 0 */
 
-/* linux/if_packet.h: the walk over a block relies on these. */
+/* linux/if_packet.h: the walk over a ring relies on these. */
+enum { BLOCK_STATUS_AT = offsetof(struct tpacket_block_desc, hdr.bh1.block_status) };
 _Static_assert(sizeof(struct virtio_net_hdr) == 10, "the header before each frame's MAC header");
 _Static_assert(offsetof(struct tpacket_block_desc, hdr) == 8, "block status follows version and offset");
 _Static_assert(offsetof(struct tpacket_hdr_v1, block_status) == 0, "the status word is the first of its header");
+_Static_assert(offsetof(struct tpacket2_hdr, tp_status) == 0, "the status word is the first of a slot");
+_Static_assert(sizeof(struct tpacket_req) == 16 && offsetof(struct tpacket_req3, tp_frame_nr) == 12, "V2 takes the first four");
 _Static_assert(offsetof(struct tpacket3_hdr, tp_next_offset) == 0, "frames are chained by their first word");
 _Static_assert(sizeof(struct tpacket_stats_v3) == 12, "packets, drops, freezes");
 

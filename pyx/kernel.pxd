@@ -24,6 +24,7 @@ cdef extern from "kernel.h" nogil:
     uint32_t read_raw32(const uint8_t *p)
     uint64_t read_raw64(const uint8_t *p)
     void write_raw64(uint8_t *p, uint64_t v)
+    void relax()
     uint32_t ones_u32(uint32_t v)
     uint32_t log2_u64(uint64_t v)
 
@@ -92,14 +93,14 @@ cdef extern from "kernel.h" nogil:
     uint32_t htonl(uint32_t v)
     uint16_t ntohs(uint16_t v)
     uint32_t ntohl(uint32_t v)
-    uint32_t ntohl(uint32_t v)
     enum: AF_INET, AF_PACKET, SOCK_RAW, SOCK_DGRAM, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SOL_PACKET
     enum: IPPROTO_IP, IPPROTO_UDP, SO_ERROR, SO_ATTACH_FILTER, SO_RCVBUF, SO_RCVBUFFORCE, SO_SNDBUF, SO_SNDBUFFORCE
     enum: SO_REUSEADDR, SO_BINDTODEVICE, SO_MEMINFO
     enum: IP_MULTICAST_IF, IP_MULTICAST_TTL, IP_MULTICAST_LOOP, IP_MULTICAST_ALL, IP_TTL, IP_TOS, IP_RECVERR, IP_MTU
     enum: UDP_SEGMENT
     enum: ETH_P_ALL, PACKET_VERSION, PACKET_VNET_HDR, PACKET_RX_RING, PACKET_STATISTICS, PACKET_IGNORE_OUTGOING
-    enum: TPACKET_V3, TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_VLAN_VALID, TP_STATUS_CSUMNOTREADY
+    enum: PACKET_FANOUT, PACKET_FANOUT_DATA, PACKET_FANOUT_CBPF, PACKET_FANOUT_FLAG_UNIQUEID, BLOCK_STATUS_AT
+    enum: TPACKET_V2, TPACKET_V3, TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_VLAN_VALID, TP_STATUS_CSUMNOTREADY
     enum: TP_STATUS_CSUM_VALID
     enum: MSG_DONTWAIT, MSG_ERRQUEUE, MSG_TRUNC, MSG_WAITFORONE
     enum: SO_EE_ORIGIN_ICMP
@@ -180,9 +181,16 @@ cdef extern from "kernel.h" nogil:
         tpacket_hdr_v1 bh1
     struct tpacket_block_desc:
         tpacket_bd_header_u hdr
+    struct tpacket2_hdr:
+        uint32_t tp_status
+        uint32_t tp_len
+        uint32_t tp_snaplen
+        uint16_t tp_mac
+        uint32_t tp_sec
+        uint32_t tp_nsec
+        uint16_t tp_vlan_tci
     struct tpacket_hdr_variant1:
         uint32_t tp_vlan_tci
-        uint16_t tp_vlan_tpid
     struct tpacket3_hdr:
         uint32_t tp_next_offset
         uint32_t tp_sec

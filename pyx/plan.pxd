@@ -34,6 +34,7 @@ cdef struct Plan:
     Prefix *prefixes
     OwnSet own                  # what our outputs send with
     pollfd *polls               # one a capture, then the worker's wake-up; revents are the worker's
+    bint spins                  # some ring is for low latency: look again before sleeping
     Queue *queue                # the worker's own scratch, sized for this plan
 
 
@@ -42,4 +43,5 @@ cdef class PlanOwner:
 
     cdef Plan plan
     cdef Queue queue
+    cdef uint32_t worker
     cdef tuple owned

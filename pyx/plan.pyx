@@ -23,7 +23,7 @@ cdef void *array(size_t count, size_t size) except NULL:
 cdef class PlanOwner:
     def __cinit__(
         self, uint64_t generation, list rings not None, list inputs not None, own_macs=(), own_addresses=(),
-        Scratch scratch=None,
+        Scratch scratch=None, uint32_t worker=0,
     ):
         """``rings`` are RingSocket. ``inputs`` are tuples
 
@@ -31,7 +31,8 @@ cdef class PlanOwner:
 
         and outputs tuples ``(EgressSocket or None when parked, Block, burst, keep_dscp)``; addresses are ints in
         host byte order. ``own_macs`` and ``own_addresses`` are ints too: what our outputs send with. Raises ValueError
-        for two inputs with one key, MemoryError. A worker whose plans share a ``scratch`` allocates the less.
+        for two inputs with one key, MemoryError. A worker whose plans share a ``scratch`` allocates the less;
+        ``worker`` is its number, the one by which it uses the sockets.
         """
         cdef uint32_t i, outputs, prefixes
         cdef RingSocket ring
@@ -40,6 +41,7 @@ cdef class PlanOwner:
         if scratch is None:
             scratch = Scratch()
         self.owned = (rings, inputs, scratch)     # sockets, counters and policers are kept alive by these lists
+        self.worker = worker
         self.plan.generation = generation
         self.plan.queue = &self.queue
         queue_build(&self.queue, scratch, len(inputs), outputs)
@@ -51,6 +53,7 @@ cdef class PlanOwner:
         for i in range(len(rings)):
             ring = rings[i]
             self.plan.captures[i].ring = &ring.ring
+            self.plan.spins |= ring.ring.slots
             self.plan.polls[i].fd = ring.ring.fd
             self.plan.polls[i].events = POLLIN
             table_build(&self.plan.captures[i].table, sum([entry[0] == i for entry in inputs]))
@@ -104,7 +107,7 @@ cdef class PlanOwner:
         cdef Output *output = &self.plan.outputs[self.plan.output_count]
         if not 1 <= burst <= <uint32_t>RUN_MAX:
             raise ValueError(f"a burst of {burst}")
-        output.egress = &socket.egress if socket is not None else NULL
+        output.egress = socket.of(self.worker) if socket is not None else NULL
         output.counters = <OutputCounters *>counters.memory
         output.burst = burst
         output.keep_dscp = keep_dscp

@@ -1,62 +1,105 @@
-"""A TPACKET_V3 receive ring: one acquire, one release, one place that moves on (packet(7), packet_mmap.rst)."""
+"""A receive ring: one acquire, one release, one place that moves on (packet(7), packet_mmap.rst).
 
-from libc.stdint cimport uint8_t, uint32_t
+A *place* is what changes hands: a block of many frames in a TPACKET_V3 ring (profile "throughput"), a slot of one frame
+in a TPACKET_V2 ring (profile "latency").
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from .counters cimport Block, FrameCounters
 from .kernel cimport (
-    TP_STATUS_KERNEL, TP_STATUS_USER, VIRTIO_NET_HDR_GSO_UDP_L4, load_acquire_u32, store_release_u32,
+    TP_STATUS_KERNEL, TP_STATUS_USER, VIRTIO_NET_HDR_GSO_UDP_L4, load_acquire_u32, store_release_u32, tpacket2_hdr,
     tpacket3_hdr, tpacket_block_desc, virtio_net_hdr,
 )
 
 cdef struct Ring:
-    uint8_t *memory             # mapped: block_count blocks of block_size bytes
-    uint32_t block_size, block_count
-    uint32_t next               # the block the kernel closes next; only the worker moves it
+    uint8_t **places            # into the mapping, in the order in which the kernel fills them
+    uint32_t place_count
+    uint32_t status_at          # bytes from the start of a place to its status word
+    bint slots                  # places are slots
+    uint32_t next               # the place that the kernel hands over next; only the worker moves these three
+    uint32_t oldest             # the first that is ours
+    uint32_t held               # how many are ours
     int fd
     FrameCounters *counters
 
+cdef struct Frame:
+    # What a ring says of one frame, the same for both kinds.
+    const uint8_t *mac          # borrowed: dies when the place is released
+    uint32_t size, wire_size    # bytes captured, bytes there were
+    uint32_t status             # TP_STATUS_*
+    uint32_t seconds, nanoseconds
+    uint16_t tci                # VLAN tag control information, where the status says so
 
-cdef inline tpacket_block_desc *block_at(const Ring *ring, uint32_t index) noexcept nogil:
-    return <tpacket_block_desc *>(ring.memory + <size_t>index * ring.block_size)
+
+cdef inline uint32_t *status_of(const Ring *ring, uint32_t index) noexcept nogil:
+    return <uint32_t *>(ring.places[index] + ring.status_at)
 
 
-cdef inline tpacket_block_desc *acquire(const Ring *ring) noexcept nogil:
-    """The next block if the kernel has closed it, else NULL. An open block must not be looked at: frames in it
+cdef inline uint8_t *acquire(Ring *ring) noexcept nogil:
+    """The next place if the kernel has handed it over, else NULL. An open block must not be looked at: frames in it
     are counted before they are copied."""
-    cdef tpacket_block_desc *block = block_at(ring, ring.next)
-    if load_acquire_u32(&block.hdr.bh1.block_status) & <uint32_t>TP_STATUS_USER:
-        return block
-    return NULL
+    cdef uint8_t *place = ring.places[ring.next]
+    if ring.held == ring.place_count or not load_acquire_u32(status_of(ring, ring.next)) & <uint32_t>TP_STATUS_USER:
+        return NULL
+    ring.held += 1
+    ring.next = ring.next + 1 if ring.next + 1 < ring.place_count else 0
+    return place
 
 
-cdef inline void release(Ring *ring, tpacket_block_desc *block) noexcept nogil:
-    """Give the block back. Every pointer into it is dead from here on."""
-    store_release_u32(&block.hdr.bh1.block_status, TP_STATUS_KERNEL)
-    ring.next = ring.next + 1 if ring.next + 1 < ring.block_count else 0
+cdef inline void release(Ring *ring) noexcept nogil:
+    """Give back every place that is ours. Every pointer into them is dead from here on."""
+    while ring.held:
+        store_release_u32(status_of(ring, ring.oldest), TP_STATUS_KERNEL)
+        ring.oldest = ring.oldest + 1 if ring.oldest + 1 < ring.place_count else 0
+        ring.held -= 1
 
 
 cdef inline bint half_free(const Ring *ring) noexcept nogil:
-    """The kernel fills blocks in order, so the block half a ring ahead tells how far it has got."""
-    cdef uint32_t ahead = ring.next + ring.block_count // 2
-    if ahead >= ring.block_count:
-        ahead -= ring.block_count
-    return not load_acquire_u32(&block_at(ring, ahead).hdr.bh1.block_status) & <uint32_t>TP_STATUS_USER
+    """The kernel fills places in order, so the one half a ring ahead tells how far it has got."""
+    cdef uint32_t ahead = ring.oldest + ring.place_count // 2
+    if ahead >= ring.place_count:
+        ahead -= ring.place_count
+    return not load_acquire_u32(status_of(ring, ahead)) & <uint32_t>TP_STATUS_USER
 
 
-cdef inline tpacket3_hdr *first_frame(tpacket_block_desc *block) noexcept nogil:
-    return <tpacket3_hdr *>(<uint8_t *>block + block.hdr.bh1.offset_to_first_pkt)
+cdef inline uint32_t frame_count(const Ring *ring, const uint8_t *place) noexcept nogil:
+    return 1 if ring.slots else (<tpacket_block_desc *>place).hdr.bh1.num_pkts
 
 
-cdef inline tpacket3_hdr *next_frame(tpacket3_hdr *frame) noexcept nogil:
-    return <tpacket3_hdr *>(<uint8_t *>frame + frame.tp_next_offset)
+cdef inline const uint8_t *first_frame(const Ring *ring, const uint8_t *place) noexcept nogil:
+    return place if ring.slots else place + (<tpacket_block_desc *>place).hdr.bh1.offset_to_first_pkt
 
 
-cdef inline uint32_t segment_bytes(tpacket3_hdr *frame) noexcept nogil:
+cdef inline const uint8_t *view_frame(const Ring *ring, const uint8_t *at, Frame *out) noexcept nogil:
+    """Fill ``out`` from the header at ``at``; returns where the next header of a block is."""
+    cdef const tpacket2_hdr *slot = <const tpacket2_hdr *>at
+    cdef const tpacket3_hdr *packed = <const tpacket3_hdr *>at
+    if ring.slots:
+        out.mac = at + slot.tp_mac
+        out.size = slot.tp_snaplen
+        out.wire_size = slot.tp_len
+        out.status = slot.tp_status
+        out.seconds = slot.tp_sec
+        out.nanoseconds = slot.tp_nsec
+        out.tci = slot.tp_vlan_tci
+        return at
+    out.mac = at + packed.tp_mac
+    out.size = packed.tp_snaplen
+    out.wire_size = packed.tp_len
+    out.status = packed.tp_status
+    out.seconds = packed.tp_sec
+    out.nanoseconds = packed.tp_nsec
+    out.tci = <uint16_t>packed.hv1.tp_vlan_tci
+    return at + packed.tp_next_offset
+
+
+cdef inline uint32_t segment_bytes(const uint8_t *mac) noexcept nogil:
     """Payload bytes of each datagram of a UDP superframe, 0 when the frame holds one datagram.
 
     PACKET_VNET_HDR puts a struct virtio_net_hdr right before the MAC header.
     """
-    cdef virtio_net_hdr *header = <virtio_net_hdr *>(<uint8_t *>frame + frame.tp_mac - sizeof(virtio_net_hdr))
+    cdef const virtio_net_hdr *header = <const virtio_net_hdr *>(mac - sizeof(virtio_net_hdr))
     return header.gso_size if header.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 else 0
 
 
@@ -64,6 +107,8 @@ cdef class RingSocket:
     """Owner of the socket and its mapping. Set-up and ``close`` belong to the main thread, ``ring`` to one worker."""
 
     cdef Ring ring
+    cdef uint8_t *memory
+    cdef size_t memory_bytes
     cdef readonly Block frames
     cdef readonly int ifindex
     cdef unsigned long long received, dropped

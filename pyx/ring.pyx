@@ -1,75 +1,108 @@
-"""Set-up of a TPACKET_V3 receive ring; the walk over it is in ring.pxd (packet(7), packet_mmap.rst)."""
+"""Set-up of a receive ring; the walk over it is in ring.pxd (packet(7), packet_mmap.rst)."""
 
 cimport cython
 from libc.stdint cimport uint16_t
 
 from .counters cimport VERDICT_COUNT, Block, FrameCounters
 from .kernel cimport (
-    AF_PACKET, ETH_P_ALL, MAP_FAILED, MAP_SHARED, PACKET_IGNORE_OUTGOING, PACKET_RX_RING, PACKET_STATISTICS,
+    AF_PACKET, BLOCK_STATUS_AT, ETH_P_ALL, MAP_FAILED, MAP_SHARED, PACKET_FANOUT, PACKET_FANOUT_CBPF,
+    PACKET_FANOUT_DATA, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_IGNORE_OUTGOING, PACKET_RX_RING, PACKET_STATISTICS,
     PACKET_VERSION, PACKET_VNET_HDR, PROT_READ, PROT_WRITE, SO_ATTACH_FILTER, SOCK_CLOEXEC, SOCK_RAW, SOL_PACKET,
-    SOL_SOCKET, TPACKET_V3, bind, close, getsockname, getsockopt, htons, mmap, munmap, setsockopt, sock_filter,
-    sock_fprog, sockaddr, sockaddr_ll, socket, tpacket_req3, tpacket_stats_v3,
+    SOL_SOCKET, TPACKET_V2, TPACKET_V3, bind, calloc, close, free, getsockname, getsockopt, htons, mmap, munmap,
+    setsockopt, sock_filter, sock_fprog, sockaddr, sockaddr_ll, socket, tpacket_req3, tpacket_stats_v3,
 )
 from .system cimport check, set_option
 
 cdef enum:
-    BLOCK_BYTES = 128 << 10     # the least power of two that holds a superframe; see RETIRE_MS
+    # Throughput: blocks of the least power of two that holds a superframe.
+    BLOCK_BYTES = 128 << 10
     MIN_BLOCKS = 4
     # A block that is not full is handed over after this long: the added latency. At low rates a ring so holds as many
     # milliseconds as it has blocks: hence many small ones.
     RETIRE_MS = 1
+    # Latency: slots that hold the largest superframe (65 535 bytes of IPv4, its headers, the ring's own). The kernel
+    # does not let a slot cross the end of a block, so large blocks waste little.
+    SLOT_BYTES = 66048
+    SLOTS_BLOCK_BYTES = 1 << 20
+    MIN_SLOT_BLOCKS = 2
 
 DROP_ALL = b"\x06\x00\x00\x00\x00\x00\x00\x00"      # BPF: ret 0
 
 
-cdef int map_blocks(Ring *ring, uint32_t blocks) except -1:
+cdef int map_places(RingSocket owner, size_t ring_bytes) except -1:
+    """Have the kernel make the ring, map it, and note where each place begins."""
+    cdef Ring *ring = &owner.ring
     cdef tpacket_req3 request
+    cdef uint32_t per_block, i
     cdef void *memory
-    request.tp_block_size = BLOCK_BYTES
-    request.tp_block_nr = blocks
-    request.tp_frame_size = BLOCK_BYTES     # V3 packs frames; this only has to divide the block
-    request.tp_frame_nr = blocks
-    request.tp_retire_blk_tov = RETIRE_MS
+    request.tp_block_size = SLOTS_BLOCK_BYTES if ring.slots else BLOCK_BYTES
+    request.tp_frame_size = SLOT_BYTES if ring.slots else BLOCK_BYTES      # V3 packs frames; this only has to divide
+    per_block = request.tp_block_size // request.tp_frame_size
+    request.tp_block_nr = <uint32_t>max(
+        ring_bytes // request.tp_block_size, <size_t>(MIN_SLOT_BLOCKS if ring.slots else MIN_BLOCKS)
+    )
+    request.tp_frame_nr = request.tp_block_nr * per_block
+    request.tp_retire_blk_tov = 0 if ring.slots else RETIRE_MS
     request.tp_sizeof_priv = 0
     request.tp_feature_req_word = 0
-    check(setsockopt(ring.fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)), "PACKET_RX_RING")
-    memory = mmap(NULL, <size_t>blocks * BLOCK_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, ring.fd, 0)
+    # A V2 ring takes the shorter struct tpacket_req, which begins in the same way.
+    check(setsockopt(ring.fd, SOL_PACKET, PACKET_RX_RING, &request, 16 if ring.slots else sizeof(request)),
+          "PACKET_RX_RING")
+    owner.memory_bytes = <size_t>request.tp_block_nr * request.tp_block_size
+    memory = mmap(NULL, owner.memory_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, ring.fd, 0)
     if memory == MAP_FAILED:
         check(-1, "mmap of the ring")
-    ring.memory = <uint8_t *>memory
-    ring.block_size = BLOCK_BYTES
-    ring.block_count = blocks
-    ring.next = 0
+    owner.memory = <uint8_t *>memory
+    ring.place_count = request.tp_frame_nr
+    ring.status_at = 0 if ring.slots else BLOCK_STATUS_AT
+    ring.places = <uint8_t **>calloc(ring.place_count, sizeof(uint8_t *))
+    if ring.places == NULL:
+        raise MemoryError("a ring")
+    for i in range(ring.place_count):
+        ring.places[i] = (
+            owner.memory + <size_t>(i // per_block) * request.tp_block_size + (i % per_block) * request.tp_frame_size
+        )
     return 0
 
 
-cdef void unmap(Ring *ring) noexcept:
-    if ring.memory != NULL:
-        munmap(ring.memory, <size_t>ring.block_count * ring.block_size)
-        ring.memory = NULL
-    if ring.fd >= 0:
-        close(ring.fd)
-        ring.fd = -1
+cdef void unmap(RingSocket owner) noexcept:
+    if owner.memory != NULL:
+        munmap(owner.memory, owner.memory_bytes)
+        owner.memory = NULL
+    free(owner.ring.places)
+    owner.ring.places = NULL
+    if owner.ring.fd >= 0:
+        close(owner.ring.fd)
+        owner.ring.fd = -1
+
+
+cdef int set_program(int fd, int level, int option, const unsigned char[::1] program, str what) except -1:
+    """Hand the kernel a classic BPF program of 8-byte struct sock_filter."""
+    cdef sock_fprog filter
+    filter.len = <uint16_t>(program.shape[0] // sizeof(sock_filter))
+    filter.filter = <sock_filter *>&program[0]
+    return check(setsockopt(fd, level, option, &filter, sizeof(filter)), what)
 
 
 @cython.final
 cdef class RingSocket:
-    def __cinit__(self, int ifindex, size_t ring_bytes):
+    def __cinit__(self, int ifindex, size_t ring_bytes, bint latency=False):
         """Capture nothing yet on link ``ifindex``: the filter drops all until ``attach``.
 
-        The order matters: no protocol until the filter stands and the ring is mapped, else frames of every link
-        and of no rule get in. Raises OSError (EPERM without CAP_NET_RAW, ENOMEM, ENODEV).
+        ``latency`` makes it a ring of slots, each handed over with its frame; else one of blocks. The order matters:
+        no protocol until the filter stands and the ring is mapped, else frames of every link and of no rule get in.
+        Raises OSError (EPERM without CAP_NET_RAW, ENOMEM, ENODEV).
         """
         cdef sockaddr_ll address
-        cdef uint32_t blocks = <uint32_t>max(<size_t>MIN_BLOCKS, ring_bytes // <size_t>BLOCK_BYTES)
         self.ring.fd = -1
         self.ifindex = ifindex
         self.frames = Block(VERDICT_COUNT)
         self.ring.counters = <FrameCounters *>self.frames.memory
+        self.ring.slots = latency
         self.ring.fd = check(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0), "AF_PACKET socket (needs CAP_NET_RAW)")
-        set_option(self.ring.fd, SOL_PACKET, PACKET_VERSION, TPACKET_V3, "PACKET_VERSION")
+        set_option(self.ring.fd, SOL_PACKET, PACKET_VERSION, TPACKET_V2 if latency else TPACKET_V3, "PACKET_VERSION")
         set_option(self.ring.fd, SOL_PACKET, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
-        map_blocks(&self.ring, blocks)
+        map_places(self, ring_bytes)
         set_option(self.ring.fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING")
         self.attach(DROP_ALL)
         address.sll_family = AF_PACKET
@@ -78,15 +111,20 @@ cdef class RingSocket:
         check(bind(self.ring.fd, <sockaddr *>&address, sizeof(address)), f"bind to link {ifindex}")
 
     def __dealloc__(self):
-        unmap(&self.ring)
+        unmap(self)
 
     def close(self):
         """Give up socket and memory. Only when no worker can reach a plan with this ring any more."""
         self.statistics()
-        unmap(&self.ring)
+        unmap(self)
 
     def fileno(self):
         return self.ring.fd
+
+    @property
+    def places(self):
+        """Blocks, or slots, of the ring."""
+        return self.ring.place_count
 
     @property
     def bound(self):
@@ -101,10 +139,26 @@ cdef class RingSocket:
 
         Raises OSError: ENOMEM where the program does not fit in net.core.optmem_max, EINVAL where it is no program.
         """
-        cdef sock_fprog filter
-        filter.len = <uint16_t>(program.shape[0] // sizeof(sock_filter))
-        filter.filter = <sock_filter *>&program[0]
-        check(setsockopt(self.ring.fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)), "SO_ATTACH_FILTER")
+        set_program(self.ring.fd, SOL_SOCKET, SO_ATTACH_FILTER, program, "SO_ATTACH_FILTER")
+
+    def share(self, list others not None, const unsigned char[::1] program not None):
+        """Split the frames of the link among this ring and ``others``: the classic BPF ``program`` says whose a frame
+        is, modulo their number, in this order (packet(7), PACKET_FANOUT_CBPF).
+
+        To be called once all of them are bound and before any has its real filter: else frames come twice. The
+        kernel picks the group's number, so no other process's group is joined. Raises OSError: EINVAL while the link is
+        down on kernels before 6.13, or where the kernel knows no such number (before 4.12).
+        """
+        cdef RingSocket each
+        cdef int group
+        cdef unsigned int size = sizeof(group)
+        set_option(self.ring.fd, SOL_PACKET, PACKET_FANOUT, (PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_UNIQUEID) << 16,
+                   "PACKET_FANOUT")
+        set_program(self.ring.fd, SOL_PACKET, PACKET_FANOUT_DATA, program, "PACKET_FANOUT_DATA")
+        check(getsockopt(self.ring.fd, SOL_PACKET, PACKET_FANOUT, &group, &size), "PACKET_FANOUT")
+        for each in others:
+            set_option(each.ring.fd, SOL_PACKET, PACKET_FANOUT, group & 0xffff | PACKET_FANOUT_CBPF << 16,
+                       "PACKET_FANOUT")
 
     def statistics(self):
         """(received, dropped) frames since the ring was made. PACKET_STATISTICS counts drops as received and

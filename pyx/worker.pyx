@@ -1,4 +1,4 @@
-"""The loop. Read it top to bottom: turn, block, frame, flush. Everything it touches is in the plan."""
+"""The loop. Read it top to bottom: turn, gather, frame, flush. Everything it touches is in the plan."""
 
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -15,16 +15,18 @@ from .egress cimport (
 from .kernel cimport (
     CLOCK_MONOTONIC, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, SO_ERROR, SOL_SOCKET, TP_STATUS_CSUM_VALID,
     TP_STATUS_CSUMNOTREADY, TP_STATUS_VLAN_VALID, add, getsockopt, load_acquire_ptr, load_acquire_u32,
-    load_acquire_u64, load_relaxed_u64, now_ns, poll, read, store_relaxed_u64, store_release_ptr,
-    store_release_u32, store_release_u64, tpacket3_hdr, tpacket_block_desc,
+    load_acquire_u64, load_relaxed_u64, now_ns, poll, read, relax, store_relaxed_u64, store_release_ptr,
+    store_release_u32, store_release_u64,
 )
 from .plan cimport Capture, Input, Plan, PlanOwner
 from .policer cimport conforms
-from .ring cimport acquire, first_frame, half_free, next_frame, release, segment_bytes
+from .ring cimport Frame, Ring, acquire, first_frame, frame_count, half_free, release, segment_bytes, view_frame
 from .wire cimport Datagram, parse
 
 cdef enum:
-    WAIT_MS = 20                # for outputs whose socket is full, a block at most
+    GATHER = 3072               # sends in hand after which a turn takes no further place; below ENTRIES by a block
+    SPIN_NS = 100000            # how long a latency ring is looked at before the worker sleeps
+    WAIT_MS = 20                # for outputs whose socket is full, a turn at most
     VID_MASK = 0x0fff           # of the tag control information; VID 0 is a priority tag: IEEE 802.1Q
 
 cdef struct State:
@@ -36,9 +38,9 @@ cdef struct State:
 
 
 cdef void run(State *state) noexcept nogil:
-    """Until stop is set: adopt the newest plan, take one block of each ring, sleep when there was none."""
+    """Until stop is set: adopt the newest plan, take what the rings have ready, send it; sleep if there was nothing."""
     cdef Plan *plan
-    cdef tpacket_block_desc *block
+    cdef uint64_t spin_until = 0
     cdef uint32_t i
     cdef bint idle
     while not load_acquire_u32(&state.stop):
@@ -47,13 +49,17 @@ cdef void run(State *state) noexcept nogil:
         add(&state.turns, 1)
         idle = True
         for i in range(plan.capture_count):
-            block = acquire(plan.captures[i].ring)
-            if block != NULL:
-                relay_block(plan, &plan.captures[i], block)
-                flush(plan)
-                release(plan.captures[i].ring, block)
+            if gather(plan, &plan.captures[i]):
                 idle = False
-        if idle:
+        if not idle:
+            flush(plan)
+            for i in range(plan.capture_count):
+                release(plan.captures[i].ring)
+            if plan.spins:
+                spin_until = now_ns(CLOCK_MONOTONIC) + SPIN_NS
+        elif plan.spins and now_ns(CLOCK_MONOTONIC) < spin_until:
+            relax()
+        else:
             sleep(state, plan)
 
 
@@ -73,24 +79,43 @@ cdef inline void sleep(State *state, Plan *plan) noexcept nogil:
         read(state.wake_fd, &drained, sizeof(drained))
 
 
-cdef inline void relay_block(Plan *plan, Capture *capture, tpacket_block_desc *block) noexcept nogil:
-    """Give every frame of the block its verdict; matching datagrams are queued."""
+cdef inline bint gather(Plan *plan, Capture *capture) noexcept nogil:
+    """Take the places that are ready, until a turn has GATHER datagrams to send, or a quarter of the ring.
+
+    A worker that keeps up finds one place at a time. One that is behind finds several, and the more datagrams of a
+    stream it has in hand, the longer are its runs and the less each of them costs. A datagram counts once for each
+    output: that bounds the turn, and so how long another ring waits. Returns whether there was a place.
+    """
+    cdef Ring *ring = capture.ring
+    cdef const uint8_t *place
+    cdef bint found = False
+    while plan.queue.sends < GATHER and ring.held <= ring.place_count // 4:
+        place = acquire(ring)
+        if place == NULL:
+            break
+        relay_place(plan, capture, place)
+        found = True
+    return found
+
+
+cdef inline void relay_place(Plan *plan, Capture *capture, const uint8_t *place) noexcept nogil:
+    """Give every frame of a block or slot its verdict; matching datagrams are queued."""
     cdef uint32_t verdicts[VERDICT_COUNT]
-    cdef uint32_t count = block.hdr.bh1.num_pkts
-    cdef tpacket3_hdr *frame = first_frame(block)
+    cdef const uint8_t *at = first_frame(capture.ring, place)
+    cdef Frame frame
     cdef uint32_t i
     for i in range(VERDICT_COUNT):
         verdicts[i] = 0
-    for _ in range(count):
-        verdicts[<uint32_t>relay_frame(plan, capture, frame)] += 1
-        frame = next_frame(frame)
+    for _ in range(frame_count(capture.ring, place)):
+        at = view_frame(capture.ring, at, &frame)
+        verdicts[<uint32_t>relay_frame(plan, capture, &frame)] += 1
     for i in range(VERDICT_COUNT):
         if verdicts[i]:
             add(&capture.ring.counters.frames[i], verdicts[i])
 
 
 @cython.cdivision(True)         # segment is not 0 where it divides; the check would want the GIL
-cdef inline Verdict relay_frame(Plan *plan, Capture *capture, tpacket3_hdr *frame) noexcept nogil:
+cdef inline Verdict relay_frame(Plan *plan, Capture *capture, const Frame *frame) noexcept nogil:
     """Parse, find, queue. A superframe's datagrams are queued one by one."""
     cdef Datagram datagram
     cdef Key key
@@ -98,10 +123,10 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, tpacket3_hdr *fram
     cdef Input *input
     cdef uint64_t stamp
     cdef Verdict verdict
-    segment = segment_bytes(frame)
+    segment = segment_bytes(frame.mac)
     verdict = parse(
-        <uint8_t *>frame + frame.tp_mac, frame.tp_snaplen, frame.tp_len,
-        not segment and not frame.tp_status & <uint32_t>(TP_STATUS_CSUM_VALID | TP_STATUS_CSUMNOTREADY), &datagram,
+        frame.mac, frame.size, frame.wire_size,
+        not segment and not frame.status & <uint32_t>(TP_STATUS_CSUM_VALID | TP_STATUS_CSUMNOTREADY), &datagram,
     )
     if verdict != RELAYED:
         return verdict
@@ -109,8 +134,8 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, tpacket3_hdr *fram
     key.source = mapped(datagram.source)
     key.port = datagram.port
     key.vlan = 0
-    if frame.tp_status & <uint32_t>TP_STATUS_VLAN_VALID:
-        key.vlan = <uint16_t>(frame.hv1.tp_vlan_tci & VID_MASK)
+    if frame.status & <uint32_t>TP_STATUS_VLAN_VALID:
+        key.vlan = frame.tci & VID_MASK
     found = find(&capture.table, &key)
     if found == MISS:
         return VLAN if key.vlan else NO_MATCH
@@ -119,11 +144,11 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, tpacket3_hdr *fram
     count = 1
     if segment and size:
         count = (size + segment - 1) // segment
-    stamp = <uint64_t>frame.tp_sec * 1000000000 + frame.tp_nsec
+    stamp = <uint64_t>frame.seconds * 1000000000 + frame.nanoseconds
     add(&input.counters.rx_packets, count)
     add(&input.counters.rx_bytes, size)
     store_relaxed_u64(&input.counters.last_packet_ns, stamp)
-    if is_own(&plan.own, <uint8_t *>frame + frame.tp_mac, datagram.source):
+    if is_own(&plan.own, frame.mac, datagram.source):
         add(&input.counters.drops[<uint32_t>DROP_ECHO], count)
         return DROPPED
     if input.prefix_count and not let_in(plan, input, datagram.source):
@@ -132,6 +157,7 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, tpacket3_hdr *fram
     if input.policer != NULL and not conforms(input.policer, stamp, count, size):
         add(&input.counters.drops[<uint32_t>DROP_POLICER], count)
         return DROPPED
+    plan.queue.sends += count * input.output_count
     if count == 1:
         if plan.queue.used == ENTRIES:
             flush(plan)
@@ -181,6 +207,7 @@ cdef void flush(Plan *plan) noexcept nogil:
         wait_for_room(plan)
     queue.touched_count = 0
     queue.used = 0
+    queue.sends = 0
 
 
 cdef void wait_for_room(Plan *plan) noexcept nogil:

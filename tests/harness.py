@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mcrelay.client import ask
+from mcrelay.config import parse_config
 from mcrelay.errors import ControlError
 from mcrelay.netns import standard_lab
+from mcrelay.notify import Notifier
+from mcrelay.service import Service
+
+if TYPE_CHECKING:
+    from mcrelay.features import Features
 
 MCRELAY = [sys.executable, "-m", "mcrelay"]
 SOURCE = "192.168.168.55"
@@ -108,6 +117,29 @@ def relaying(
         yield relay
         if relay.process.poll() is None:
             relay.stop()
+
+
+@contextlib.contextmanager
+def service_in(namespace, config: str, features: Features):
+    """The relay as a thread of this process, in a namespace, on a kernel that is said to offer ``features``."""
+    ready, done, held = threading.Event(), [], []
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        done.append((asyncio.get_running_loop(), stop))
+        held.append(Service(parse_config([("x.toml", config)]).config, features, Notifier("")))
+        await held[0].run(stop, ready.set)
+
+    thread = threading.Thread(target=namespace.call, args=(lambda: asyncio.run(run()),))
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield held[0]
+    finally:
+        loop, stop = done[0]
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def receiver(namespace, stream: str, *options: object) -> subprocess.Popen:

@@ -23,7 +23,8 @@ class Listener:
 
     def __init__(self, namespace, link: str) -> None:
         self._socket = namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-        self._socket.setsockopt(socket.SOL_SOCKET, 33, 32 << 20)  # SO_RCVBUFFORCE: a bystander's stream may pass here
+        with contextlib.suppress(PermissionError):  # in a user namespace
+            self._socket.setsockopt(socket.SOL_SOCKET, 33, 32 << 20)  # SO_RCVBUFFORCE: a bystander's stream may pass
         self._socket.bind((link, ETH_P_ALL))
         self._socket.setblocking(False)
         self.heard = []  # (seconds of the clock, message)

@@ -28,6 +28,7 @@ RULE_OPTIONS = st.fixed_dictionaries(
         "vlan": st.just("none"),
         "allow": st.lists(st.sampled_from(["192.0.2.0/24", "0.0.0.0/0", "198.51.100.7"]), min_size=1, max_size=3),
         "limit": st.sampled_from(["1", "20000", "20kpps", "1.5Mpps", "500Mbit", "33bit", "90Gpps"]),
+        "exclusive": st.booleans(),
         "enabled": st.booleans(),
         "shared": st.booleans(),
         "reflect": st.booleans(),

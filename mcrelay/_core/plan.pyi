@@ -21,6 +21,7 @@ class PlanOwner:
         own_macs: Iterable[int] = (),
         own_addresses: Iterable[int] = (),
         scratch: Scratch | None = None,
+        worker: int = 0,
     ) -> PlanOwner: ...
     @property
     def generation(self) -> int: ...

@@ -48,7 +48,8 @@ def wait_until(condition, what, seconds=5.0):
 class Wire:
     """The two namespaces above, and what is open in them."""
 
-    def __init__(self, lab):
+    def __init__(self, lab, latency=False):
+        self.latency = latency
         self.far, self.near = lab.add("far", "near")
         lab.veth((self.far, "s0", self.near, "r0"))
         self.far.ip("addr add 192.0.2.9/24 dev s0", "link set s0 up", "route add 224.0.0.0/4 dev s0")
@@ -62,7 +63,7 @@ class Wire:
         self._open.close()
 
     def ring(self, program=None, ring_bytes=RING_BYTES):
-        ring = self.near.call(lambda: RingSocket(self.ifindex, ring_bytes))
+        ring = self.near.call(lambda: RingSocket(self.ifindex, ring_bytes, self.latency))
         self._open.callback(ring.close)
         if program is not None:
             ring.attach(program)

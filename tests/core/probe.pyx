@@ -19,11 +19,14 @@ from mcrelay._core.egress cimport (
     chain_rest, drain, measure, push, queue_build, queue_free, reason_of, send_chain,
 )
 from mcrelay._core.kernel cimport (
-    CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, TP_STATUS_KERNEL, TP_STATUS_USER, VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr,
-    load_relaxed_u32, msghdr, store_relaxed_u32, tpacket3_hdr, tpacket_block_desc, virtio_net_hdr,
+    BLOCK_STATUS_AT, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, TP_STATUS_KERNEL, TP_STATUS_USER,
+    VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr, load_relaxed_u32, msghdr, store_relaxed_u32, tpacket2_hdr, tpacket3_hdr,
+    tpacket_block_desc, virtio_net_hdr,
 )
 from mcrelay._core.policer cimport PolicerState, conforms
-from mcrelay._core.ring cimport Ring, acquire, block_at, first_frame, half_free, next_frame, release, segment_bytes
+from mcrelay._core.ring cimport (
+    Frame, Ring, acquire, first_frame, frame_count, half_free, view_frame, release, segment_bytes, status_of,
+)
 from mcrelay._core.wire cimport Datagram, ones_sum, parse
 
 cdef extern from "probe.h" nogil:
@@ -210,7 +213,7 @@ cdef class Chains:
         self.bare.fd = -1
         self.bare.segment_max = segment_max
         self.bare.runs = &self.runs
-        self.output.egress = &self.bare if socket is None else &socket.egress
+        self.output.egress = &self.bare if socket is None else socket.of(0)
         self.output.counters = &self.counters
         self.output.burst = burst
         self.output.keep_dscp = keep_dscp
@@ -306,37 +309,44 @@ cdef dict controls_of(msghdr *header):
 
 
 cdef class FakeRing:
-    """A ring in ordinary memory: this class plays the kernel."""
+    """A ring in ordinary memory: this class plays the kernel. Places are blocks, or with ``slots`` slots."""
 
     cdef Ring ring
+    cdef uint8_t *memory
+    cdef uint32_t place_bytes
 
-    def __cinit__(self, uint32_t blocks, uint32_t block_bytes=256):
-        self.ring.block_size = block_bytes
-        self.ring.block_count = blocks
-        self.ring.next = 0
-        self.ring.memory = <uint8_t *>calloc(blocks, block_bytes)
-        if self.ring.memory == NULL:
+    def __cinit__(self, uint32_t places, uint32_t place_bytes=256, *, bint slots=False):
+        cdef uint32_t i
+        self.place_bytes = place_bytes
+        self.ring.place_count = places
+        self.ring.slots = slots
+        self.ring.status_at = 0 if slots else BLOCK_STATUS_AT
+        self.memory = <uint8_t *>calloc(places, place_bytes)
+        self.ring.places = <uint8_t **>calloc(places, sizeof(uint8_t *))
+        if self.memory == NULL or self.ring.places == NULL:
             raise MemoryError()
+        for i in range(places):
+            self.ring.places[i] = self.memory + <size_t>i * place_bytes
 
     def __dealloc__(self):
-        free(self.ring.memory)
+        free(self.memory)
+        free(self.ring.places)
 
-    def close_block(self, uint32_t index, uint32_t frames=0):
-        """The kernel hands a block over."""
-        cdef tpacket_block_desc *block = block_at(&self.ring, index)
-        block.hdr.bh1.num_pkts = frames
-        store_relaxed_u32(&block.hdr.bh1.block_status, TP_STATUS_USER)
+    def hand_over(self, uint32_t index):
+        """The kernel closes a block, or fills a slot."""
+        store_relaxed_u32(status_of(&self.ring, index), TP_STATUS_USER)
 
-    def take(self):
-        """Acquire and release one block: its index, or None when the kernel has closed none."""
-        cdef tpacket_block_desc *block = acquire(&self.ring)
-        if block == NULL:
-            return None
-        index = (<uint8_t *>block - self.ring.memory) // self.ring.block_size
-        release(&self.ring, block)
-        if load_relaxed_u32(&block.hdr.bh1.block_status) != <uint32_t>TP_STATUS_KERNEL:
-            raise AssertionError("a released block is the kernel's")
-        return index
+    def acquire(self):
+        """The index of the place taken, or None when the kernel has handed none over."""
+        cdef uint8_t *taken = acquire(&self.ring)
+        return None if taken == NULL else (taken - self.memory) // self.place_bytes
+
+    def release(self):
+        """Give back all that is ours."""
+        release(&self.ring)
+
+    def is_ours(self, uint32_t index):
+        return load_relaxed_u32(status_of(&self.ring, index)) != <uint32_t>TP_STATUS_KERNEL
 
     @property
     def half_free(self):
@@ -344,35 +354,54 @@ cdef class FakeRing:
 
     def walk(self, list sizes not None):
         """Chain frames of these sizes in block 0 and walk them: offsets from the block, as the loop sees them."""
-        cdef tpacket_block_desc *block = block_at(&self.ring, 0)
-        cdef tpacket3_hdr *frame
-        cdef uint32_t at = 64
-        block.hdr.bh1.offset_to_first_pkt = at
+        cdef tpacket_block_desc *block = <tpacket_block_desc *>self.memory
+        cdef tpacket3_hdr *packed
+        cdef const uint8_t *at
+        cdef Frame frame
+        cdef uint32_t offset = 64
+        block.hdr.bh1.offset_to_first_pkt = offset
+        block.hdr.bh1.num_pkts = len(sizes)
         for size in sizes:
-            frame = <tpacket3_hdr *>(<uint8_t *>block + at)
-            frame.tp_next_offset = size
-            at += <uint32_t>size
-        frame = first_frame(block)
+            packed = <tpacket3_hdr *>(self.memory + offset)
+            packed.tp_next_offset = size
+            packed.tp_mac = 16
+            offset += <uint32_t>size
+        at = first_frame(&self.ring, self.memory)
         offsets = []
-        for _ in sizes:
-            offsets.append(<uint8_t *>frame - <uint8_t *>block)
-            frame = next_frame(frame)
+        for _ in range(frame_count(&self.ring, self.memory)):
+            at = view_frame(&self.ring, at, &frame)
+            offsets.append(frame.mac - self.memory - 16)
         return offsets
+
+
+def frame_as_read(bint slots):
+    """Write a header of the ring's kind with a number of its own in each field, and read it: every field by name."""
+    cdef uint8_t memory[128]
+    cdef tpacket2_hdr *slot = <tpacket2_hdr *>memory
+    cdef tpacket3_hdr *packed = <tpacket3_hdr *>memory
+    cdef Ring ring
+    cdef Frame frame
+    ring.slots = slots
+    if slots:
+        slot.tp_mac, slot.tp_snaplen, slot.tp_len, slot.tp_status = 1, 2, 3, 4
+        slot.tp_sec, slot.tp_nsec, slot.tp_vlan_tci = 5, 6, 7
+    else:
+        packed.tp_mac, packed.tp_snaplen, packed.tp_len, packed.tp_status = 1, 2, 3, 4
+        packed.tp_sec, packed.tp_nsec, packed.hv1.tp_vlan_tci = 5, 6, 7
+    view_frame(&ring, memory, &frame)
+    return {
+        "mac": frame.mac - memory, "size": frame.size, "wire_size": frame.wire_size, "status": frame.status,
+        "seconds": frame.seconds, "nanoseconds": frame.nanoseconds, "tci": frame.tci,
+    }
 
 
 def segment_of(uint8_t gso_type, uint16_t gso_size):
     """What `segment_bytes` says of a frame with such a virtio_net_hdr before its MAC header."""
-    cdef uint8_t *memory = <uint8_t *>calloc(1, 128)
-    cdef tpacket3_hdr *frame = <tpacket3_hdr *>memory
-    cdef virtio_net_hdr *header
-    try:
-        frame.tp_mac = 82       # as the kernel places it: 16-byte aligned network header
-        header = <virtio_net_hdr *>(memory + 82 - sizeof(virtio_net_hdr))
-        header.gso_type = gso_type
-        header.gso_size = gso_size
-        return segment_bytes(frame)
-    finally:
-        free(memory)
+    cdef uint8_t memory[64]
+    cdef virtio_net_hdr *header = <virtio_net_hdr *>memory
+    header.gso_type = gso_type
+    header.gso_size = gso_size
+    return segment_bytes(memory + sizeof(virtio_net_hdr))
 
 
 GSO_UDP_L4 = VIRTIO_NET_HDR_GSO_UDP_L4

@@ -21,9 +21,9 @@ from mcrelay._core.traffic import Receiver, Sender
 pytestmark = [pytest.mark.core, pytest.mark.net]
 
 
-@pytest.fixture
-def wire(namespaces):
-    made = Wire(namespaces)
+@pytest.fixture(params=[False, True], ids=["blocks", "slots"])
+def wire(namespaces, request):
+    made = Wire(namespaces, latency=request.param)
     yield made
     made.close()
 

@@ -30,41 +30,71 @@ def open_fds():
 # The walk
 
 
-def test_a_block_is_taken_only_once_it_is_closed_and_in_order(probe):
-    ring = probe.FakeRing(3)
-    assert ring.take() is None
-    ring.close_block(1)
-    assert ring.take() is None, "block 0 is still open"
-    ring.close_block(0)
-    assert [ring.take() for _ in range(3)] == [0, 1, None]
+kinds = pytest.mark.parametrize("slots", [False, True], ids=["blocks", "slots"])
 
 
-def test_the_walk_wraps_around(probe):
-    ring = probe.FakeRing(4)
+@kinds
+def test_a_place_is_taken_only_once_it_is_handed_over_and_in_order(probe, slots):
+    ring = probe.FakeRing(3, slots=slots)
+    assert ring.acquire() is None
+    ring.hand_over(1)
+    assert ring.acquire() is None, "place 0 is still the kernel's"
+    ring.hand_over(0)
+    assert [ring.acquire() for _ in range(3)] == [0, 1, None]
+
+
+@kinds
+def test_the_walk_wraps_around(probe, slots):
+    ring = probe.FakeRing(4, slots=slots)
     for turn in range(10):
-        ring.close_block(turn % 4)
-        assert ring.take() == turn % 4
-        assert ring.take() is None
+        ring.hand_over(turn % 4)
+        assert ring.acquire() == turn % 4
+        assert ring.acquire() is None
+        ring.release()
 
 
+@kinds
+def test_what_is_taken_stays_ours_until_all_of_it_is_released(probe, slots):
+    ring = probe.FakeRing(4, slots=slots)
+    for index in range(4):
+        ring.hand_over(index)
+    assert [ring.acquire() for _ in range(5)] == [0, 1, 2, 3, None], "place 0 is not taken twice"
+    assert [ring.is_ours(index) for index in range(4)] == [True] * 4
+    ring.release()
+    assert [ring.is_ours(index) for index in range(4)] == [False] * 4
+    ring.hand_over(0)
+    assert [ring.acquire(), ring.acquire()] == [0, None]
+
+
+@kinds
+@pytest.mark.parametrize("held", [0, 1])
 @pytest.mark.parametrize("start", range(5))
-@pytest.mark.parametrize("blocks", [2, 4, 5])
-def test_half_a_ring_is_free_until_the_block_half_a_ring_ahead_is_closed(probe, blocks, start):
-    ring = probe.FakeRing(blocks)
+@pytest.mark.parametrize("places", [2, 4, 5])
+def test_half_a_ring_is_free_until_the_place_half_a_ring_ahead_is_handed_over(probe, places, start, held, slots):
+    ring = probe.FakeRing(places, slots=slots)
     for index in range(start):
-        ring.close_block(index % blocks)
-        ring.take()
+        ring.hand_over(index % places)
+        ring.acquire()
+        ring.release()
     answers = []
-    for ahead in range(blocks):
+    for ahead in range(places):
         answers.append(ring.half_free)
-        ring.close_block((start + ahead) % blocks)
-    half = blocks // 2
-    assert answers == [True] * (half + 1) + [False] * (blocks - half - 1)
+        ring.hand_over((start + ahead) % places)
+        if ahead < held:
+            ring.acquire()
+    half = places // 2
+    assert answers == [True] * (half + 1) + [False] * (places - half - 1)
     assert not ring.half_free
 
 
-def test_frames_are_chained_by_their_offsets(probe):
+def test_frames_of_a_block_are_chained_by_their_offsets(probe):
     assert probe.FakeRing(1, 4096).walk([96, 112, 1500, 80]) == [64, 160, 272, 1772]
+
+
+@kinds
+def test_every_field_of_a_frame_is_read_from_its_own_place(probe, slots):
+    names = ("mac", "size", "wire_size", "status", "seconds", "nanoseconds", "tci")
+    assert probe.frame_as_read(slots) == {name: i + 1 for i, name in enumerate(names)}
 
 
 @pytest.mark.parametrize(

@@ -2,54 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from contextlib import contextmanager
 
 import pytest
-from harness import GROUP, INPUT, assert_adds_up, assert_exact, receiver, relaying, report, send
+from harness import GROUP, INPUT, assert_adds_up, assert_exact, receiver, relaying, report, send, service_in
 
 from mcrelay import views
-from mcrelay.config import parse_config
 from mcrelay.features import Features
 from mcrelay.netns import standard_lab
-from mcrelay.notify import Notifier
-from mcrelay.service import Service
 
 pytestmark = pytest.mark.net
 
 RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
 
 
-@contextmanager
-def service_in(namespace, features: Features):
-    """The relay as a thread of this process, in a namespace, on a kernel that is said to offer ``features``."""
-    ready, done, held = threading.Event(), [], []
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        done.append((asyncio.get_running_loop(), stop))
-        held.append(Service(parse_config([("x.toml", RULE)]).config, features, Notifier("")))
-        await held[0].run(stop, ready.set)
-
-    thread = threading.Thread(target=namespace.call, args=(lambda: asyncio.run(run()),))
-    thread.start()
-    assert ready.wait(10)
-    try:
-        yield held[0]
-    finally:
-        loop, stop = done[0]
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
-        assert not thread.is_alive()
-
-
 @pytest.mark.parametrize("udp_segment", [True, False])
 def test_without_udp_segment_everything_goes_singly_and_exactly(udp_segment):
     with standard_lab() as lab:
         lab.settle()
-        with service_in(lab.relay, Features(udp_segment=udp_segment)) as service:
+        with service_in(lab.relay, RULE, Features(udp_segment=udp_segment)) as service:
             sink = receiver(lab.sink, "239.10.0.1:5004%eth0", "--count", 20_000)
             send(lab.source, f"{GROUP}:2068%eth0", "--rate", 20_000, "--count", 20_000)
             assert_exact(report(sink), 20_000)

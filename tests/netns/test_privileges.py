@@ -129,11 +129,13 @@ def test_nothing_is_imported_once_it_has_dropped():
     """An upgrade may replace the files under a relay that runs, and the user may not be able to read them at all."""
     with relaying(RULE) as relay:
         relay.stop()
+        relay.config.write_text(f"{RULE}exclusive = true\n")
         with relay.log.open("w") as log:
             relay.process = relay.lab.relay.popen(
                 sys.executable, "-c", WATCHED, "run", "-c", str(relay.config), "--socket", relay.socket, stderr=log
             )  # fmt: skip
         relay.wait_for(lambda: "ready" in relay.log.read_text(), "READY")
+        assert relay.show("rules")[0]["exclusive"]["state"] == "on"
         relays_exactly(relay, 1000)
         for noun in ("rules", "stats", "links", "groups", "config"):
             relay.show(noun)

@@ -247,7 +247,7 @@ def attach():
     engine = Engine(Features())
 
     def attached(ring, groups):
-        capture, troubles = _Capture(RingSpec("in0", LinkSettings()), ring), Troubles()
+        capture, troubles = _Capture(RingSpec("in0", LinkSettings()), [ring]), Troubles()
         engine._filter(capture, frozenset(groups), troubles)
         return capture, troubles
 

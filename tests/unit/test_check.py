@@ -14,7 +14,7 @@ GOOD = '[rules.{0}]\ninput = "233.252.0.{1}:5000%eth0"\noutputs = ["10.9.0.{1}"]
 
 TEN_FAULTS = """\
 [relay]
-workers = 4
+workers = 0
 
 [links.eth1]
 ring = "32MB"
@@ -41,7 +41,7 @@ outputs = ["233.252.0.2:5000%eth1"]
 """
 
 TEN_LINES = """\
-2: relay.workers: workers = 4 is not supported yet; use workers = 1
+2: relay.workers: 0 is not a number from 1 to 256; write workers = 1
 5: links.eth1.ring: "32MB" is not a size; write "32MiB"
 8: defaults.ttl: 300 is not a number from 1 to 255; write e.g. 16
 11: rules.one.input: 233.252.0.1:5000 names no link; add the link that it arrives on, e.g. 233.252.0.1:5000%eth0

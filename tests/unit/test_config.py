@@ -279,7 +279,7 @@ def test_one_fault_in_a_rule_is_one_complaint(text, complaint):
     ("text", "complaint"),
     [
         ("workers = 0", "relay.workers: 0 is not a number from 1 to 256; write workers = 1"),
-        ("workers = 2", "relay.workers: workers = 2 is not supported yet; use workers = 1"),
+        ("workers = 300", "relay.workers: 300 is not a number from 1 to 256; write workers = 1"),
         ("cpus = 2", "relay.cpus: 2 is not a list; write cpus = [2]"),
         ("cpus = [-1]", "relay.cpus[0]: -1 is not a number from 0 to 8191; write the number of a CPU, e.g. 2"),
         ("cpus = [2, 2]", "relay.cpus: CPU 2 stands in it twice; name each CPU once"),
@@ -348,7 +348,10 @@ def test_a_faulty_ring_size_is_refused(text, complaint):
             '[links."eth 1"]',
             "f.toml:1: links.\"eth 1\": 'eth 1' is not a link name; it has no blanks and none of / : %, e.g. eth0",
         ),
-        ('[links.eth1]\nprofile = "quick"', 'f.toml:2: links.eth1.profile: "quick" is not known; write "throughput"'),
+        (
+            '[links.eth1]\nprofile = "quick"',
+            'f.toml:2: links.eth1.profile: "quick" is not known; write "throughput" or "latency"',
+        ),
         ('[defaults]\ninput = "x"', "f.toml:2: defaults.input: cannot stand here; it belongs in [rules.NAME]"),
         ("[defaults]\noutputs = []", "f.toml:2: defaults.outputs: cannot stand here; it belongs in [rules.NAME]"),
         ("[defaults]\nttl = 0", "f.toml:2: defaults.ttl: 0 is not a number from 1 to 255; write e.g. 16"),
@@ -380,7 +383,6 @@ REFUSED = [
     ('ttl = "decrement"', "use a number from 1 to 255", 'ttl = "decrement"'),
     ("vlan = 100", "make the VLAN a link (ip link add ... type vlan) and name that in input", "vlan = 100"),
     ('vlan = "any"', "make the VLAN a link (ip link add ... type vlan) and name that in input", 'vlan = "any"'),
-    ("exclusive = true", "leave it out", "exclusive = true"),
     ('input = "233.252.0.0/24:5000%eth0"', "write one rule for each group", "a range of groups"),
     ('input = "233.252.0.1:any%eth0"', "write one rule for each port", "port any"),
     ('outputs = ["233.252.1.0/24%eth1"]', "write one rule for each group", "a range of groups"),
@@ -406,22 +408,24 @@ def test_a_range_with_its_ranges_of_outputs_is_refused_in_one_complaint():
 
 
 def test_what_is_not_built_yet_is_refused_at_its_place_in_defaults():
-    text = "[defaults]\nexclusive = true\n" + RULE + '["10.9.0.7"]'
-    assert said(text) == ["f.toml:2: defaults.exclusive: exclusive = true is not supported yet; leave it out"]
-
-
-def test_the_latency_profile_is_refused():
-    assert said('[links.eth1]\nprofile = "latency"') == [
-        'f.toml:2: links.eth1.profile: profile = "latency" is not supported yet; use profile = "throughput"'
+    text = '[defaults]\nttl = "keep"\n' + RULE + '["10.9.0.7"]'
+    assert said(text) == [
+        'f.toml:2: defaults.ttl: ttl = "keep" is not supported yet; use a number from 1 to 255',
     ]
+
+
+def test_a_link_has_the_profile_that_it_is_given():
+    text = '[links.eth1]\nprofile = "latency"\n[links.eth2]\nprofile = "throughput"'
+    links = parse_config([("f.toml", text)]).config.links
+    assert {name: each.profile for name, each in links.items()} == {"eth1": "latency", "eth2": "throughput"}
 
 
 def test_deleting_a_line_of_the_table_is_what_allows_a_feature(monkeypatch):
     monkeypatch.setattr(settings, "NOT_YET", ())
-    text = RULE + '[{ to = "10.9.0.7", ttl = "decrement", source_address = "keep" }]\nvlan = 100\nexclusive = true'
+    text = RULE + '[{ to = "10.9.0.7", ttl = "decrement", source_address = "keep" }]\nvlan = 100'
     rule = config(text).rules["x"]
     assert (rule.outputs[0].ttl, rule.outputs[0].source_address) == ("decrement", "keep")
-    assert (rule.inputs[0].vlan, rule.exclusive) == (100, True)
+    assert rule.inputs[0].vlan == 100
 
 
 def test_a_key_at_its_default_is_accepted_everywhere():

@@ -53,13 +53,21 @@ def test_a_stored_socket_reaches_the_manager_and_can_be_forgotten(manager, notif
     assert told(manager) == ["FDSTOREREMOVE=1\nFDNAME=helper-1-0"]
 
 
-def test_the_watchdog_is_silent_when_the_loop_stands_still(manager, notifier, monkeypatch):
+@pytest.mark.parametrize(
+    ("fed", "said"),
+    [
+        ([(1,), (2,), (2,), (2,), (3,)], 3),
+        ([(1, 1), (2, 1), (3, 1), (4, 1)], 1),  # the second stands still
+        ([(1, 1), (2, 1), (2, 2), (2, 3), (3, 3)], 3),  # each turns, but never both between two looks
+    ],
+)
+def test_the_watchdog_is_silent_when_a_loop_stands_still(manager, notifier, monkeypatch, fed, said):
     monkeypatch.setenv("WATCHDOG_USEC", "3000000")
     watchdog = Watchdog(notifier)
     assert watchdog.seconds == 3
-    for turns in (1, 2, 2, 2, 3):
+    for turns in fed:
         watchdog.feed(turns)
-    assert told(manager) == ["WATCHDOG=1"] * 3
+    assert told(manager) == ["WATCHDOG=1"] * said
 
 
 def test_a_watchdog_meant_for_another_process_is_not_ours(monkeypatch):

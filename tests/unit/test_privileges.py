@@ -81,6 +81,26 @@ def test_cap_net_admin_is_kept_where_it_is_ambient():
 
 
 @as_root
+def test_cap_net_admin_is_kept_for_what_needs_it_and_can_be_lent():
+    drop = DROP.replace("import os", "import contextlib, os, subprocess")
+    drop = drop.replace("successor())", "successor(), ['exclusive'])")
+    lend = """
+    for context in (privileges.lent(privileges.CAP_NET_ADMIN), contextlib.nullcontext()):
+        with context:
+            done = subprocess.run(["grep", "CapEff", "/proc/self/status"], capture_output=True)
+            print("lent", done.stdout.decode().strip())
+    """
+    done = in_child(drop + lend.lstrip("\n"))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    facts = dict(line.split(" ", 1) for line in lines)
+    assert int(facts["CapEff"], 16) == 1 << CAP_NET_RAW | 1 << CAP_NET_ADMIN
+    assert int(facts["CapInh"], 16) == int(facts["CapAmb"], 16) == 0
+    assert facts["INFO"].endswith("capabilities=cap_net_admin,cap_net_raw cap_net_admin_for=exclusive")
+    assert [int(line.split()[2], 16) for line in lines if line.startswith("lent")] == [1 << CAP_NET_ADMIN, 0]
+
+
+@as_root
 def test_root_that_cannot_change_its_user_gives_up_its_capabilities_and_says_so():
     done = in_child(DROP, "setpriv", "--bounding-set=-setuid", "--inh-caps=-setuid")
     facts = dict(line.split(" ", 1) for line in done.stdout.splitlines())

@@ -61,6 +61,7 @@ def test_a_rule_that_is_written_is_read_back_the_same(each):
 DEFAULTS = (
     '[defaults]\ndescription = "d"\nallow = ["192.0.2.9"]\nlimit = "5pps"\nttl = 3\ndscp = 9\nburst = 2\n'
     'shared = true\nsource_address = "192.0.2.200"\nsource_port = 7777\nenabled = false\nreflect = true\n'
+    "exclusive = true\n"
 )
 
 
@@ -69,7 +70,7 @@ DEFAULTS = (
 def test_no_defaults_of_the_files_change_what_is_written(each):
     """But that there is no word for no limit: every source, and more than any link brings, come to the same."""
     said = parse_config([("f.toml", DEFAULTS)]).defaults
-    assert said == set(RULE) - {"vlan", "exclusive"}
+    assert said == set(RULE) - {"vlan"}
     table = rule_table(each, said)
     read = parse_config([("f.toml", DEFAULTS + toml_table(("rules", each.name), table))]).config.rules[each.name]
     if each.inputs[0].allow is None:
