@@ -208,32 +208,39 @@ def many(box: Container) -> None:
     box("systemctl", "start", "mcrelay")
 
 
-NFT = """\
-table netdev probe {
-    chain relayed { type filter hook ingress device "in0" priority 0; ip daddr 226.2.2.9 drop; }
-}
-"""
-RUNS_NFT = "[Service]\nExecStartPre=/usr/sbin/nft -f /etc/mcrelay/probe.nft\nExecStartPre=/usr/sbin/nft list ruleset\n"
-
-
 def with_net_admin(box: Container) -> None:
-    (box.root / "etc/mcrelay/probe.nft").write_text(NFT)
-    with box.dropin("runs-nft.conf", text=RUNS_NFT):
-        ok(
-            not box.succeeds("systemctl", "restart", "mcrelay") and "not permitted" in box.journal(),
-            "nft started in the unit may not change tables: CAP_NET_RAW alone",
-        )
-        box("systemctl", "stop", "mcrelay")
-        with box.dropin("net-admin.conf"):
-            box("systemctl", "start", "mcrelay")
-            ok("table netdev probe" in box.journal(), "with the drop-in net-admin.conf it may, in the same sandbox")
-            wanted = 1 << CAP_NET_RAW | 1 << CAP_NET_ADMIN
-            ok(int(box.facts()["CapEff"], 16) == wanted, "and the relay has CAP_NET_RAW and CAP_NET_ADMIN, no more")
-            print(f"      systemd-analyze security with it: {_exposure(box, 'mcrelay')}")
-            ok(exact(box.stream(FEW), FEW), "and relays")
-            box("nft", "delete", "table", "netdev", "probe")
-    (box.root / "etc/mcrelay/probe.nft").unlink()
+    """Under the unit and its drop-in, an exclusive rule starts nft in the unit's sandbox, with its capabilities."""
+    box.configure(RULE + "exclusive = true\n")
     box("systemctl", "restart", "mcrelay")
+    said = box("mcrelay", "show")
+    ok("not exclusive: CAP_NET_ADMIN is missing" in said and "net-admin.conf" in said, said.strip().splitlines()[-1])
+    before = climbed(box)
+    ok(exact(box.stream(FEW), FEW) and climbed(box) - before >= FEW, "an exclusive rule relays all the same")
+    with box.dropin("net-admin.conf"):
+        box("systemctl", "restart", "mcrelay")
+        wanted = 1 << CAP_NET_RAW | 1 << CAP_NET_ADMIN
+        ok(int(box.facts()["CapEff"], 16) == wanted, "with the drop-in net-admin.conf: CAP_NET_RAW and CAP_NET_ADMIN")
+        print(f"      systemd-analyze security with it: {_exposure(box, 'mcrelay')}")
+        for what in ("the exclusive rule is on", "and so after kill -9"):
+            until(lambda: " exclusive" in box("mcrelay", "show", check=False), "exclusive rule")
+            before = climbed(box)
+            relayed = exact(box.stream(FEW), FEW)
+            saw = climbed(box) - before
+            ok(relayed and saw < FEW / 100, f"{what}: {FEW} relayed, of which {saw} climbed the IP stack")
+            pid = box.main_pid()
+            box.kill("KILL")
+            until(lambda pid=pid: box.main_pid() not in {0, pid} and box.ready(), "restart")
+        box("systemctl", "stop", "mcrelay")
+        ok("table netdev" not in box("nft", "list", "tables"), "systemctl stop: its nftables table is gone")
+    box.configure(RULE)
+    box("systemctl", "start", "mcrelay")
+
+
+def climbed(box: Container) -> int:
+    """Count what the container's IP stack was given."""
+    lines = Path(f"/proc/{box.leader}/net/snmp").read_text().splitlines()
+    names, numbers = (line.split() for line in lines if line.startswith("Ip:"))
+    return int(numbers[names.index("InReceives")])
 
 
 def as_one_file(box: Container) -> None:
