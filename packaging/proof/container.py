@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .report import CLEAN, sh, until
 from .root import ROOTS, TREE
-from .traffic import HEARD, RATE, SENT, children, status
+from .traffic import HEARD, RATE, SENT, children, patiently, status
 
 EXAMPLES = TREE / "packaging" / "systemd"
 TOOL = "/usr/local/bin/mcrelay-tool"  # the one-file executable: an upgrade of the package does not change it
@@ -117,7 +117,7 @@ class Container:
 
     def stream(self, count: int) -> dict:
         """Send through the relay, and return what the sink got."""
-        return self.end(*self.begin(count))
+        return patiently(lambda: self.end(*self.begin(count)), count)
 
     def begin(self, count: int) -> tuple[subprocess.Popen, subprocess.Popen]:
         inside = ("ip", "netns", "exec")

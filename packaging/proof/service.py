@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 from .container import TOOL, Container, booted
 from .report import ok, until
 from .root import bootable
-from .traffic import CAP_NET_ADMIN, CAP_NET_RAW, COUNT, NOBODY, RATE, RULE, exact, told
+from .traffic import CAP_NET_ADMIN, CAP_NET_RAW, COUNT, NOBODY, RATE, RULE, exact, status, told
 
 BAD = "[rules.x]\ninput = 17\n"
 FEW = 10_000
@@ -286,6 +287,12 @@ def instances(box: Container) -> None:
             box("systemctl", "start", "mcrelay@blue")
             got = box.stream(COUNT)
             ok(exact(got), f"mcrelay@blue in the network namespace blue, beside the other one: {told(got)}")
+            cpu = str(min(os.sched_getaffinity(0)))
+            box.configure(f"[relay]\nworkers = 2\ncpus = [{cpu}]\n" + RULE, "blue.toml")
+            box("systemctl", "restart", "mcrelay@blue")
+            tasks = [status(int(each.name)) for each in (box.main("mcrelay@blue") / "task").iterdir()]
+            pinned = [each for each in tasks if each["Cpus_allowed_list"].strip() == cpu]
+            ok(len(pinned) >= 2 and exact(box.stream(FEW), FEW), "two workers, pinned as relay.cpus says, relay")
             socket = "/run/mcrelay-blue/mcrelay.sock"
             ok("x " in box("mcrelay", "show", "--socket", socket), f"its own sockets: {socket}")
             pid = box.main_pid("mcrelay@blue")

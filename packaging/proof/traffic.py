@@ -37,6 +37,17 @@ def told(got: dict, count: int = COUNT) -> str:
     )
 
 
+def patiently(stream, count: int = COUNT) -> dict:
+    """Repeat a stream, twice at most, that a busy machine has left in a full ring; nothing but loss is forgiven."""
+    got = stream()
+    for _ in range(2):
+        if exact(got, count) or got["duplicated"] or got["reordered"] or got["corrupted"]:
+            break
+        print(f"      {told(got, count)}; again, the machine is busy")
+        got = stream()
+    return got
+
+
 def relays(root: Path, mcrelay: str, *, prefix: tuple[str, ...] = NOBODY) -> None:
     """Send 100 000 datagrams through `mcrelay run`; the sender and the sink are the same artefact."""
     from mcrelay.netns import standard_lab
@@ -62,12 +73,7 @@ def relays(root: Path, mcrelay: str, *, prefix: tuple[str, ...] = NOBODY) -> Non
                 facts["Uid"].split() == ["65534"] * 4 and int(facts["CapEff"], 16) == 1 << CAP_NET_RAW,
                 f"it relays as uid {facts['Uid'].split()[1]} with capabilities {facts['CapEff']}",
             )
-            sink = lab.sink.popen(
-                *inside, mcrelay, "recv", HEARD, "--count", str(COUNT), "--idle", "3", "-j", stdout=subprocess.PIPE
-            )
-            until(lambda: " 239.10.0.1\n" in lab.sink.run("ip", "maddr").stdout, "join of the sink")
-            lab.source.run(*inside, mcrelay, "send", SENT, "--rate", str(RATE), "--count", str(COUNT), "-j")
-            got = json.loads(sink.communicate(timeout=60)[0])
+            got = patiently(lambda: _stream(lab, *inside, mcrelay))
             ok(exact(got), told(got))
             starts_within(500, "show", *inside, mcrelay, "show", "--socket", control)
             relay.send_signal(signal.SIGTERM)
@@ -80,6 +86,13 @@ def relays(root: Path, mcrelay: str, *, prefix: tuple[str, ...] = NOBODY) -> Non
             if relay.poll() is None:
                 relay.terminate()  # not SIGKILL, which the one-file executable cannot pass on to its child
                 relay.wait(timeout=10)
+
+
+def _stream(lab, *mcrelay: str) -> dict:
+    sink = lab.sink.popen(*mcrelay, "recv", HEARD, "--count", str(COUNT), "--idle", "3", "-j", stdout=subprocess.PIPE)
+    until(lambda: " 239.10.0.1\n" in lab.sink.run("ip", "maddr").stdout, "join of the sink")
+    lab.source.run(*mcrelay, "send", SENT, "--rate", str(RATE), "--count", str(COUNT), "-j")
+    return json.loads(sink.communicate(timeout=60)[0])
 
 
 def children(pid: int) -> list[int]:
