@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PEERS  := iperf=iperf ffmpeg=ffmpeg tcpdump=tcpdump socat=socat tshark=tshark
 PACKAGE := objdump=binutils patchelf=patchelf lintian=lintian
-RIVALS := smcrouted=smcroute socat=socat perf=linux-perf setpriv=util-linux
+RIVALS := smcrouted=smcroute socat=socat perf=linux-perf
 CHECK  := debootstrap=debootstrap systemd-nspawn=systemd-container setpriv=util-linux setcap=libcap2-bin
 
 export PATH := $(PATH):/usr/sbin:/sbin

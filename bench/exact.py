@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from product import show
 from topology import IN_GROUP, IN_PORT
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def account(
     first, port = running.first, running.port
     where = ("chrt", "-i", "0") if receive_core is None else ("taskset", "-c", str(receive_core))
     streams = running.groups
+    before = losses(trial)
     trial.sink.open(drop=False)
     try:
         receiver = site.sink.popen(
@@ -57,9 +59,24 @@ def account(
         **{
             key: got[key] for key in ("unique", *WRONG, "unnumbered", "socket_dropped", "checksum_errors", "latency_us")
         },
+        "lost_by_relay": {key: n for key, now in losses(trial).items() if (n := now - before.get(key, 0))},
         "exact": got["unique"] + got["unnumbered"] == sent["sent"] * running.copies
         and not any(got[key] for key in WRONG),
     }
+
+
+def losses(trial: Trial) -> dict[str, int]:
+    """Return what the relay itself says that it did not deliver, by reason; nothing where the relay is not mcrelay."""
+    if not trial.running.socket:
+        return {}
+    stats = show(trial.place, trial.running, "stats")
+    found = {"ring": sum(link["ring_dropped_frames"] for link in stats["links"])}
+    reasons = [rule["drops"] for rule in stats["rules"]]
+    reasons += [output["tx_errors"] for rule in stats["rules"] for output in rule["outputs"]]
+    for each in reasons:
+        for reason, count in each.items():
+            found[reason] = found.get(reason, 0) + count
+    return found
 
 
 def _environment(trial: Trial) -> dict[str, Any]:

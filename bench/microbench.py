@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 SLICES = 10
 
 
-def run(folder: Path) -> dict[str, list[float]] | str:
-    """Run them; the samples by name, or what went wrong."""
+def run(folder: Path, seconds: float) -> dict[str, list[float]] | str:
+    """Run them, each so long; the samples by name, or what went wrong."""
     file = folder / "micro.json"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "bench/micro"),
-         f"--benchmark-json={file}", f"--basetemp={folder / 'pytest'}"],
+         f"--benchmark-json={file}", f"--benchmark-max-time={seconds}", f"--basetemp={folder / 'pytest'}"],
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     if done.returncode:

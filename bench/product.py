@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from way import Place
     from workloads import Workload
 
-# Root passes it on to the user that the relay becomes; what needs no more than CAP_NET_RAW goes without.
-NET_ADMIN = ("setpriv", "--inh-caps", "+net_admin", "--ambient-caps", "+net_admin")
-
 
 @dataclass(frozen=True, slots=True)
 class Variant:
@@ -89,7 +86,6 @@ def mcrelay(variant: Variant) -> Callable[[Place, Workload], Running]:
 
 def _launch(place: Place, variant: Variant, running: Running) -> None:
     """Start the daemon and wait until it says READY, as systemd does: every group is joined and forwarded then."""
-    privilege = NET_ADMIN if variant.exclusive or variant.gro else ()
     ready, log = place.folder / "notify", place.folder / "mcrelay.log"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, log.open("w") as stderr:
         notified.bind(str(ready))
@@ -97,7 +93,7 @@ def _launch(place: Place, variant: Variant, running: Running) -> None:
         environment = {**(place.environment or os.environ), "NOTIFY_SOCKET": str(ready)}
         begun = time.monotonic()
         child = place.site.relay.popen(
-            *privilege, *place.pin(workers=variant.workers), *place.command, "run",
+            *place.pin(workers=variant.workers), *place.command, "run",
             "-c", str(place.folder / "mcrelay.toml"), "--socket", running.socket,
             stderr=stderr, env=environment,
         )  # fmt: skip

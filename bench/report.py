@@ -80,13 +80,19 @@ def exact_table(book: Book) -> Table:
     names = ("asked/s", "sent/s", "sent", "unique", "lost", "duplicated", "reordered", "corrupted", "dropped by sink")
     for column in names:
         table.add_column(column, justify="right")
+    table.add_column("the relay says")
     for each in book.exact:
         table.add_row(
             each["workload"], each["path"], f"{each['asked']:,}", f"{each['rate']:,.0f}",
             *(f"{each[key]:,}" for key in ("sent", "unique", "lost", "duplicated", "reordered", "corrupted")),
-            f"{each['socket_dropped']:,}", style=None if each["exact"] else "red",
+            f"{each['socket_dropped']:,}",
+            _reasons(each["lost_by_relay"]), style=None if each["exact"] else "red",
         )  # fmt: skip
     return table
+
+
+def _reasons(lost: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in lost.items())
 
 
 def other_lines(book: Book, titles: dict[str, str]) -> list[str]:
@@ -131,7 +137,7 @@ def write(console: Console, book: Book, titles: dict[str, str], heading: str) ->
 
 def as_json(book: Book, machine: dict[str, Any], settings: dict[str, Any], probes: list[dict[str, Any]]) -> str:
     """Return machine, settings, targets and every sample."""
-    return json.dumps(
+    return _lines(
         {
             "machine": machine,
             "settings": settings,
@@ -147,9 +153,17 @@ def as_json(book: Book, machine: dict[str, Any], settings: dict[str, Any], probe
             "profile": book.profile,
             "notes": book.notes,
             "probes": probes,
-        },
-        indent=1,
+        }
     )
+
+
+def _lines(parts: dict[str, Any]) -> str:
+    """Write JSON with a line for each item of a list: it is kept under version control."""
+    shown = []
+    for key, value in parts.items():
+        items = ",\n".join(f"  {json.dumps(item)}" for item in value) if isinstance(value, list) else ""
+        shown.append(f" {json.dumps(key)}: " + (f"[\n{items}\n ]" if items else json.dumps(value)))
+    return "{\n" + ",\n".join(shown) + "\n}"
 
 
 def _rounded(value: float | None) -> float | None:

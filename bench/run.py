@@ -43,6 +43,7 @@ def main(extent: str, only: tuple[str, ...], rounds: int | None, folder: Path) -
         raise click.ClickException(trouble)
     chosen: Any = {each.name: each for each in (sections.QUICK, sections.NORMAL, sections.FULL)}[extent]
     chosen = chosen.with_rounds(rounds) if rounds else chosen
+    names = only or [each for each in NAMES if each not in chosen.left_out]
     console, book, begun = Console(width=None if sys.stdout.isatty() else WIDTH), Book(), time.monotonic()
     if len(meter.cores()) < 2:
         book.note("one core only: sender and relay share it, and no ratio means much")
@@ -53,7 +54,7 @@ def main(extent: str, only: tuple[str, ...], rounds: int | None, folder: Path) -
         command = (str(tools.ROOT / ".venv/bin/mcrelay"),)
         setting = Setting(work, tools.compile_all(work), command, meter.cores(), meter.softirq_threads())
         run = sections.Sections(book, setting, chosen)
-        for section in only or NAMES:
+        for section in names:
             at = time.monotonic()
             getattr(run, section)()
             console.print(f"{section}: {time.monotonic() - at:.0f} s", style="dim", highlight=False)
@@ -67,8 +68,8 @@ def main(extent: str, only: tuple[str, ...], rounds: int | None, folder: Path) -
     titles |= {f"{name}+uso": f"{title} (device segments)" for name, title in titles.items()}
     settings = {
         "extent": chosen.name, "rounds": chosen.rounds, "probe_seconds": chosen.probe_seconds,
-        "sent_share": SENT_SHARE, "backlog_share": BACKLOG_SHARE, "sections": list(only or NAMES),
-        "seconds": round(took), "titles": titles,
+        "tolerance": chosen.tolerance, "sent_share": SENT_SHARE, "backlog_share": BACKLOG_SHARE,
+        "sections": list(names), "seconds": round(took), "titles": titles,
     }  # fmt: skip
     report.write(console, book, titles, heading)
     folder.mkdir(parents=True, exist_ok=True)

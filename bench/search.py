@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-STEP = 1.06
 TOLERANCE = 0.03
+ROUNDING = 1 + 1e-9
 PROBES = 14  # at most: a path that never passes gives up
 
 
-def highest(
-    passes: Callable[[float], bool], guess: float, *, step: float = STEP, tolerance: float = TOLERANCE
-) -> float:
+def highest(passes: Callable[[float], bool], guess: float, *, tolerance: float = TOLERANCE) -> float:
     """Return the highest rate that passed, within *tolerance* of one that did not; 0 if none did."""
     good, bad, rate, left = 0.0, 0.0, guess, PROBES
-    while left and not (good and bad and bad <= good * (1 + tolerance)):
+    step = 1 + tolerance  # a good guess takes two probes
+    while left and not (good and bad and bad <= good * (1 + tolerance) * ROUNDING):
         left -= 1
         if passes(rate):
             good = max(good, rate)

@@ -12,6 +12,7 @@ import microbench
 import paths
 import workloads
 from meter import Soaker, resident_mb
+from search import TOLERANCE
 from trial import Trial
 from way import UnsupportedError
 
@@ -38,17 +39,19 @@ class Extent:
     name: str
     rounds: int
     probe_seconds: float
-    peers_everywhere: bool = False
+    tolerance: float = TOLERANCE  # of a searched rate
+    everything: bool = False
     reduced: bool = False
+    left_out: tuple[str, ...] = ()  # sections
 
     def with_rounds(self, rounds: int) -> Extent:
         """Return the same with another number of samples."""
         return replace(self, rounds=rounds)
 
 
-QUICK = Extent("quick", rounds=2, probe_seconds=0.4, reduced=True)
-NORMAL = Extent("normal", rounds=5, probe_seconds=0.7)
-FULL = Extent("full", rounds=5, probe_seconds=0.7, peers_everywhere=True)
+QUICK = Extent("quick", rounds=2, probe_seconds=0.25, tolerance=0.08, reduced=True, left_out=("rules",))
+NORMAL = Extent("normal", rounds=5, probe_seconds=0.6)
+FULL = Extent("full", rounds=5, probe_seconds=0.6, everything=True)
 
 
 class Sections:
@@ -83,13 +86,16 @@ class Sections:
         """Search the highest loss-free rate, in alternation; *pipeline*: that of the kernel on one core, too."""
         for number in range(self.extent.rounds):
             for trial in _turned(trials, number):
-                rate = trial.highest(self.extent.probe_seconds, equal=True)
+                rate = self._highest(trial, equal=True)
                 self.book.add(trial.work.name, trial.path.name, "rate", rate)
                 if not pipeline:
                     continue
                 if trial.path.both_cores:
-                    rate = trial.highest(self.extent.probe_seconds)
+                    rate = self._highest(trial)
                 self.book.add(trial.work.name, trial.path.name, "pipeline", rate)
+
+    def _highest(self, trial: Trial, *, equal: bool = False) -> float | None:
+        return trial.highest(self.extent.probe_seconds, tolerance=self.extent.tolerance, equal=equal)
 
     def costs(self, trials: Sequence[Trial], rate_of: Callable[[Trial], float]) -> None:
         """Core-nanoseconds and worker-nanoseconds per delivered datagram, the sender's own subtracted."""
@@ -140,7 +146,15 @@ class Sections:
             paths.MCRELAY, paths.EXCLUSIVE, paths.GRO, paths.EXCLUSIVE_GRO, paths.SINGLY, paths.C_SEND, paths.C_RUNS,
             paths.SMCROUTE, paths.SMCROUTE_BARE, paths.NFT, paths.SOCAT,
         ]  # fmt: skip
-        uso = [paths.by_device(way) for way in (paths.MCRELAY, paths.EXCLUSIVE_GRO, paths.C_RUNS)]
+        uso = [paths.by_device(way) for way in (paths.MCRELAY, paths.EXCLUSIVE_GRO)]
+        if self.extent.everything:
+            uso.append(paths.by_device(paths.C_RUNS))
+        if self.extent.reduced:
+            ways = [
+                paths.MCRELAY, paths.EXCLUSIVE, paths.EXCLUSIVE_GRO, paths.SINGLY, paths.SMCROUTE, paths.NFT,
+                paths.SOCAT,
+            ]  # fmt: skip
+            uso = uso[:1]
         with self.trials([(way, workloads.ONE) for way in (*ways, *uso)]) as trials:
             self.rates(trials, pipeline=True)
             common = self._common_rate(trials)
@@ -150,13 +164,17 @@ class Sections:
                 return COST_SHARE * spread.median if spread else common
 
             self.costs(trials, rate_of)
-            for trial in trials:
-                if trial.path in {paths.MCRELAY, paths.SMCROUTE} or trial.path.name == "mcrelay+uso":
-                    for rate in LATENCY_RATES[1:]:
-                        for _ in range(self.extent.rounds):
-                            longest = trial.gaps(rate, 0.4)
-                            self.book.add(workloads.ONE.name, trial.path.name, f"longest_run@{rate}", longest)
+            if not self.extent.reduced:
+                self._gaps([t for t in trials if t.path in {paths.MCRELAY, paths.SMCROUTE, *uso[:1]}])
             self._profile(trials)
+
+    def _gaps(self, trials: Sequence[Trial]) -> None:
+        """Find how much of what was evenly sent arrives back to back; kernel forwarding shows the sender's own part."""
+        for number in range(self.extent.rounds):
+            for trial in _turned(trials, number):
+                for rate in LATENCY_RATES[1:]:
+                    longest = trial.gaps(rate, self.extent.probe_seconds / 2)
+                    self.book.add(trial.work.name, trial.path.name, f"longest_run@{rate}", longest)
 
     def _profile(self, trials: Sequence[Trial]) -> None:
         """What the worker does with its time, and the memory the process has, under 80 % of the highest rate."""
@@ -174,7 +192,10 @@ class Sections:
     def fanout(self) -> None:
         """1, 10 and 50 outputs: rates, and the cost of each delivered datagram at half of the own highest rate."""
         works = [workloads.ONE, workloads.FANOUT_10, workloads.FANOUT_50]
-        pairs = [(way, work) for work in works for way in (paths.MCRELAY, paths.by_device(paths.MCRELAY))]
+        ours = [paths.MCRELAY]
+        if self.extent.everything:
+            ours += [paths.by_device(paths.MCRELAY), paths.EXCLUSIVE]
+        pairs = [(way, work) for work in works for way in ours]
         pairs += [(way, work) for work in works[1:] for way in (paths.SMCROUTE, paths.NFT)]
         pairs.append((paths.SOCAT, workloads.FANOUT_10))
         if self.extent.reduced:
@@ -193,13 +214,16 @@ class Sections:
         if self.extent.reduced:
             works = [workloads.RANDOM, workloads.THIN]
         for work in works:
-            ways = [paths.MCRELAY, paths.EXCLUSIVE, paths.by_device(paths.MCRELAY), paths.SMCROUTE]
+            ways = [paths.MCRELAY, paths.EXCLUSIVE, paths.SMCROUTE]
             if work.streams > 1:
                 ways.append(paths.TWO_WORKERS)
             if self.extent.reduced:
                 ways = [paths.MCRELAY, paths.SMCROUTE]
-            if self.extent.peers_everywhere:
-                ways += [paths.GRO, paths.SINGLY, paths.C_RUNS, paths.SMCROUTE_BARE, paths.NFT, paths.SOCAT]
+            if self.extent.everything:
+                ways += [
+                    paths.by_device(paths.MCRELAY), paths.GRO, paths.SINGLY, paths.C_RUNS, paths.SMCROUTE_BARE,
+                    paths.NFT, paths.SOCAT,
+                ]  # fmt: skip
             with self.trials([(way, work) for way in ways]) as trials:
                 self.rates(trials)
                 common = self._common_rate(trials)
@@ -210,7 +234,7 @@ class Sections:
         ways = [paths.MCRELAY, paths.by_device(paths.MCRELAY), paths.EXCLUSIVE, paths.by_device(paths.EXCLUSIVE)]
         if self.extent.reduced:
             ways = ways[:2]
-        if self.extent.peers_everywhere:
+        if self.extent.everything:
             ways += [paths.C_RUNS, paths.SMCROUTE, paths.by_device(paths.SMCROUTE), paths.NFT]
         with self.trials([(way, workloads.SUPERFRAMES) for way in ways]) as trials:
             self.rates(trials)
@@ -220,6 +244,8 @@ class Sections:
     def rules(self) -> None:
         """1, 100 and 10 000 rules, one of them busy: the same rate for all, the cost of a datagram."""
         works = [workloads.ONE, workloads.RULES_100, workloads.RULES_10000]
+        if self.extent.reduced:
+            works = [workloads.ONE, workloads.RULES_10000]
         named = [replace(work, name=f"rules-{1 + work.idle_rules}") for work in works]
         with self.trials([(paths.MCRELAY, work) for work in named]) as trials:
             rate = self._common_rate(trials)
@@ -249,7 +275,7 @@ class Sections:
         """Delay from when each datagram was due, through `mcrelay send` and `recv`."""
         core, other = self.setting.cores[0], self.setting.cores[-1]
         ways = [paths.MCRELAY_DEEP, paths.LATENCY, paths.SMCROUTE]
-        if self.extent.peers_everywhere:
+        if self.extent.everything:
             ways += [paths.GRO, paths.NFT, paths.C_RUNS]
         rates = LATENCY_RATES[1:2] if self.extent.reduced else LATENCY_RATES
         with self.trials([(way, workloads.ONE) for way in ways]) as trials:
@@ -279,24 +305,26 @@ class Sections:
         ]  # fmt: skip
         if self.extent.reduced:
             works = [workloads.ONE, workloads.RANDOM, workloads.SUPERFRAMES]
-        for way in (paths.MCRELAY, paths.TWO_WORKERS):
-            with self.trials([(way, work) for work in works]) as trials:
+        pairs = [(way, work) for way in (paths.MCRELAY, paths.TWO_WORKERS) for work in works]
+        pairs += [(way, workloads.ONE) for way in (paths.EXCLUSIVE, paths.GRO, paths.EXCLUSIVE_GRO)]
+        for pair in pairs:
+            with self.trials([pair]) as trials:
                 for trial in trials:
                     self._exact(trial)
 
     def _exact(self, trial: Trial) -> None:
         work = trial.work
-        spread = self.book.spread(work.name, "mcrelay", "rate")
-        rate = SHARE * (spread.median if spread else trial.highest(self.extent.probe_seconds) or 10_000.0)
+        spread = self._rate(trial) or self.book.spread(work.name, paths.MCRELAY.name, "rate")
+        rate = SHARE * (spread.median if spread else self._highest(trial) or 10_000.0)
         most = exact.RECEIVABLE // work.outputs
         count = max(1, round(min(most, rate * 0.5) / work.streams))
-        for _ in range(1 if self.extent.reduced else 3):
+        for _ in range(1 if self.extent.reduced else 2):
             gso = work.run if work.superframes else 1
             self.book.exact.append(exact.account(trial, rate, count, gso=gso))
 
     def micro(self) -> None:
         """Run the microbenchmarks of parse, find and queue."""
-        found = microbench.run(self.setting.folder)
+        found = microbench.run(self.setting.folder, 0.2 if self.extent.reduced else 1.0)
         if isinstance(found, str):
             self.book.note(f"microbenchmarks: {found}")
             return

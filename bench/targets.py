@@ -192,8 +192,12 @@ def _rest(book: Book) -> Iterator[Row]:
         f"{shown(lost, 'datagrams')}, flood {flood.median:,.0f}/s" if flood else NOT_MEASURED,
         lost.most == 0 if lost else None,
     )  # fmt: skip
-    for path, title in (("mcrelay", "1 worker"), ("workers-2", "2 workers")):
-        tried = [each for each in book.exact if each["path"] == path]
+    for paths, title in (
+        (("mcrelay",), "1 worker"),
+        (("workers-2",), "2 workers"),
+        (("exclusive", "gro", "exclusive-gro"), "exclusive, gro and both"),
+    ):
+        tried = [each for each in book.exact if each["path"] in paths]
         good = sum(each["exact"] for each in tried)
         yield Row(
             f"exact at 80 % of the highest rate, every workload, {title}", "all",

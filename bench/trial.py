@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import topology
 from load import Blast, Load
 from meter import Sink, Soaker, cpu_seconds, is_main
-from search import highest
+from search import TOLERANCE, highest
 from topology import FLOOD_GROUP
 from way import Place, UnsupportedError
 from workloads import FLOOD_RATE
@@ -150,7 +150,7 @@ class Trial:
             cores_ns=watch.busy_ns / max(load.sent, 1),
         )
 
-    def highest(self, seconds: float, *, equal: bool = False) -> float | None:
+    def highest(self, seconds: float, *, tolerance: float = TOLERANCE, equal: bool = False) -> float | None:
         """Search the highest loss-free rate; returns it as it was really sent, None if there is none."""
         best = 0.0
 
@@ -165,7 +165,7 @@ class Trial:
 
         if equal not in self.guesses:
             self._arrange(seconds / 2, equal=equal)
-        found = highest(passes, self.guesses[equal])
+        found = highest(passes, self.guesses[equal], tolerance=tolerance)
         self.guesses[equal] = found or self.guesses[equal]
         return best or None
 

@@ -1,6 +1,6 @@
 """Single operations of the core, many times in one call, so that what Python adds is divided by as many."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -95,13 +95,13 @@ cdef class Chain:
         """Queue so many times as many datagrams as fit; how many that were."""
         cdef uint8_t payload[64]
         cdef uint64_t pushed = 0
-        cdef uint32_t i, _r
+        cdef uint32_t _i, _r
         for _r in range(rounds):
             self.queue.used = 0
             self.queue.touched_count = 0
             self.queue.chains[0].count = 0
             self.queue.chains[0].bytes = 0
-            for i in range(<uint32_t>ENTRIES):
+            for _i in range(<uint32_t>ENTRIES):
                 push(&self.queue, 0, payload, 64, 0)
             pushed += self.queue.chains[0].count
         return pushed
