@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -210,7 +211,7 @@ def many(box: Container) -> None:
 
 
 def with_net_admin(box: Container) -> None:
-    """Under the unit and its drop-in, an exclusive rule starts nft in the unit's sandbox, with its capabilities."""
+    """Under the unit and its drop-in: an exclusive rule starts nft in the same sandbox, gro changes the link."""
     box.configure(RULE + "exclusive = true\n")
     box("systemctl", "restart", "mcrelay")
     said = box("mcrelay", "show")
@@ -233,6 +234,12 @@ def with_net_admin(box: Container) -> None:
             until(lambda pid=pid: box.main_pid() not in {0, pid} and box.ready(), "restart")
         box("systemctl", "stop", "mcrelay")
         ok("table netdev" not in box("nft", "list", "tables"), "systemctl stop: its nftables table is gone")
+        box.configure("[links.in0]\ngro = true\n" + RULE)
+        box("systemctl", "start", "mcrelay")
+        links = {each["ifname"]: each["gro"] for each in json.loads(box("mcrelay", "show", "links", "-j"))}
+        gro = links["in0"]
+        switched = gro["state"] == "on" or "Linux" in gro["reason"]  # too old for it
+        ok(switched and exact(box.stream(FEW), FEW), f"a link with gro: {gro['state']} {gro['reason'] or ''}")
     box.configure(RULE)
     box("systemctl", "start", "mcrelay")
 
