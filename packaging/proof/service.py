@@ -220,6 +220,7 @@ def with_net_admin(box: Container) -> None:
     """Under the unit and its drop-in: an exclusive rule starts nft in the same sandbox, gro changes the link."""
     box.configure(RULE + "exclusive = true\n")
     box("systemctl", "restart", "mcrelay")
+    until(lambda: "not exclusive" in box("mcrelay", "show"), "word on the exclusive rule")
     said = box("mcrelay", "show")
     ok("not exclusive: CAP_NET_ADMIN is missing" in said and "net-admin.conf" in said, said.strip().splitlines()[-1])
     before = climbed(box)
@@ -242,12 +243,18 @@ def with_net_admin(box: Container) -> None:
         ok("table netdev" not in box("nft", "list", "tables"), "systemctl stop: its nftables table is gone")
         box.configure("[links.in0]\ngro = true\n" + RULE)
         box("systemctl", "start", "mcrelay")
-        links = {each["ifname"]: each["gro"] for each in json.loads(box("mcrelay", "show", "links", "-j"))}
-        gro = links["in0"]
+        until(lambda: "in0" in gro_of(box), "word on gro")
+        gro = gro_of(box)["in0"]
         switched = gro["state"] == "on" or "Linux" in gro["reason"]  # too old for it
         ok(switched and exact(box.stream(FEW), FEW), f"a link with gro: {gro['state']} {gro['reason'] or ''}")
     box.configure(RULE)
     box("systemctl", "start", "mcrelay")
+
+
+def gro_of(box: Container) -> dict[str, dict]:
+    """How gro stands on each link that asks for it."""
+    links = json.loads(box("mcrelay", "show", "links", "-j"))
+    return {each["ifname"]: each["gro"] for each in links if each["gro"]}
 
 
 def climbed(box: Container) -> int:
