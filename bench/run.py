@@ -11,6 +11,7 @@ from typing import Any
 import click
 import machine
 import meter
+import neighbours
 import paths
 import plot
 import report
@@ -48,7 +49,9 @@ def main(extent: str, only: tuple[str, ...], rounds: int | None, folder: Path) -
     if len(meter.cores()) < 2:
         book.note("one core only: sender and relay share it, and no ratio means much")
     facts = machine.describe(tools.ROOT)
-    with tempfile.TemporaryDirectory(prefix="mcrelay-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="mcrelay-bench-") as name, neighbours.room() as crowded:
+        if crowded:
+            book.note(crowded)
         work = Path(name)
         work.chmod(0o711)  # the relay goes on as nobody
         command = (str(tools.ROOT / ".venv/bin/mcrelay"),)

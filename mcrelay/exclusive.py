@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from . import dropset, listeners, privileges
 from .dropper import Dropper, find_nft
 from .errors import DropError
+from .status import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -40,18 +40,11 @@ NO_PROC = "/proc is not mounted, so nobody can tell whether another program of t
 Users: TypeAlias = "Mapping[tuple[int, IPv4Address], int]"
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How an exclusive rule stands: ``off`` while it takes nothing, ``refused`` where it relays without the drop."""
-
-    state: Literal["on", "off", "refused"]
-    reason: str = ""
-
-
 class Exclusive:
-    """Keeps the drop table as the plan and the host allow it. ``standings`` tells of every rule that asks for it.
+    """Keeps the drop table as the plan and the host allow it.
 
-    ``ended`` is called when nft ends by itself: look again. Main thread.
+    ``standings`` tells of every rule that asks for it: ``off`` while it takes nothing, ``refused`` where it relays
+    without the drop. ``ended`` is called when nft ends by itself: look again. Main thread.
     """
 
     def __init__(self, table: str, ended: Callable[[], None]) -> None:

@@ -74,19 +74,21 @@ class LinkWatch:
             flags = message.get("flags") or 0
             entry = (bool(flags & IFA_F_SECONDARY), IPv4Interface(f"{local}/{message['prefixlen']}"))
             addresses.setdefault(message["index"], []).append(entry)
-        messages = [message async for message in await self._netlink.link("dump")]
-        names = {message["index"]: message.get("ifname") for message in messages}
-        uppers = {
-            message.get("link"): message.get("ifname")
-            for message in messages
-            if message.get(("linkinfo", "kind")) in TAKES_FRAMES and message.get("link_netnsid") is None
-        }
         links = {}
-        for message in messages:
+        masters, uppers = {}, {}
+        async for message in await self._netlink.link("dump"):
             held = sorted(addresses.get(message["index"], []), key=lambda entry: entry[0])
             link = _link(message, tuple(address for _, address in held))
-            master = names.get(message.get("master"), "")
-            links[link.name] = replace(link, master=master, upper=uppers.get(link.ifindex, ""))
+            links[link.name] = link
+            if master := message.get("master"):
+                masters[link.name] = master
+            if message.get(("linkinfo", "kind")) in TAKES_FRAMES and message.get("link_netnsid") is None:
+                uppers[message.get("link")] = link.name
+        if masters or uppers:
+            names = {link.ifindex: name for name, link in links.items()}
+            for name, link in links.items():
+                master = names.get(masters.get(name, 0), "")
+                links[name] = replace(link, master=master, upper=uppers.get(link.ifindex, ""))
         return links
 
     async def route_to(self, address: IPv4Address) -> int | None:

@@ -83,10 +83,14 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class LinkSettings:
-    """``[links.NAME]``: how frames are captured on one link. ``ring_bytes`` is the total for all workers."""
+    """``[links.NAME]``: how frames are captured on one link. ``ring_bytes`` is the total for all workers.
+
+    ``gro``: the kernel is asked to merge datagrams of a flow before they are captured.
+    """
 
     profile: Literal["throughput", "latency"] = "throughput"
     ring_bytes: int = 32 << 20
+    gro: bool = False
 
 
 @dataclass(frozen=True, slots=True)

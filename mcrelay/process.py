@@ -31,4 +31,6 @@ def prepare() -> None:
 
 def admin_uses(config: Config) -> list[str]:
     """What of this configuration needs CAP_NET_ADMIN."""
-    return ["exclusive"] if any(rule.exclusive and rule.enabled for rule in config.rules.values()) else []
+    uses = {"exclusive": any(rule.exclusive and rule.enabled for rule in config.rules.values())}
+    uses["gro"] = any(settings.gro for settings in config.links.values())
+    return [use for use, needed in uses.items() if needed]

@@ -17,6 +17,7 @@ from .droplog import DropLog
 from .engine import Engine, Troubles
 from .errors import OperationError
 from .exclusive import Exclusive
+from .gro import Gro
 from .guard import Guard
 from .guardian import Limits
 from .links import LinkWatch, Presence
@@ -62,6 +63,7 @@ class Service:
         self._troubles = Troubles()
         self.guard = Guard(self.limits)
         self.exclusive = Exclusive(table, self.look_again)
+        self.gro = Gro()
         self._presence = Presence()
         self._dead: set[int] = set()  # ifindexes of links that were deleted, and whose sockets are still to be replaced
         self._drops = DropLog()
@@ -92,6 +94,7 @@ class Service:
             self._presence.close()
             self.memberships.close()
             self.engine.close()
+            self.gro.close()
 
     async def _survive(self, work: Callable[[], Awaitable[None]]) -> None:
         """The loop relays on whatever goes wrong up here; only its own end is ours too."""
@@ -159,6 +162,7 @@ class Service:
             changed = await self._look_at_links(dead)
             spec = rules.compile_plan(self.config, self.links)
             await self.exclusive.narrow(spec, dead)
+            self.gro.reconcile({i: ring.ifname for i, ring in spec.rings.items() if ring.settings.gro}, dead)
             retry = self._looked - self._tried >= RETRY_SECONDS
             refused = self._troubles.rings or self._troubles.outputs
             if spec != self._spec or dead or (refused and (retry or changed)) or self.engine.rerouted():

@@ -244,7 +244,7 @@ RELAY: dict[str, Check | Each] = {
     "control": control,
     "metrics": metrics,
 }
-LINK: dict[str, Check | Each] = {"profile": choice("profile", "throughput", "latency"), "ring": ring}
+LINK: dict[str, Check | Each] = {"profile": choice("profile", "throughput", "latency"), "ring": ring, "gro": flag}
 INPUT: dict[str, Check | Each] = {"vlan": vlan, "allow": Each(allowed, allow, '["192.0.2.0/24"]'), "limit": limit}
 OUTPUT: dict[str, Check | Each] = {
     "source_address": source_address,

@@ -136,6 +136,9 @@ def show_links(links: list[Row], *, colour: bool) -> str:
     header = ["LINK", "INDEX", "STATE", "MTU", "ADDRESSES", "QUERIER"]
     table = render(header, rows, colour=colour, right=["INDEX", "MTU"])
     warnings = _warnings(links)
+    for link in links:
+        if gro := link.get("gro"):
+            warnings.append(f"{link['ifname']}: gro: {gro['state']}{': ' + gro['reason'] if gro['reason'] else ''}")
     return "\n".join([table, *([""] if warnings else []), *warnings])
 
 

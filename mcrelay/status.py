@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .model import InputSpec, Membership, OutputSpec, PlanSpec, RuleSpec, RuleState
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How something stands that was asked for and may be refused; ``off`` while there is nothing to have it on.
+
+    What is ``on`` with a reason is on by half.
+    """
+
+    state: Literal["on", "off", "refused"]
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ def config_tables(config: Config) -> Table:
     for name, settings in config.links.items():
         size = settings.ring_bytes
         ring = f"{size // MIB}MiB" if size % MIB == 0 else size
-        links[name] = {"profile": settings.profile, "ring": ring}
+        links[name] = {"profile": settings.profile, "ring": ring} | ({"gro": True} if settings.gro else {})
     return {"relay": relay, "links": links, "rules": {name: rule_table(rule) for name, rule in config.rules.items()}}
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import igmp
 from .engine import DROPS, SEND_ERRORS, VERDICTS
-from .exclusive import Standing
 from .snapshot import InputCount, OutputCount
+from .status import Standing
 from .tomltext import config_tables
 
 if TYPE_CHECKING:
@@ -131,7 +131,10 @@ def _link_stats(snapshot: Snapshot, name: str) -> Row:
 
 
 def links(service: Service) -> list[Row]:
-    """Every link of this host; of those that rules listen on, who queries there and what is wrong with that."""
+    """Every link of this host; of those that rules listen on, who queries there and what is wrong with that.
+
+    ``gro`` is null where the link does not ask for it.
+    """
     return [
         {
             "ifname": link.name,
@@ -147,9 +150,10 @@ def links(service: Service) -> list[Row]:
             if guardian and (querier := guardian.querier)
             else None,
             "warnings": _warnings(guardian),
+            "gro": {"state": gro.state, "reason": gro.reason or None} if gro else None,
         }
         for link in service.links.values()
-        for guardian in [service.guard.of(link.name)]
+        for guardian, gro in [(service.guard.of(link.name), service.gro.standings.get(link.name))]
     ]
 
 

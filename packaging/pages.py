@@ -30,9 +30,9 @@ FILES = [
 CODES = [("0", "Done."), ("1", "It failed."), ("2", "Used wrongly, or a bad configuration.")]
 PRIVILEGES = """\
 Relaying needs CAP_NET_RAW and nothing else. Started by root, the relay goes on as user mcrelay (nobody where there is
-no such user) with that capability alone before its first thread starts, and logs what it kept. CAP_NET_ADMIN, for send
-buffers beyond net.core.wmem_max, is kept only where it was put into the ambient set: see net-admin.conf among the
-examples in /usr/share/doc/mcrelay."""
+no such user) with that capability alone before its first thread starts, and logs what it kept. CAP_NET_ADMIN, for
+exclusive rules, links with gro and send buffers beyond net.core.wmem_max, is kept only where the configuration asks
+for it or where it was put into the ambient set: see net-admin.conf among the examples in /usr/share/doc/mcrelay."""
 CONFIGURATION = """\
 TOML. All files are merged; a name that is defined twice is an error. Nothing is applied unless all of it can be:
 `mcrelay check` lists every complaint with file, line and remedy. An instance NAME (mcrelay@NAME.service) reads
@@ -55,6 +55,7 @@ KEYS = {
     "LINK": {
         "profile": '"throughput", or "latency": a short wait for a price in CPU time. ["throughput"]',
         "ring": 'Size of the receive ring, e.g. "32MiB".',
+        "gro": "Let the kernel merge datagrams of a flow before they are captured: less work, some latency. [false]",
     },
     "INPUT": {
         "vlan": '"none" (untagged), a VLAN id, or "any". ["none"]',

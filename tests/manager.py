@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 LAUNCHER = """
 import os, sys
 fds, names, command = eval(sys.argv[1]), sys.argv[2], sys.argv[3:]
-high = [os.dup2(fd, 200 + i) for i, fd in enumerate(fds)]
+high = [os.dup2(fd, 200 + i, inheritable=False) for i, fd in enumerate(fds)]
+for fd in fds:
+    os.close(fd)
 for i, fd in enumerate(high):
     os.dup2(fd, 3 + i)
 if fds:

@@ -35,7 +35,7 @@ cdef class Frames:
                 raise ValueError(f"headers have at most {SLOT} bytes")
             memcpy(self.memory + <size_t>i * SLOT, <const uint8_t *>frame, len(frame))
             i += 1
-        table_build(&self.table, len(keys))
+        table_build(&self.table, len(keys), len(keys))
         i = 0
         for group, port in keys:
             key.group = mapped(<uint32_t>group)

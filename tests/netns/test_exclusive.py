@@ -14,6 +14,7 @@ import igmpwire
 import pytest
 from core import frames
 from harness import MCRELAY, assert_adds_up, assert_exact, receiver, relaying, report, send, sender
+from manager import Manager
 
 from mcrelay.dropset import table_name
 
@@ -190,7 +191,7 @@ def test_no_table_outlives_the_relay_or_its_nft():
     with exclusive_relay() as relay:
         (first,) = children(relay.process.pid)
         os.kill(first, signal.SIGKILL)
-        relay.wait_for(lambda: children(relay.process.pid) - {first} and is_on(relay), "another nft")
+        relay.wait_for(lambda: children(relay.process.pid) - {first} and rules_of_nft(relay), "another nft")
         assert "nft has ended: nothing is dropped" in relay.log.read_text()
         (second,) = children(relay.process.pid)
         os.kill(second, signal.SIGKILL)
@@ -262,6 +263,20 @@ def test_where_there_can_be_no_drop_the_rule_relays_without(reason):
         assert reason in relay.log.read_text()
         assert relays_exactly(relay) == 500
         assert "Traceback" not in relay.log.read_text()
+
+
+def test_after_a_restart_the_sockets_that_waited_are_no_listeners(tmp_path):
+    with Manager(tmp_path) as manager:
+        environment = {"NOTIFY_SOCKET": manager.path}
+        with exclusive_relay(environment=environment) as relay:
+            relay.wait_for(lambda: len(manager.kept) == 1, "a stored helper socket")
+            relay.stop()
+            run = [*MCRELAY, "run", "-c", str(relay.config), "--socket", relay.socket]
+            command, fds = manager.command("env", *(f"{key}={value}" for key, value in environment.items()), *run)
+            with relay.log.open("w") as log:
+                relay.process = relay.lab.relay.popen(*command, stderr=log, pass_fds=fds)
+            relay.wait_for(lambda: is_on(relay), "drop")
+            assert "exclusive=refused" not in relay.log.read_text()
 
 
 def test_relay_without_a_file_can_be_exclusive():

@@ -1,0 +1,152 @@
+"""GRO as a receive accelerator (``[links.NAME] gro = true``): many datagrams of a flow in one frame, one ring slot.
+
+What is switched on is put back when the link is no input any more, and when the relay stops. A relay that is killed
+leaves it on; the next one that asks for it knows it by the odd time it holds frames, and puts it back at its own end.
+Main thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import offload, privileges, sysctl
+from .genl import GenericNetlink
+from .offload import Timers
+from .status import Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from .offload import Netlink
+
+log = logging.getLogger(__name__)
+
+GRO, UDP = "rx-gro", "rx-udp-gro-forwarding"  # as ethtool has them; rx-gro is its generic-receive-offload
+OURS = Timers(defer=2, flush_ns=50_017)  # 50 us, odd enough to be known again
+DEFAULT = Timers(0, 0)  # the kernel's
+LEAST_KERNEL = (6, 2)  # before, a packet socket cannot describe such a frame and drops it (docs/linux.md, L9)
+
+NO_CAPABILITY = (
+    "CAP_NET_ADMIN is missing: started by root, the relay keeps it if gro = true stands in its files by then; under"
+    " systemd, install the drop-in net-admin.conf"
+)
+
+
+@dataclass(slots=True)
+class _Held:
+    """A link whose offloads are ours now, and how they were. NAPI instances come and go with the link's state."""
+
+    name: str
+    on: set[str]  # those of our features that were on
+    timers: dict[int, Timers] = field(default_factory=dict)
+
+
+class Gro:
+    """Keeps the offloads of input links that ask for it. ``standings`` tells of each by name."""
+
+    def __init__(self, open_netlink: Callable[[], GenericNetlink] = GenericNetlink, release: str | None = None) -> None:
+        self.standings: dict[str, Standing] = {}
+        self._open = open_netlink
+        self._netlink: GenericNetlink | None = None
+        self._held: dict[int, _Held] = {}
+        self._kernel = release or os.uname().release
+
+    def reconcile(self, wanted: Mapping[int, str], dead: Collection[int] = ()) -> None:
+        """Switch it on for these links (names by ifindex), put all others back; ``dead`` ones were deleted."""
+        for ifindex in dead:
+            self._held.pop(ifindex, None)
+        for ifindex in self._held.keys() - set(wanted):
+            self._put_back(ifindex)
+        standings = {name: self._keep(ifindex, name) for ifindex, name in wanted.items()}
+        for name, standing in standings.items():
+            if self.standings.get(name) != standing:
+                level = logging.WARNING if standing.reason else logging.INFO
+                reason = f" reason={standing.reason!r}" if standing.reason else ""
+                log.log(level, "link=%s gro=%s%s", name, standing.state, reason)
+        self.standings = standings
+
+    def close(self) -> None:
+        """Put everything back."""
+        self.reconcile({})
+        if self._netlink is not None:
+            self._netlink.close()
+            self._netlink = None
+
+    def _keep(self, ifindex: int, name: str) -> Standing:
+        release = re.match(r"(\d+)\.(\d+)", self._kernel)
+        if release is None or tuple(map(int, release.groups())) < LEAST_KERNEL:
+            return Standing("refused", f"Linux {self._kernel} drops frames of many datagrams at the ring: 6.2 or newer")
+        if privileges.CAP_NET_ADMIN not in privileges.capabilities():
+            return Standing("refused", NO_CAPABILITY)
+        try:
+            if self._netlink is None:
+                self._netlink = self._open()
+            return self._switch_on(self._netlink, ifindex, name)
+        except OSError as error:
+            return Standing("refused", f"the kernel refuses it: {error.strerror or error}")
+
+    def _switch_on(self, netlink: Netlink, ifindex: int, name: str) -> Standing:
+        active = offload.features(netlink, ifindex)
+        held = self._held.get(ifindex)
+        if held is None:
+            left = OURS in (offload.napis(netlink, ifindex) or {}).values()  # by a relay that was killed
+            held = self._held[ifindex] = _Held(name, active & {GRO, UDP} - ({UDP} if left else set()))
+        if not {GRO, UDP} <= active:
+            offload.set_features(netlink, ifindex, {GRO: True, UDP: True})
+            if missing := {GRO, UDP} - offload.features(netlink, ifindex):
+                return Standing("refused", f"the device keeps {' and '.join(sorted(missing))} off")
+        reason = self._hold_frames(netlink, ifindex, held)
+        return Standing("on", reason)
+
+    def _hold_frames(self, netlink: Netlink, ifindex: int, held: _Held) -> str:
+        """Let GRO wait for more where nobody has set how long; why it does not."""
+        napis = offload.napis(netlink, ifindex)
+        if napis is None:
+            return "" if _set_by_hand(held.name, ifindex) else _by_hand(held.name, "Linux before 6.13 lets only root")
+        for napi, timers in napis.items():
+            if timers.flush_ns:
+                continue
+            try:
+                offload.set_timers(netlink, napi, OURS)
+            except OSError as error:
+                if error.errno != errno.EPERM:
+                    raise
+                return _by_hand(held.name, "the kernel does not let a user namespace")
+            held.timers[napi] = timers
+        return ""
+
+    def _put_back(self, ifindex: int) -> None:
+        held = self._held.pop(ifindex)
+        if self._netlink is None:
+            return
+        try:
+            for napi, timers in (offload.napis(self._netlink, ifindex) or {}).items():
+                if timers == OURS:
+                    offload.set_timers(self._netlink, napi, held.timers.get(napi, DEFAULT))
+            if off := {GRO, UDP} - held.on:
+                offload.set_features(self._netlink, ifindex, dict.fromkeys(sorted(off), False))
+            log.info("link=%s gro=off", held.name)
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # a link that is gone has taken everything along
+                log.warning("link=%s GRO stays on: %s", held.name, error.strerror or error)
+
+
+def _set_by_hand(name: str, ifindex: int) -> bool:
+    """Whether root has set the time; /sys may show another network namespace than ours."""
+    folder = f"class/net/{name}"
+    ours = sysctl.read(f"{folder}/ifindex", 0, Path("/sys")) == ifindex
+    return ours and sysctl.read(f"{folder}/gro_flush_timeout", 0, Path("/sys")) > 0
+
+
+def _by_hand(name: str, who: str) -> str:
+    folder = f"/sys/class/net/{name}"
+    return (
+        f"{who} set how long frames are held for more of their flow, so little is merged: as root of the host,"
+        f" echo 50000 > {folder}/gro_flush_timeout; echo 2 > {folder}/napi_defer_hard_irqs"
+    )
