@@ -5,12 +5,13 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PEERS  := iperf=iperf ffmpeg=ffmpeg tcpdump=tcpdump socat=socat tshark=tshark
 PACKAGE := objdump=binutils patchelf=patchelf lintian=lintian
+RIVALS := smcrouted=smcroute socat=socat perf=linux-perf
 CHECK  := debootstrap=debootstrap systemd-nspawn=systemd-container setpriv=util-linux setcap=libcap2-bin
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := build
-.PHONY: help build demo test lint experiments asan tsan dist deb release-check clean
+.PHONY: help build demo test lint experiments bench bench-quick bench-full bench-micro asan tsan dist deb release-check clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -36,11 +37,26 @@ lint: build ## ruff, mypy, cython-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/cython-lint pyx/*.pyx pyx/*.pxd tests/core/*.pyx
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/cython-lint pyx/*.pyx pyx/*.pxd tests/core/*.pyx bench/micro/*.pyx
 
 experiments: ## what Linux really does: every experiment again, compared with its recorded verdicts
 	@PYTHON=$(PYTHON) bash .ci/system
 	@bash .ci/privileged $(PYTHON) experiments/run_all.py
+
+bench: build ## mcrelay and its peers side by side: table, JSON and plot in bench/results, 15 minutes of a quiet machine
+	@PYTHON=$(PYTHON) bash .ci/system $(RIVALS)
+	@bash .ci/privileged $(BIN)/python bench/run.py
+
+bench-quick: build ## the main rows of it, in 2 minutes, into bench/results/quick
+	@PYTHON=$(PYTHON) bash .ci/system $(RIVALS)
+	@bash .ci/privileged $(BIN)/python bench/run.py --quick --to bench/results/quick
+
+bench-full: build ## every path with every workload, into bench/results/full
+	@PYTHON=$(PYTHON) bash .ci/system $(RIVALS)
+	@bash .ci/privileged $(BIN)/python bench/run.py --full --to bench/results/full
+
+bench-micro: build ## parse, find and queue by themselves
+	@$(BIN)/pytest bench/micro
 
 asan: $(READY) ## the core tests under AddressSanitizer and UBSan
 	@bash .ci/sanitize address,undefined $(BIN)
@@ -54,10 +70,10 @@ dist/mcrelay: build
 
 dist: dist/mcrelay ## dist/mcrelay: one executable that needs no Python
 
-deb: dist/mcrelay ## dist/mcrelay_VERSION_ARCH.deb
+deb: dist/mcrelay ## dist/mcrelay_VERSION_ARCH.deb, lintian clean
 	@bash packaging/deb
 
-release-check: dist deb ## prove both in clean Debian roots, with real dpkg and under a real systemd: as root, 6 minutes
+release-check: dist deb ## prove both in clean Debian roots, with real dpkg and under a real systemd: as root, 9 minutes
 	@PYTHON=$(PYTHON) bash .ci/system $(CHECK)
 	$(BIN)/python packaging/release-check $(BIN)/python
 

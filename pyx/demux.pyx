@@ -1,19 +1,21 @@
 """Set-up of the table; the look-up itself is in demux.pxd."""
 
-from .kernel cimport aligned_alloc, free
+from .kernel cimport aligned_alloc, calloc, free
 
 
-cdef int table_build(Table *table, uint32_t keys) except -1:
-    """Make an empty table with room for ``keys`` keys at half load."""
-    cdef uint32_t size = 2
+cdef int table_build(Table *table, uint32_t keys, uint32_t inputs) except -1:
+    """Make an empty table with room for ``keys`` keys at half load, of inputs numbered below ``inputs``."""
+    cdef uint32_t size = 8
     cdef uint32_t i
     while size < 2 * keys:
         size *= 2
-    table.entries = <Entry *>aligned_alloc(64, (size * sizeof(Entry) + 63) & ~<size_t>63)
-    if table.entries == NULL:
+    table.keys = <Key *>calloc(inputs + 1, sizeof(Key))
+    table.slots = <Slot *>aligned_alloc(64, size * sizeof(Slot))
+    if table.keys == NULL or table.slots == NULL:
+        table_free(table)
         raise MemoryError(f"a table of {keys} keys")
     for i in range(size):
-        table.entries[i].input = MISS
+        table.slots[i].input = MISS
     table.mask = size - 1
     table.sources = False
     return 0
@@ -26,16 +28,18 @@ cdef int table_insert(Table *table, const Key *key, uint32_t input) except -1:
         raise ValueError("two inputs with one key")
     cdef uint32_t hashed = hash_of(key)
     at = hashed & table.mask
-    while table.entries[at].input != MISS:
+    while table.slots[at].input != MISS:
         at = (at + 1) & table.mask
-    table.entries[at].key = key[0]
-    table.entries[at].hash = hashed
-    table.entries[at].input = input
+    table.keys[input] = key[0]
+    table.slots[at].hash = hashed
+    table.slots[at].input = input
     if key.source.low or key.source.high:
         table.sources = True
     return 0
 
 
 cdef void table_free(Table *table) noexcept nogil:
-    free(table.entries)
-    table.entries = NULL
+    free(table.slots)
+    free(table.keys)
+    table.slots = NULL
+    table.keys = NULL

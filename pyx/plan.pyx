@@ -56,7 +56,7 @@ cdef class PlanOwner:
             self.plan.spins |= ring.ring.slots
             self.plan.polls[i].fd = ring.ring.fd
             self.plan.polls[i].events = POLLIN
-            table_build(&self.plan.captures[i].table, sum([entry[0] == i for entry in inputs]))
+            table_build(&self.plan.captures[i].table, sum([entry[0] == i for entry in inputs]), len(inputs))
             self.plan.capture_count += 1
         self.plan.polls[len(rings)].events = POLLIN
         self._own([mac_member(mac) for mac in own_macs] + [ipv4_member(address) for address in own_addresses])

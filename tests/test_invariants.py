@@ -153,7 +153,9 @@ def test_inline_code_of_the_loop_allocates_nothing_and_raises_nothing(path):
 @pytest.mark.parametrize("name", ["wire", "demux", "counters", "ring"])
 def test_code_per_frame_makes_no_system_call(name):
     code = code_of(ROOT / f"pyx/{name}.pxd")
-    assert not re.search(r"\b(send|recv|poll|read|write|[gs]etsockopt|clock)\w*\s*\(", code.replace("read_be", ""))
+    assert not re.search(
+        r"\b(send|recv|poll|read|write|[gs]etsockopt|clock)\w*\s*\(", re.sub("read_(be|raw)", "", code)
+    )
 
 
 def test_a_performance_hint_fails_the_build(tmp_path):

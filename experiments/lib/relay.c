@@ -10,6 +10,7 @@
  * Prints "ready", relays EXPECT datagrams (or until a second of silence), prints one JSON line. CPU is this thread's,
  * from the first datagram to the last, with whatever the kernel does on its time: for a veth that is the whole way
  * out and into the other end. Latency is from the sender's stamp to the moment that this program sees the frame.
+ * EXPECT 0 relays until the process is killed, times nothing and prints no line: what others are compared with.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -284,29 +285,38 @@ static void queue(const uint8_t *payload, unsigned size) {
 
 /* ---- the way in ---- */
 
+static void note_time(const uint8_t *at) {
+    uint64_t stamp, now = clock_ns(CLOCK_MONOTONIC);
+    memcpy(&stamp, at, sizeof stamp);
+    if (!seen.count)
+        seen.first_cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    if (seen.count < seen.expect)
+        seen.latency[seen.count] = now - stamp;
+}
+
 static void frame(const uint8_t *eth, unsigned captured) {
     if (captured < HEADERS + 24)
         return;
     const uint8_t *udp = eth + 14 + (eth[14] & 15) * 4;
     unsigned size = (udp[4] << 8 | udp[5]) - 8;
-    uint64_t stamp, now = clock_ns(CLOCK_MONOTONIC);
-    memcpy(&stamp, udp + 24, sizeof stamp);
-    if (!seen.count)
-        seen.first_cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID);
-    if (seen.count < seen.expect)
-        seen.latency[seen.count] = now - stamp;
+    if (seen.expect)
+        note_time(udp + 24);
     seen.count++;
     queue(udp + 8, size);
+}
+
+static int more(void) {
+    return !seen.expect || seen.count < seen.expect;
 }
 
 static int silence(int fd) {
     struct pollfd wait = {.fd = fd, .events = POLLIN};
     seen.polls++;
-    return poll(&wait, 1, seen.count ? 1000 : 5000) <= 0;
+    return poll(&wait, 1, !seen.expect ? -1 : seen.count ? 1000 : 5000) <= 0;
 }
 
 static void read_v3(int fd, uint8_t *map) {
-    for (unsigned next = 0; seen.count < seen.expect; next = (next + 1) % BLOCKS) {
+    for (unsigned next = 0; more(); next = (next + 1) % BLOCKS) {
         struct tpacket_block_desc *block = (void *)(map + (size_t)next * BLOCK);
         while (!(__atomic_load_n(&block->hdr.bh1.block_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER))
             if (silence(fd))
@@ -324,14 +334,14 @@ static void read_v3(int fd, uint8_t *map) {
 
 static void read_v2(int fd, uint8_t *map) {
     unsigned next = 0, held = 0;
-    while (seen.count < seen.expect) {
+    while (more()) {
         struct tpacket2_hdr *head = (void *)(map + (size_t)((next + held) % SLOTS) * SLOT);
         int ready = __atomic_load_n(&head->tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER;
         if (ready) {
             frame((uint8_t *)head + head->tp_mac, head->tp_snaplen);
             held++;
         }
-        if (held && (!ready || held == RUN || seen.count >= seen.expect)) {
+        if (held && (!ready || held == RUN || !more())) {
             flush();
             for (; held; held--, next = (next + 1) % SLOTS) {
                 head = (void *)(map + (size_t)next * SLOT);

@@ -134,7 +134,7 @@ cdef class Demux:
     def __cinit__(self, list keys not None, room=None):
         cdef Key key
         cdef uint32_t i = 0
-        table_build(&self.table, len(keys) if room is None else room)
+        table_build(&self.table, len(keys) if room is None else room, 1 << 16)
         for parts in keys:
             key = key_of(parts)
             table_insert(&self.table, &key, i)

@@ -1,0 +1,224 @@
+/* An open-loop, paced UDP sender that costs as little as the kernel lets it.
+ *
+ *   blast LINK GROUP PORT STREAMS SIZES RATE MILLISECONDS RUN SOURCE_PORT RUNS
+ *
+ * STREAMS consecutive groups from GROUP on get datagrams in turn; SIZES is 1316, a cycle 64,570,1400 or a random range
+ * 80-400. RATE is datagrams a second of all streams together, 0 as fast as it goes. RUN datagrams are handed over at
+ * once: as one UDP_SEGMENT message where there is one stream of one size, else by sendmmsg. RUNS 1 gives each run of
+ * several streams to one of them, as one message too.
+ *
+ * Unit i is due at start + i * RUN / RATE whatever became of the ones before it, and nothing is sent after MILLISECONDS:
+ * offered is what was due by then, sent is what the kernel took. The checksums are the kernel's, and valid.
+ *
+ * Prints "go" when the first is about to leave, "end" when the last has left, and then one JSON line.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#endif
+
+enum { RUN_MAX = 64, SIZES_MAX = 64, BYTES_MAX = 65507 };
+
+typedef union {
+    char bytes[CMSG_SPACE(sizeof(uint16_t))];
+    struct cmsghdr align;
+} Control;
+
+static struct {
+    struct sockaddr_in *to;     /* one a stream */
+    unsigned streams, stream;   /* the next one's index */
+    unsigned sizes[SIZES_MAX], size_count, size;
+    int random, segment, connected, runs;
+    uint64_t draws;
+    unsigned run;
+    int fd;
+} load;
+
+static struct mmsghdr messages[RUN_MAX];
+static struct iovec parts[RUN_MAX];
+static Control control;
+static uint8_t payload[BYTES_MAX + 1];
+
+static void die(const char *what) {
+    perror(what);
+    exit(1);
+}
+
+static uint64_t clock_ns(clockid_t id) {
+    struct timespec t;
+    clock_gettime(id, &t);
+    return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+/* splitmix64: the same sizes in every run */
+static uint64_t draw(void) {
+    uint64_t v = load.draws += 0x9e3779b97f4a7c15u;
+    v = (v ^ (v >> 30)) * 0xbf58476d1ce4e5b9u;
+    v = (v ^ (v >> 27)) * 0x94d049bb133111ebu;
+    return v ^ (v >> 31);
+}
+
+static unsigned take_size(void) {
+    if (load.random)
+        return load.sizes[0] + (draw() >> 32) * (load.sizes[1] - load.sizes[0] + 1) / (1ull << 32);
+    unsigned size = load.sizes[load.size];
+    if (++load.size == load.size_count)
+        load.size = 0;
+    return size;
+}
+
+static int read_sizes(char *text) {
+    char *dash = strchr(text, '-');
+    load.random = dash != NULL;
+    for (char *at = strtok(text, ",-"); at; at = strtok(NULL, ",-")) {
+        unsigned size = atoi(at);
+        if (!size || size > BYTES_MAX || load.size_count == SIZES_MAX)
+            return -1;
+        load.sizes[load.size_count++] = size;
+    }
+    return load.size_count && (!load.random || load.size_count == 2) ? 0 : -1;
+}
+
+static void open_socket(const char *link, unsigned source_port) {
+    int ttl = 16, buffer = 4 << 20;
+    struct ip_mreqn via = {.imr_ifindex = if_nametoindex(link)};
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(source_port)};
+    load.fd = socket(AF_INET, SOCK_DGRAM, 0);
+    if (load.fd < 0 || setsockopt(load.fd, IPPROTO_IP, IP_MULTICAST_IF, &via, sizeof via))
+        die(link);
+    setsockopt(load.fd, IPPROTO_IP, IP_MULTICAST_TTL, &ttl, sizeof ttl);
+    setsockopt(load.fd, SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof buffer);
+    if (bind(load.fd, (void *)&at, sizeof at))
+        die("bind");
+    load.connected = load.streams == 1;
+    if (load.connected && connect(load.fd, (void *)load.to, sizeof *load.to))
+        die("connect");
+}
+
+static void prepare(void) {
+    load.segment = (load.connected || load.runs) && load.size_count == 1 && load.run > 1;
+    for (unsigned i = 0; i < load.run; i++) {
+        parts[i].iov_base = payload;
+        messages[i].msg_hdr = (struct msghdr){.msg_iov = &parts[i], .msg_iovlen = 1};
+    }
+    if (!load.segment)
+        return;
+    struct msghdr *message = &messages[0].msg_hdr;
+    parts[0].iov_len = load.sizes[0] * load.run;
+    message->msg_control = control.bytes;
+    message->msg_controllen = sizeof control.bytes;
+    struct cmsghdr *cmsg = CMSG_FIRSTHDR(message);
+    cmsg->cmsg_level = IPPROTO_UDP;
+    cmsg->cmsg_type = UDP_SEGMENT;
+    cmsg->cmsg_len = CMSG_LEN(sizeof(uint16_t));
+    uint16_t size = load.sizes[0];
+    memcpy(CMSG_DATA(cmsg), &size, sizeof size);
+}
+
+static void to_next_stream(struct msghdr *message) {
+    if (load.connected)
+        return;
+    message->msg_name = &load.to[load.stream];
+    message->msg_namelen = sizeof *load.to;
+    if (++load.stream == load.streams)
+        load.stream = 0;
+}
+
+/* Fill in the next run; returns its bytes. */
+static uint64_t fill(void) {
+    uint64_t bytes = 0;
+    if (load.segment) {
+        to_next_stream(&messages[0].msg_hdr);
+        return parts[0].iov_len;
+    }
+    for (unsigned i = 0; i < load.run; i++) {
+        bytes += parts[i].iov_len = take_size();
+        to_next_stream(&messages[i].msg_hdr);
+    }
+    return bytes;
+}
+
+/* Returns the errno of a failure that ends the run, or 0. A full queue is waited for. */
+static int hand_over(uint64_t *refused) {
+    unsigned at = 0, count = load.segment ? 1 : load.run;
+    while (at < count) {
+        int taken = sendmmsg(load.fd, messages + at, count - at, 0);
+        if (taken > 0)
+            at += taken;
+        else if (errno == ENOBUFS || errno == EAGAIN)
+            ++*refused;
+        else if (errno != EINTR)
+            return errno;
+    }
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    struct in_addr group;
+    if (argc != 11 || !inet_aton(argv[2], &group) || read_sizes(argv[5]))
+        return 2;
+    load.streams = atoi(argv[4]);
+    load.run = atoi(argv[8]);
+    load.runs = atoi(argv[10]);
+    double rate = atof(argv[6]);
+    uint64_t duration = strtoull(argv[7], NULL, 10) * 1000000;
+    if (!load.streams || !load.run || load.run > RUN_MAX || !duration)
+        return 2;
+    load.to = calloc(load.streams, sizeof *load.to);
+    for (unsigned i = 0; i < load.streams; i++)
+        load.to[i] = (struct sockaddr_in){
+            .sin_family = AF_INET, .sin_port = htons(atoi(argv[3])), .sin_addr.s_addr = htonl(ntohl(group.s_addr) + i)};
+    for (unsigned i = 0; i < BYTES_MAX; i++)
+        payload[i] = draw();
+    open_socket(argv[1], atoi(argv[9]));
+    prepare();
+    prctl(PR_SET_TIMERSLACK, 1);
+    printf("go\n");
+    fflush(stdout);
+
+    double unit_ns = rate > 0 ? load.run * 1e9 / rate : 0;
+    uint64_t sent = 0, bytes = 0, refused = 0, late_max = 0, units = 0, now;
+    uint64_t cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID), start = clock_ns(CLOCK_MONOTONIC);
+    int failure = 0;
+    while (!failure && (now = clock_ns(CLOCK_MONOTONIC)) - start < duration) {
+        uint64_t due = start + (uint64_t)(units * unit_ns);
+        if (due >= start + duration)
+            break;
+        if (now < due) {
+            struct timespec wake = {due / 1000000000, due % 1000000000};
+            clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &wake, NULL);
+            continue;
+        }
+        if (rate > 0 && now - due > late_max)
+            late_max = now - due;
+        uint64_t filled = fill();
+        failure = hand_over(&refused);
+        if (!failure)
+            sent += load.run, bytes += filled;
+        units++;
+    }
+    now = clock_ns(CLOCK_MONOTONIC);
+    cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu;
+    printf("end\n");
+    fflush(stdout);
+    double offered = rate > 0 ? (uint64_t)(duration / unit_ns + 0.999999) * (double)load.run : sent;
+    printf("{\"offered\": %.0f, \"sent\": %llu, \"bytes\": %llu, \"seconds\": %.6f, \"cpu_ns\": %llu, "
+           "\"refused\": %llu, \"late_max_us\": %.1f, \"errno\": %d}\n",
+           offered, (unsigned long long)sent, (unsigned long long)bytes, (now - start) / 1e9, (unsigned long long)cpu,
+           (unsigned long long)refused, late_max / 1e3, failure);
+    return failure != 0;
+}

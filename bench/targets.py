@@ -1,0 +1,205 @@
+"""The figures that were set out to be reached, row by row, and whether they were. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from book import Book, Key, Spread
+
+NO_TARGET = "say it"
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table. ``met`` is None where there is no target, or nothing was measured."""
+
+    figure: str
+    target: str
+    measured: str
+    met: bool | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Say it in a word."""
+        return {True: "met", False: "not met", None: "-"}[self.met]
+
+
+def rows(book: Book) -> list[Row]:
+    """Compute every row from what was measured."""
+    parts = (_rates, _worker, _shapes, _rules, _superframes, _latency, _rest)
+    return [row for part in parts for row in part(book)]
+
+
+def _ratio(book: Book, figure: str, target: str, over: Key, under: Key, *, least: float = 0, most: float = 0) -> Row:
+    found = book.ratio(over, under)
+    return Row(figure, target, shown(found, "x", 2), _within(found, least, most))
+
+
+def _plain(
+    book: Book, figure: str, target: str, key: Key, *, unit: str, digits: int = 0, least: float = 0, most: float = 0
+) -> Row:
+    found = book.spread(*key)
+    return Row(figure, target, shown(found, unit, digits), _within(found, least, most))
+
+
+def _within(found: Spread | None, least: float, most: float) -> bool | None:
+    if found is None or not (least or most):
+        return None
+    return found.median >= least if least else found.median <= most
+
+
+def shown(found: Spread | None, unit: str, digits: int = 0) -> str:
+    """Write a median with its spread."""
+    if found is None:
+        return NOT_MEASURED
+    return f"{found.median:,.{digits}f} {unit} [{found.least:,.{digits}f}-{found.most:,.{digits}f}]".replace(" x", "x")
+
+
+def _rates(book: Book) -> Iterator[Row]:
+    smcroute = "1316", "smcroute", "rate"
+    on_one = "1316", "smcroute", "pipeline"
+    bare = "1316", "smcroute-bare", "rate"
+    nft = "1316", "nft", "rate"
+    yield _plain(book, "rate, 1 stream of 1316 B, equal cores", NO_TARGET, ("1316", "mcrelay", "rate"), unit="/s")
+    yield _ratio(book, "  against smcroute, plain", ">= 1.0x", ("1316", "mcrelay", "rate"), smcroute, least=1.0)
+    yield _ratio(book, "  against smcroute, exclusive", ">= 1.25x", ("1316", "exclusive", "rate"), smcroute, least=1.25)
+    yield _ratio(book, "  against smcroute that joins nothing, plain", NO_TARGET, ("1316", "mcrelay", "rate"), bare)
+    yield _ratio(
+        book, "  against smcroute that joins nothing, exclusive", NO_TARGET, ("1316", "exclusive", "rate"), bare
+    )
+    yield _ratio(book, "  against nftables rewrite + fwd, plain", NO_TARGET, ("1316", "mcrelay", "rate"), nft)
+    yield _ratio(book, "  against nftables rewrite + fwd, gro", "seek 1.0x", ("1316", "gro", "rate"), nft)
+    best = "1316", "exclusive-gro", "rate"
+    yield _ratio(book, "  against nftables rewrite + fwd, exclusive and gro", "seek 1.0x", best, nft)
+    yield _ratio(book, "  against socat", ">= 8x", ("1316", "mcrelay", "rate"), ("1316", "socat", "rate"), least=8)
+    yield _ratio(
+        book, "pipeline: own core, against smcroute on one, plain", ">= 1.25x",
+        ("1316", "mcrelay", "pipeline"), on_one, least=1.25,
+    )  # fmt: skip
+    yield _ratio(
+        book, "pipeline: own core, against smcroute on one, exclusive", ">= 1.6x",
+        ("1316", "exclusive", "pipeline"), on_one, least=1.6,
+    )  # fmt: skip
+    for path, title in (("mcrelay", "plain"), ("exclusive", "exclusive"), ("exclusive-gro", "exclusive and gro")):
+        yield _ratio(
+            book, f"cost of all cores against smcroute, {title}", NO_TARGET,
+            ("1316", path, "cost_ns"), ("1316", "smcroute", "cost_ns"),
+        )  # fmt: skip
+
+
+def _worker(book: Book) -> Iterator[Row]:
+    singly = "1316", "burst-1", "worker_ns"
+    yield _plain(
+        book, "worker CPU per datagram, wire-segmented", NO_TARGET, ("1316", "mcrelay", "worker_ns"), unit="ns"
+    )
+    yield _ratio(book, "  against one send() each", "<= 0.5x", ("1316", "mcrelay", "worker_ns"), singly, most=0.5)
+    yield _ratio(
+        book, "  the same, device segmentation", "<= 0.25x", ("1316", "mcrelay+uso", "worker_ns"), singly, most=0.25
+    )
+    yield _ratio(
+        book, "  against the plain C loop with runs", NO_TARGET,
+        ("1316", "mcrelay", "worker_ns"), ("1316", "c-runs", "worker_ns"),
+    )  # fmt: skip
+
+
+def _shapes(book: Book) -> Iterator[Row]:
+    for work, title in (
+        ("64", "64 B"), ("mixed", "64/570/1400 B"), ("random", "80-400 B at random"),
+        ("streams-100", "100 streams"), ("streams-1000", "1000 thin streams"),
+    ):  # fmt: skip
+        least = 0.0 if work == "streams-100" else 1.0
+        for path, note in (("mcrelay", "plain"), ("exclusive", "exclusive"), ("workers-2", "2 workers")):
+            if path == "mcrelay" or book.values(work, path, "rate"):
+                yield _ratio(
+                    book, f"{title}, equal cores, against smcroute, {note}",
+                    ">= 1.0x" if least and path == "mcrelay" else NO_TARGET,
+                    (work, path, "rate"), (work, "smcroute", "rate"), least=least if path == "mcrelay" else 0,
+                )  # fmt: skip
+
+
+def _rules(book: Book) -> Iterator[Row]:
+    yield _ratio(
+        book, "1 -> 10 000 rules, one busy: cost per datagram", "<= 1.1x",
+        ("rules-10000", "mcrelay", "cost_ns"), ("rules-1", "mcrelay", "cost_ns"), most=1.1,
+    )  # fmt: skip
+    yield _ratio(
+        book, "  the worker's part of it", NO_TARGET,
+        ("rules-10000", "mcrelay", "worker_ns"), ("rules-1", "mcrelay", "worker_ns"),
+    )  # fmt: skip
+    for count, target, most in ((10, NO_TARGET, 0.0), (50, "<= 0.7x", 0.7)):
+        yield _ratio(
+            book, f"fan-out 1 -> {count}: cost per output datagram", target,
+            (f"fanout-{count}", "mcrelay", "cost_ns"), ("fanout-1", "mcrelay", "cost_ns"), most=most,
+        )  # fmt: skip
+
+
+def _superframes(book: Book) -> Iterator[Row]:
+    for path, title in (("mcrelay", "wire-segmented out"), ("mcrelay+uso", "device segments out")):
+        found = book.spread("superframes", path, "rate")
+        scale = 1316 * 8 / 1e9
+        measured = (
+            f"{found.median * scale:.1f} Gbit/s [{found.least * scale:.1f}-{found.most * scale:.1f}]"
+            if found
+            else NOT_MEASURED
+        )
+        reached = found.median * scale >= 10 if found else None
+        yield Row(f"superframes in, {title}, one relay core", ">= 10 Gbit/s", measured, reached)
+
+
+def _latency(book: Book) -> Iterator[Row]:
+    for row, title in (("latency@20000", "20 000/s"), ("latency@burst", "50 000 in 10 ms")):
+        for name, bound in (("p50", 5.0), ("p99", 3.0)):
+            yield _ratio(
+                book, f"latency profile, {title}, {name} against kernel forwarding", f"<= {bound:.0f}x",
+                (row, "latency", f"{name}_us"), (row, "smcroute", f"{name}_us"), most=bound,
+            )  # fmt: skip
+    for path in ("latency", "throughput"):
+        lost = book.spread("latency@burst", path, "lost")
+        yield Row(
+            f"{path} profile, bursts of 50 000 in 10 ms: lost", "0", shown(lost, "datagrams"),
+            lost.most == 0 if lost else None,
+        )  # fmt: skip
+    for rate in (1_000, 20_000, 100_000):
+        found = book.spread(f"latency@{rate}", "throughput", "p99_us")
+        yield Row(
+            f"throughput profile, {rate:,}/s, p99".replace(",000/s", " 000/s"), "<= 2000 us", shown(found, "us"),
+            found.median <= 2000 if found else None,
+        )  # fmt: skip
+
+
+def _rest(book: Book) -> Iterator[Row]:
+    yield _plain(
+        book, "1000 groups joined and forwarding from start", "<= 2 s", ("streams-1000", "mcrelay", "ready_seconds"),
+        unit="s", digits=2, most=2,
+    )  # fmt: skip
+    yield _plain(
+        book, "parse + lookup, 4096 rules, all of them busy", "<= 10 ns", ("micro", "core", "parse_and_find[4096]"),
+        unit="ns", digits=1, most=10,
+    )  # fmt: skip
+    yield _plain(
+        book, "  one of them busy", NO_TARGET, ("micro", "core", "parse_and_find_one_busy"), unit="ns", digits=1
+    )
+    yield _plain(book, "memory, 1 link, under load", "<= 120 MB", ("1316", "mcrelay", "rss_mb"), unit="MB", most=120)
+    lost = book.spread("flood", "mcrelay", "lost")
+    flood = book.spread("flood", "mcrelay", "flood_rate")
+    yield Row(
+        "10 000/s beside a flood of unmatched groups: lost", "0",
+        f"{shown(lost, 'datagrams')}, flood {flood.median:,.0f}/s" if flood else NOT_MEASURED,
+        lost.most == 0 if lost else None,
+    )  # fmt: skip
+    for paths, title in (
+        (("mcrelay",), "1 worker"),
+        (("workers-2",), "2 workers"),
+        (("exclusive", "gro", "exclusive-gro"), "exclusive, gro and both"),
+    ):
+        tried = [each for each in book.exact if each["path"] in paths]
+        good = sum(each["exact"] for each in tried)
+        yield Row(
+            f"exact at 80 % of the highest rate, every workload, {title}", "all",
+            f"{good} of {len(tried)} runs" if tried else NOT_MEASURED, good == len(tried) if tried else None,
+        )  # fmt: skip

@@ -1,0 +1,41 @@
+"""What traffic there is: sizes, streams, outputs, rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One row of the bench. ``sizes`` are payload bytes: 1316, a cycle 64,570,1400 or a random range 80-400."""
+
+    name: str
+    title: str
+    sizes: str = "1316"
+    streams: int = 1
+    outputs: int = 1
+    idle_rules: int = 0
+    run: int = 16  # datagrams the sender hands over at once
+    runs: bool = False  # each run to one of the streams, which costs the sender less; else they take turns singly
+    superframes: bool = False  # the source's link passes them on whole: what a host with UDP GRO or USO gets
+
+    @property
+    def mean_bytes(self) -> float:
+        """The payload of the average datagram."""
+        parts = [int(part) for part in self.sizes.replace("-", ",").split(",")]
+        return sum(parts) / len(parts)
+
+
+ONE = Workload("1316", "1 stream, 1316 B")
+SMALL = Workload("64", "1 stream, 64 B", sizes="64")
+MIXED = Workload("mixed", "1 stream, 64/570/1400 B in turn", sizes="64,570,1400")
+RANDOM = Workload("random", "1 stream, 80-400 B at random", sizes="80-400")
+MANY = Workload("streams-100", "100 streams, 1316 B", streams=100)
+THIN = Workload("streams-1000", "1000 thin streams, 1316 B", streams=1000)
+FANOUT_10 = Workload("fanout-10", "fan-out 10, 1316 B", outputs=10)
+FANOUT_50 = Workload("fanout-50", "fan-out 50, 1316 B", outputs=50)
+RULES_100 = Workload("rules-100", "100 rules, one busy", idle_rules=99)
+RULES_10000 = Workload("rules-10000", "10 000 rules, one busy", idle_rules=9999)
+SUPERFRAMES = Workload("superframes", "superframes of 48 x 1316 B", run=48, superframes=True)
+FLOOD = Workload("flood", "10 000/s beside 500 000/s unmatched")
+FLOOD_RATE = 500_000

@@ -1,0 +1,152 @@
+"""The pure parts of bench/: the search, sums, targets, configurations and readers. Nothing here measures anything."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+from book import Book, spread
+from hotspots import read as read_profile
+from hypothesis import given
+from hypothesis import strategies as st
+from microbench import read as read_micro
+from product import Variant, configuration
+from report import as_json, other_lines, rate_table, target_table
+from search import TOLERANCE, highest
+from targets import NOT_MEASURED, rows
+from trial import Probe
+from workloads import FANOUT_10, ONE, RULES_100, THIN
+
+from mcrelay.config import parse_config
+
+
+@given(limit=st.floats(1e3, 1e7), off=st.floats(0.25, 4))
+def test_the_search_finds_the_limit_from_a_poor_guess(limit, off):
+    found = highest(lambda rate: rate <= limit, limit * off)
+    assert limit / (1 + TOLERANCE) * 0.999 <= found <= limit
+
+
+def test_the_search_gives_up_where_nothing_passes():
+    asked = []
+    assert highest(lambda rate: asked.append(rate), 1000) == 0
+    assert len(asked) < 20
+
+
+@pytest.mark.parametrize("limit", [1001, 999])
+def test_the_search_needs_two_probes_around_a_good_guess(limit):
+    asked = []
+    highest(lambda rate: asked.append(rate) or rate <= limit, 1000)
+    assert len(asked) == 2
+
+
+def probe(**changes):
+    usual = {
+        "offered": 1000, "sent": 1000, "delivered": 1000.0, "backlog": 0, "exact": True, "seconds": 1.0,
+        "sender_ns": 0.0, "threads_ns": 0.0, "worker_ns": 0.0, "accounted_ns": 0.0, "cores_ns": 0.0,
+    }  # fmt: skip
+    return Probe(**usual | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "passed"),
+    [
+        ({}, True),
+        ({"exact": False}, False),
+        ({"sent": 979}, False),  # the sender could not: the rate was not tried
+        ({"sent": 981}, True),
+        ({"backlog": 21}, False),  # a ring is filling up
+        ({"backlog": 19}, True),
+    ],
+)
+def test_a_rate_passes_when_it_was_offered_and_all_arrived_in_time(changes, passed):
+    assert probe(**changes).loss_free is passed
+
+
+def test_ratios_are_taken_within_a_round():
+    book = Book()
+    for ours, theirs in ((10, 5), (20, 10), (None, 10), (90, 30), (5, -1)):
+        book.add("1316", "a", "rate", ours)
+        book.add("1316", "b", "rate", theirs)
+    assert book.ratio(("1316", "a", "rate"), ("1316", "b", "rate")) == spread([2.0, 2.0, 3.0])
+    assert book.ratio(("1316", "a", "rate"), ("1316", "c", "rate")) is None
+
+
+def test_an_empty_book_has_every_row_and_meets_nothing():
+    found = rows(Book())
+    assert len(found) > 30
+    assert {row.met for row in found} == {None}
+    assert {row.measured for row in found} == {NOT_MEASURED}
+
+
+@pytest.mark.parametrize(("ours", "met"), [(10, True), (9, False)])
+def test_a_target_is_met_or_not(ours, met):
+    book = Book()
+    book.add("1316", "mcrelay", "rate", ours)
+    book.add("1316", "smcroute", "rate", 10)
+    verdicts = {row.figure.strip(): row.met for row in rows(book)}
+    assert verdicts["against smcroute, plain"] is met
+    assert verdicts["against smcroute, exclusive"] is None
+
+
+def test_one_inexact_run_is_enough():
+    book = Book()
+    book.exact = [{"path": "mcrelay", "exact": True}, {"path": "mcrelay", "exact": False}]
+    (row,) = (row for row in rows(book) if row.figure.endswith("1 worker"))
+    assert (row.measured, row.met) == ("1 of 2 runs", False)
+
+
+def test_one_lost_datagram_of_a_burst_is_enough():
+    book = Book()
+    for lost in (0, 0, 1):
+        book.add("latency@burst", "latency", "lost", lost)
+    (row,) = (row for row in rows(book) if row.figure.startswith("latency profile, bursts"))
+    assert row.met is False
+
+
+def test_a_report_holds_what_was_measured():
+    book = Book()
+    book.add("1316", "mcrelay", "rate", 123456.0)
+    book.add("1316", "mcrelay", "longest_run@20000", 16)
+    book.profile = {"rate": 1, "kernel_percent": 90.0, "top": [{"percent": 9.0, "kernel": True, "symbol": "veth_xmit"}]}
+    book.note("socat is not installed")
+    assert rate_table(book, {}).row_count == 1
+    assert target_table(book).row_count > 10
+    text = "\n".join(other_lines(book, {"mcrelay": "mcrelay"}))
+    for expected in ("veth_xmit", "20000/s: 16", "socat is not installed"):
+        assert expected in text
+    assert '"123456' not in as_json(book, {}, {}, [])  # a number stays one
+    assert "123456.0" in as_json(book, {}, {}, [])
+
+
+@pytest.mark.parametrize("work", [ONE, THIN, FANOUT_10, RULES_100])
+def test_a_configuration_is_one_that_mcrelay_takes(work):
+    text = configuration(work, Variant(burst=1, ring="64MiB"))
+    config = parse_config([("bench.toml", text)]).config
+    assert len(config.rules) == work.streams + work.idle_rules
+    assert sum(len(rule.outputs) for rule in config.rules.values()) == work.streams * work.outputs + work.idle_rules
+
+
+def test_a_variant_says_only_what_is_unusual_about_it():
+    assert set(tomllib.loads(configuration(ONE, Variant()))) == {"rules"}
+    found = tomllib.loads(configuration(ONE, Variant(exclusive=True, gro=True, latency=True, workers=2)))
+    assert found["relay"] == {"workers": 2}
+    assert found["links"] == {"in0": {"profile": "latency", "gro": True}}
+    assert found["defaults"] == {"exclusive": True}
+
+
+def test_a_profile_is_read():
+    text = """# Overhead;Shared Object;Symbol
+ 60.00% ;[kernel.kallsyms]   ;[k] udp_sendmsg
+ 30.50% ;worker.so ;[.] turn
+ 9.50%  ;[kernel.kallsyms]   ;[k] veth_xmit
+"""
+    found = read_profile(text)
+    assert found["kernel_percent"] == 69.5
+    assert [row["symbol"] for row in found["top"]] == ["udp_sendmsg", "turn", "veth_xmit"]
+    assert [row["kernel"] for row in found["top"]] == [True, False, True]
+
+
+def test_microbenchmarks_are_nanoseconds_of_one_operation():
+    data = [2e-6] * 30
+    report = {"benchmarks": [{"name": "test_push", "extra_info": {"operations": 1000}, "stats": {"data": data}}]}
+    assert read_micro(report)["push"] == pytest.approx([2.0] * 10)
