@@ -275,6 +275,7 @@ def test_after_a_restart_the_sockets_that_waited_are_no_listeners(tmp_path):
             command, fds = manager.command("env", *(f"{key}={value}" for key, value in environment.items()), *run)
             with relay.log.open("w") as log:
                 relay.process = relay.lab.relay.popen(*command, stderr=log, pass_fds=fds)
+            relay.wait_for(lambda: "ready" in relay.log.read_text(), "READY")
             relay.wait_for(lambda: is_on(relay), "drop")
             assert "exclusive=refused" not in relay.log.read_text()
 
