@@ -74,12 +74,12 @@ def main(extent: str, only: tuple[str, ...], rounds: int | None, folder: Path) -
         "tolerance": chosen.tolerance, "sent_share": SENT_SHARE, "backlog_share": BACKLOG_SHARE,
         "sections": list(names), "seconds": round(took), "titles": titles,
     }  # fmt: skip
-    report.write(console, book, titles, heading)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bench.json").write_text(report.as_json(book, facts, settings, run.probes) + "\n")
     with (folder / "bench.txt").open("w") as file:
         report.write(Console(file=file, width=WIDTH), book, titles, heading)
     plot.draw(book, heading, folder / "bench.png")
+    report.write(console, book, titles, heading)
     console.print(f"written: {folder}/bench.json, bench.txt, bench.png", highlight=False)
 
 
