@@ -73,7 +73,7 @@ dist: dist/mcrelay ## dist/mcrelay: one executable that needs no Python
 deb: dist/mcrelay ## dist/mcrelay_VERSION_ARCH.deb, lintian clean
 	@bash packaging/deb
 
-release-check: dist deb ## prove both in clean Debian roots, with real dpkg and under a real systemd: as root, 9 minutes
+release-check: dist deb ## prove both in clean Debian roots, with real dpkg and under a real systemd: as root, 10 minutes
 	@PYTHON=$(PYTHON) bash .ci/system $(CHECK)
 	$(BIN)/python packaging/release-check $(BIN)/python
 
