@@ -60,6 +60,7 @@ class Service:
         self._inherited = inherited
         self._watchdog = Watchdog(notifier)
         self._spec = PlanSpec()
+        self._compiled: tuple[Config, PlanSpec] | None = None  # at the last look; `_spec` is what the engine goes by
         self._troubles = Troubles()
         self.guard = Guard(self.limits)
         self.exclusive = Exclusive(table, self.look_again)
@@ -71,6 +72,7 @@ class Service:
         self._lock = asyncio.Lock()
         self._watch: LinkWatch | None = None
         self._said: dict[tuple[str, str], tuple[str, str]] = {}
+        self._reported: tuple[PlanSpec, Troubles, dict[Membership, str]] | None = None  # what `_said` was told of
         self._neighbours_said = ""
         self._looked = self._tried = 0.0
 
@@ -160,12 +162,12 @@ class Service:
             self._dead |= self._presence.dead()  # before the dump: what is deleted after this is an event of its own
             dead = self._dead
             changed = await self._look_at_links(dead)
-            spec = rules.compile_plan(self.config, self.links)
+            spec = self._compile(changed)
             await self.exclusive.narrow(spec, dead)
             self.gro.reconcile({i: ring.ifname for i, ring in spec.rings.items() if ring.settings.gro}, dead)
             retry = self._looked - self._tried >= RETRY_SECONDS
             refused = self._troubles.rings or self._troubles.outputs
-            if spec != self._spec or dead or (refused and (retry or changed)) or self.engine.rerouted():
+            if spec is not self._spec or dead or (refused and (retry or changed)) or self.engine.rerouted():
                 self._troubles = await self.engine.apply(spec, dead)
                 self._spec = spec
                 self._warn_of_neighbours()
@@ -179,6 +181,13 @@ class Service:
                 self._tried = self._looked
             self._dead = set()
             self._report()
+
+    def _compile(self, changed: bool) -> PlanSpec:
+        """The plan for the links as they are; that of the last look where nothing can have changed it."""
+        if changed or self._compiled is None or self._compiled[0] is not self.config:
+            spec = rules.compile_plan(self.config, self.links)
+            self._compiled = (self.config, self._spec if spec == self._spec else spec)
+        return self._compiled[1]
 
     def _reconcile_joins(self, spec: PlanSpec, dead: set[int], *, retry: bool) -> None:
         existing = {link.ifindex for link in self.links.values() if link.mtu >= rules.LEAST_MTU}
@@ -198,6 +207,8 @@ class Service:
         except OSError as error:
             log.warning("links cannot be read, looking again in %.0f s: %s", LOOK_SECONDS, error.strerror)
             return False
+        if links == self.links and not dead and self._compiled and self._compiled[0] is self.config:
+            return False
         named = {each.stream.link for rule in self.config.rules.values() for each in rule.inputs}
         named |= {each.stream.link for rule in self.config.rules.values() for each in rule.outputs}
         self._presence.watch(links[name].ifindex for name in named if name in links)
@@ -214,7 +225,12 @@ class Service:
                 log.info("link=%s %s", name, change)
 
     def _report(self) -> None:
-        """Log every state that changed, of rules and of outputs."""
+        """Log every state that changed, of rules and of outputs. Ten thousand rules are not gone through for nothing."""
+        basis = (self._spec, self._troubles, dict(self.memberships.failed))
+        told = self._reported
+        if told is not None and told[0] is basis[0] and told[1] is basis[1] and told[2] == basis[2]:
+            return
+        self._reported = basis
         states: dict[tuple[str, str], tuple[str, str]] = {}
         for status in self.statuses():
             states[status.rule.name, ""] = (status.state, status.reason)
