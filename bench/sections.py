@@ -50,7 +50,7 @@ class Extent:
 
 
 QUICK = Extent("quick", rounds=2, probe_seconds=0.25, tolerance=0.08, reduced=True, left_out=("rules",))
-NORMAL = Extent("normal", rounds=5, probe_seconds=0.6)
+NORMAL = Extent("normal", rounds=5, probe_seconds=0.4, tolerance=0.05)
 FULL = Extent("full", rounds=5, probe_seconds=0.6, everything=True)
 
 
@@ -314,7 +314,7 @@ class Sections:
 
     def _exact(self, trial: Trial) -> None:
         work = trial.work
-        spread = self._rate(trial) or self.book.spread(work.name, paths.MCRELAY.name, "rate")
+        spread = self._rate(trial)
         rate = SHARE * (spread.median if spread else self._highest(trial) or 10_000.0)
         most = exact.RECEIVABLE // work.outputs
         count = max(1, round(min(most, rate * 0.5) / work.streams))

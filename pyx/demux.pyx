@@ -7,8 +7,10 @@ cdef int table_build(Table *table, uint32_t keys, uint32_t inputs) except -1:
     """Make an empty table with room for ``keys`` keys at half load, of inputs numbered below ``inputs``."""
     cdef uint32_t size = 8
     cdef uint32_t i
+    table.shift = 32 - 3
     while size < 2 * keys:
         size *= 2
+        table.shift -= 1
     table.keys = <Key *>calloc(inputs + 1, sizeof(Key))
     table.slots = <Slot *>aligned_alloc(64, size * sizeof(Slot))
     if table.keys == NULL or table.slots == NULL:
@@ -27,7 +29,7 @@ cdef int table_insert(Table *table, const Key *key, uint32_t input) except -1:
     if probe(table, key) != MISS:
         raise ValueError("two inputs with one key")
     cdef uint32_t hashed = hash_of(key)
-    at = hashed & table.mask
+    at = hashed >> table.shift
     while table.slots[at].input != MISS:
         at = (at + 1) & table.mask
     table.keys[input] = key[0]

@@ -14,11 +14,12 @@ from .kernel cimport (
 from .system cimport check, set_option
 
 cdef enum:
-    # Throughput: blocks of the least power of two that holds a superframe.
-    BLOCK_BYTES = 128 << 10
+    # Throughput: blocks of the least power of two that holds a superframe, or larger ones in a large ring. A larger
+    # block costs fewer wake-ups; but one that is not full is handed over after RETIRE_MS, the added latency, so at low
+    # rates a ring holds as many milliseconds as it has blocks: hence at least so many before they grow.
+    LEAST_BLOCK_BYTES = 128 << 10
     MIN_BLOCKS = 4
-    # A block that is not full is handed over after this long: the added latency. At low rates a ring so holds as many
-    # milliseconds as it has blocks: hence many small ones.
+    MANY_BLOCKS = 256
     RETIRE_MS = 1
     # Latency: slots that hold the largest superframe (65 535 bytes of IPv4, its headers, the ring's own). The kernel
     # does not let a slot cross the end of a block, so large blocks waste little.
@@ -29,14 +30,22 @@ cdef enum:
 DROP_ALL = b"\x06\x00\x00\x00\x00\x00\x00\x00"      # BPF: ret 0
 
 
+cdef uint32_t block_bytes(size_t ring_bytes) noexcept:
+    """A power of two, as the kernel allocates no other size without waste."""
+    cdef uint32_t size = LEAST_BLOCK_BYTES
+    while <size_t>size * 2 * MANY_BLOCKS <= ring_bytes:
+        size *= 2
+    return size
+
+
 cdef int map_places(RingSocket owner, size_t ring_bytes) except -1:
     """Have the kernel make the ring, map it, and note where each place begins."""
     cdef Ring *ring = &owner.ring
     cdef tpacket_req3 request
     cdef uint32_t per_block, i
     cdef void *memory
-    request.tp_block_size = SLOTS_BLOCK_BYTES if ring.slots else BLOCK_BYTES
-    request.tp_frame_size = SLOT_BYTES if ring.slots else BLOCK_BYTES      # V3 packs frames; this only has to divide
+    request.tp_block_size = SLOTS_BLOCK_BYTES if ring.slots else block_bytes(ring_bytes)
+    request.tp_frame_size = SLOT_BYTES if ring.slots else request.tp_block_size     # V3 packs; this only has to divide
     per_block = request.tp_block_size // request.tp_frame_size
     request.tp_block_nr = <uint32_t>max(
         ring_bytes // request.tp_block_size, <size_t>(MIN_SLOT_BLOCKS if ring.slots else MIN_BLOCKS)

@@ -182,6 +182,16 @@ def test_a_ring_on_no_link_is_an_error_and_leaks_nothing(wire):
 
 
 @pytest.mark.net
+@pytest.mark.parametrize(
+    ("latency", "mebibytes", "places"),
+    [(False, 0, 4), (False, 1, 8), (False, 32, 256), (False, 63, 504), (False, 64, 256), (True, 0, 30), (True, 4, 60)],
+)
+def test_a_ring_has_many_small_blocks_before_they_grow_and_slots_for_superframes(wire, latency, mebibytes, places):
+    wire.latency = latency
+    assert wire.ring(ring_bytes=mebibytes << 20).places == places
+
+
+@pytest.mark.net
 def test_a_ring_knows_when_its_link_is_gone(wire):
     ring = wire.ring(ACCEPT_ALL)
     assert ring.bound
