@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import meter
+import neighbours
 import tools
 import workloads
 from product import Variant, mcrelay
@@ -51,7 +52,7 @@ def main(base: str, head: str, workload: str, pairs: int, seconds: float, *, exc
     """
     way = Way("compared", "mcrelay", mcrelay(Variant(exclusive=exclusive, gro=gro)))
     work = WORKLOADS[workload]
-    with tempfile.TemporaryDirectory(prefix="mcrelay-compare-") as name, Lab() as lab:
+    with tempfile.TemporaryDirectory(prefix="mcrelay-compare-") as name, neighbours.room(), Lab() as lab:
         folder = Path(name)
         folder.chmod(0o711)  # the relay goes on as nobody
         programs = tools.compile_all(folder)

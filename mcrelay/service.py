@@ -225,7 +225,7 @@ class Service:
                 log.info("link=%s %s", name, change)
 
     def _report(self) -> None:
-        """Log every state that changed, of rules and of outputs. Ten thousand rules are not gone through for nothing."""
+        """Log every state that changed, of rules and of outputs. Where none can have, nothing is compared."""
         basis = (self._spec, self._troubles, dict(self.memberships.failed))
         told = self._reported
         if told is not None and told[0] is basis[0] and told[1] is basis[1] and told[2] == basis[2]:
