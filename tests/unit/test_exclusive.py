@@ -183,7 +183,7 @@ while read -r line; do
     case $line in
         mcrelay-mark*) printf 'Error: syntax error, unexpected newline\\n%s\\n        ^\\n' "$line" >&2 ;;
         wrong*) printf 'Error: Could not process rule: No such file\\n%s\\n^^^\\nError: more\\n' "$line" >&2 ;;
-        slow*) sleep 10 ;;
+        slow*) exec sleep 10 ;;
         end*) echo "Error: I will not" >&2; exit 1 ;;
     esac
 done
