@@ -14,8 +14,8 @@ MCRELAY = Way("mcrelay", "mcrelay", mcrelay(Variant()))
 EXCLUSIVE = Way("exclusive", "mcrelay, exclusive", mcrelay(Variant(exclusive=True)))
 GRO = Way("gro", "mcrelay, gro", mcrelay(Variant(gro=True)))
 EXCLUSIVE_GRO = Way("exclusive-gro", "mcrelay, exclusive and gro", mcrelay(Variant(exclusive=True, gro=True)))
-# A ring is shared out: with twice as much each worker has what one has otherwise.
-TWO_WORKERS = Way("workers-2", "mcrelay, 2 workers", mcrelay(Variant(workers=2, ring="64MiB")), both_cores=True)
+# A ring is shared out, and one of two workers has the core of the sender: a stall is longer, and so is the ring.
+TWO_WORKERS = Way("workers-2", "mcrelay, 2 workers", mcrelay(Variant(workers=2, ring="128MiB")), both_cores=True)
 LATENCY = Way("latency", "mcrelay, latency profile", mcrelay(Variant(latency=True, ring=BURST_RING)))
 MCRELAY_DEEP = Way("throughput", "mcrelay, throughput profile", mcrelay(Variant(ring=BURST_RING)))
 SINGLY = Way("burst-1", "mcrelay, burst = 1 (one send a datagram)", mcrelay(Variant(burst=1)))
