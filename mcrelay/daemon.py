@@ -43,7 +43,7 @@ def run(paths: tuple[Path, ...], instance: str | None, log_format: str, socket_p
     """Run the relay in the foreground, as systemd wants it (Type=notify).
 
     Started by root, it goes on as user mcrelay, or nobody, with CAP_NET_RAW alone (and CAP_NET_ADMIN where a rule is
-    exclusive).
+    exclusive or a link has gro).
     SIGTERM and SIGINT stop it cleanly, SIGHUP reloads the configuration, SIGUSR1 logs how everything stands.
     """
     parsed = load(paths, instance)

@@ -29,10 +29,7 @@ log = logging.getLogger(__name__)
 
 STEADY_SECONDS = 60.0  # nft is started again at once, but not when it has ended twice within so long
 
-NO_CAPABILITY = (
-    "CAP_NET_ADMIN is missing: started by root, the relay keeps it if an exclusive rule stands in its files by then;"
-    " under systemd, install the drop-in net-admin.conf"
-)
+NO_CAPABILITY = privileges.no_net_admin("an exclusive rule")
 ENDED = "nft has ended; it is started again within a minute"
 NO_NFT = "nft is not installed: install nftables"
 NO_PROC = "/proc is not mounted, so nobody can tell whether another program of this host listens"

@@ -32,10 +32,7 @@ OURS = Timers(defer=2, flush_ns=50_017)  # 50 us, odd enough to be known again
 DEFAULT = Timers(0, 0)  # the kernel's
 LEAST_KERNEL = (6, 2)  # before, a packet socket cannot describe such a frame and drops it (docs/linux.md, L9)
 
-NO_CAPABILITY = (
-    "CAP_NET_ADMIN is missing: started by root, the relay keeps it if gro = true stands in its files by then; under"
-    " systemd, install the drop-in net-admin.conf"
-)
+NO_CAPABILITY = privileges.no_net_admin("gro = true")
 
 
 @dataclass(slots=True)

@@ -64,6 +64,14 @@ class _Sets(ctypes.Structure):
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
 
 
+def no_net_admin(asker: str) -> str:
+    """Say that what *asker* names cannot be had without CAP_NET_ADMIN, and how to get it."""
+    return (
+        f"CAP_NET_ADMIN is missing: started by root, the relay keeps it if {asker} stands in its files by then; under"
+        " systemd, install the drop-in net-admin.conf"
+    )
+
+
 def successor() -> Account | None:
     """Whom a relay started by root goes on as; None for any other user, who stays who he is."""
     if os.geteuid():
