@@ -191,10 +191,11 @@ class Engine:
             return
         most = bpf.LIMIT
         while True:
+            program, exact = bpf.fitting_filter(groups, most)
             try:
                 for i, ring in enumerate(capture.sockets):
-                    share = (i, self._workers) if capture.split else None
-                    program, exact = bpf.fitting_filter(groups, most, share)
+                    if capture.split:
+                        program, exact = bpf.fitting_filter(groups, most, (i, self._workers))
                     ring.attach(program)
             except OSError as error:
                 if error.errno != errno.ENOMEM or most < 64:  # net.core.optmem_max
