@@ -61,6 +61,7 @@ class Service:
         self._watchdog = Watchdog(notifier)
         self._spec = PlanSpec()
         self._compiled: tuple[Config, PlanSpec] | None = None  # at the last look; `_spec` is what the engine goes by
+        self._named: tuple[Config, set[str]] | None = None  # links, and the configuration that names them
         self._troubles = Troubles()
         self.guard = Guard(self.limits)
         self.exclusive = Exclusive(table, self.look_again)
@@ -207,14 +208,21 @@ class Service:
         except OSError as error:
             log.warning("links cannot be read, looking again in %.0f s: %s", LOOK_SECONDS, error.strerror)
             return False
-        if links == self.links and not dead and self._compiled and self._compiled[0] is self.config:
-            return False
-        named = {each.stream.link for rule in self.config.rules.values() for each in rule.inputs}
-        named |= {each.stream.link for rule in self.config.rules.values() for each in rule.outputs}
-        self._presence.watch(links[name].ifindex for name in named if name in links)
-        self._note_links(links, dead)
-        before, self.links = self.links, links
-        return links != before
+        self._presence.watch(links[name].ifindex for name in self._named_links() if name in links)
+        changed = links != self.links
+        if changed or dead:
+            self._note_links(links, dead)
+        self.links = links
+        return changed
+
+    def _named_links(self) -> set[str]:
+        """Every link that a rule names; gone through again when the configuration is another."""
+        if self._named is None or self._named[0] is not self.config:
+            wanted = self.config.rules.values()
+            streams = [each.stream for rule in wanted for each in rule.inputs]
+            streams += [each.stream for rule in wanted for each in rule.outputs]
+            self._named = (self.config, {stream.link for stream in streams if stream.link})
+        return self._named[1]
 
     def _note_links(self, links: dict[str, Link], dead: set[int]) -> None:
         """Log what changed on the links that rules name, one line a change."""
