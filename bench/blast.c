@@ -1,14 +1,15 @@
 /* An open-loop, paced UDP sender that costs as little as the kernel lets it.
  *
- *   blast LINK GROUP PORT STREAMS SIZES RATE MILLISECONDS RUN SOURCE_PORT RUNS
+ *   blast LINK GROUP PORT STREAMS SIZES RATE MILLISECONDS UNTIL RUN SOURCE_PORT RUNS
  *
  * STREAMS consecutive groups from GROUP on get datagrams in turn; SIZES is 1316, a cycle 64,570,1400 or a random range
  * 80-400. RATE is datagrams a second of all streams together, 0 as fast as it goes. RUN datagrams are handed over at
  * once: as one UDP_SEGMENT message where there is one stream of one size, else by sendmmsg. RUNS 1 gives each run of
  * several streams to one of them, as one message too.
  *
- * Unit i is due at start + i * RUN / RATE whatever became of the ones before it, and nothing is sent after MILLISECONDS:
- * offered is what was due by then, sent is what the kernel took. The checksums are the kernel's, and valid.
+ * Unit i is due at start + i * RUN / RATE whatever became of the ones before it, for MILLISECONDS, and nothing is sent
+ * after UNTIL (also milliseconds): offered is what was due, sent is what the kernel took. The checksums are the
+ * kernel's, and valid. Each payload begins with a stamp that says when it was due (stamp.h).
  *
  * Prints "go" when the first is about to leave, "end" when the last has left, and then one JSON line.
  */
@@ -18,7 +19,6 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +26,8 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "stamp.h"
 
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
@@ -44,14 +46,15 @@ static struct {
     unsigned sizes[SIZES_MAX], size_count, size;
     int random, segment, connected, runs;
     uint64_t draws;
-    unsigned run;
+    unsigned run, room;         /* room: bytes of payload from one datagram of a run to the next */
+    uint8_t *payload;
+    Stamp stamp;                /* of the next datagram */
     int fd;
 } load;
 
 static struct mmsghdr messages[RUN_MAX];
 static struct iovec parts[RUN_MAX];
 static Control control;
-static uint8_t payload[BYTES_MAX + 1];
 
 static void die(const char *what) {
     perror(what);
@@ -86,7 +89,7 @@ static int read_sizes(char *text) {
     load.random = dash != NULL;
     for (char *at = strtok(text, ",-"); at; at = strtok(NULL, ",-")) {
         unsigned size = atoi(at);
-        if (!size || size > BYTES_MAX || load.size_count == SIZES_MAX)
+        if (size < sizeof(Stamp) || size > BYTES_MAX || load.size_count == SIZES_MAX)
             return -1;
         load.sizes[load.size_count++] = size;
     }
@@ -111,8 +114,15 @@ static void open_socket(const char *link, unsigned source_port) {
 
 static void prepare(void) {
     load.segment = (load.connected || load.runs) && load.size_count == 1 && load.run > 1;
+    for (unsigned i = 0; i < load.size_count; i++)
+        load.room = load.sizes[i] > load.room ? load.sizes[i] : load.room;
+    load.payload = malloc((size_t)load.room * load.run);
+    if (!load.payload)
+        die("malloc");
+    for (unsigned i = 0; i < load.room * load.run; i++)
+        load.payload[i] = draw();
     for (unsigned i = 0; i < load.run; i++) {
-        parts[i].iov_base = payload;
+        parts[i].iov_base = load.payload + (size_t)i * load.room;
         messages[i].msg_hdr = (struct msghdr){.msg_iov = &parts[i], .msg_iovlen = 1};
     }
     if (!load.segment)
@@ -141,6 +151,8 @@ static void to_next_stream(struct msghdr *message) {
 /* Fill in the next run; returns its bytes. */
 static uint64_t fill(void) {
     uint64_t bytes = 0;
+    for (unsigned i = 0; i < load.run; i++, load.stamp.index++)
+        memcpy(load.payload + (size_t)i * load.room, &load.stamp, sizeof load.stamp);
     if (load.segment) {
         to_next_stream(&messages[0].msg_hdr);
         return parts[0].iov_len;
@@ -169,22 +181,20 @@ static int hand_over(uint64_t *refused) {
 
 int main(int argc, char **argv) {
     struct in_addr group;
-    if (argc != 11 || !inet_aton(argv[2], &group) || read_sizes(argv[5]))
+    if (argc != 12 || !inet_aton(argv[2], &group) || read_sizes(argv[5]))
         return 2;
     load.streams = atoi(argv[4]);
-    load.run = atoi(argv[8]);
-    load.runs = atoi(argv[10]);
+    load.run = atoi(argv[9]);
+    load.runs = atoi(argv[11]);
     double rate = atof(argv[6]);
-    uint64_t duration = strtoull(argv[7], NULL, 10) * 1000000;
+    uint64_t duration = strtoull(argv[7], NULL, 10) * 1000000, until = strtoull(argv[8], NULL, 10) * 1000000;
     if (!load.streams || !load.run || load.run > RUN_MAX || !duration)
         return 2;
     load.to = calloc(load.streams, sizeof *load.to);
     for (unsigned i = 0; i < load.streams; i++)
         load.to[i] = (struct sockaddr_in){
             .sin_family = AF_INET, .sin_port = htons(atoi(argv[3])), .sin_addr.s_addr = htonl(ntohl(group.s_addr) + i)};
-    for (unsigned i = 0; i < BYTES_MAX; i++)
-        payload[i] = draw();
-    open_socket(argv[1], atoi(argv[9]));
+    open_socket(argv[1], atoi(argv[10]));
     prepare();
     prctl(PR_SET_TIMERSLACK, 1);
     printf("go\n");
@@ -193,8 +203,9 @@ int main(int argc, char **argv) {
     double unit_ns = rate > 0 ? load.run * 1e9 / rate : 0;
     uint64_t sent = 0, bytes = 0, refused = 0, late_max = 0, units = 0, now;
     uint64_t cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID), start = clock_ns(CLOCK_MONOTONIC);
+    load.stamp = (Stamp){clock_ns(CLOCK_REALTIME), unit_ns, load.run, load.segment ? 1 : load.streams, 0, 0};
     int failure = 0;
-    while (!failure && (now = clock_ns(CLOCK_MONOTONIC)) - start < duration) {
+    while (!failure && (now = clock_ns(CLOCK_MONOTONIC)) - start < until) {
         uint64_t due = start + (uint64_t)(units * unit_ns);
         if (due >= start + duration)
             break;

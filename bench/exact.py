@@ -1,4 +1,4 @@
-"""`mcrelay send` through a path to `mcrelay recv`: every datagram accounted for, and its delay from when it was due."""
+"""`mcrelay send` through a path to `mcrelay recv`: every datagram accounted for."""
 
 from __future__ import annotations
 
@@ -18,23 +18,20 @@ RECEIVABLE = 40_000  # datagrams that the receiver's socket buffer holds while i
 WRONG = ("lost", "duplicated", "reordered", "corrupted", "foreign")
 
 
-def account(
-    trial: Trial, rate: float, count: int, *, receive_core: int | None = None, gso: int = 1, sizes: str = ""
-) -> dict[str, Any]:
+def account(trial: Trial, rate: float, count: int) -> dict[str, Any]:
     """Send *count* datagrams of each stream at *rate* and return what arrived, with what was sent.
 
-    With a *receive_core* the receiver runs there; without one it runs on any core at the lowest priority: it takes
-    nothing from the path under test, and its socket buffer holds what it cannot read yet.
+    The receiver runs at the lowest priority: it takes nothing from the path under test, and its socket buffer holds
+    what it cannot read yet.
     """
     work, running, site, command = trial.work, trial.running, trial.site, trial.setting.command
     first, port = running.first, running.port
-    where = ("chrt", "-i", "0") if receive_core is None else ("taskset", "-c", str(receive_core))
     streams = running.groups
     before = losses(trial)
     trial.sink.open(drop=False)
     try:
         receiver = site.sink.popen(
-            *where, *command, "recv", f"{first}:{port}%eth0", "-j",
+            *("chrt", "-i", "0"), *command, "recv", f"{first}:{port}%eth0", "-j",
             "--count", str(count), "--streams", str(streams), "--idle", "1",
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, **_environment(trial),
         )  # fmt: skip
@@ -42,7 +39,7 @@ def account(
         sender = site.source.popen(
             *("taskset", "-c", str(trial.setting.cores[0])), *command, "send", f"{IN_GROUP}:{IN_PORT}%eth0", "-j",
             "--rate", f"{rate:.0f}", "--count", str(count), "--streams", str(work.streams),
-            "--size", sizes or work.sizes, "--gso", str(gso),
+            "--size", work.sizes, "--gso", str(work.run if work.alike else 1),
             stdout=subprocess.PIPE, **_environment(trial),
         )  # fmt: skip
         sent = json.loads(sender.communicate(timeout=60)[0])
@@ -54,11 +51,8 @@ def account(
         "path": trial.path.name,
         "asked": round(rate),
         "rate": sent["rate_pps"],
-        "send_seconds": sent["seconds"],
         "sent": sent["sent"] * running.copies,
-        **{
-            key: got[key] for key in ("unique", *WRONG, "unnumbered", "socket_dropped", "checksum_errors", "latency_us")
-        },
+        **{key: got[key] for key in ("unique", *WRONG, "unnumbered", "socket_dropped", "checksum_errors")},
         "lost_by_relay": {key: n for key, now in losses(trial).items() if (n := now - before.get(key, 0))},
         "exact": got["unique"] + got["unnumbered"] == sent["sent"] * running.copies
         and not any(got[key] for key in WRONG),

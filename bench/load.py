@@ -31,7 +31,10 @@ class Load:
 
 
 class Blast:
-    """One probe's senders, one a core of *cores*; they share the rate. 0 is as fast as they go."""
+    """One probe's senders, one a core of *cores*; they share the rate. 0 is as fast as they go.
+
+    What could not leave in time leaves later, for as long as *patience* (seconds), or not at all.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class Blast:
         *,
         seconds: float,
         cores: Sequence[int],
+        patience: float = 0.0,
         group: IPv4Address = IN_GROUP,
         source_port: int = SOURCE_PORT,
     ) -> None:
@@ -51,7 +55,8 @@ class Blast:
         self._senders = [
             site.source.popen(
                 *("taskset", "-c", str(core), program, "eth0", str(group), str(IN_PORT), str(work.streams), work.sizes),
-                *(f"{share:.3f}", f"{seconds * 1e3:.0f}", str(run), str(source_port + i), str(int(work.runs))),
+                *(f"{share:.3f}", f"{seconds * 1e3:.0f}", f"{(seconds + patience) * 1e3:.0f}", str(run)),
+                *(str(source_port + i), str(int(work.runs))),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
             )

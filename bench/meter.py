@@ -74,10 +74,10 @@ table netdev bench {{
         found: dict[str, Any] = next(part["counter"] for part in json.loads(line)["nftables"] if "counter" in part)
         return Delivered(found["packets"], found["bytes"] - HEADERS * found["packets"])
 
-    def settle(self, before: Delivered, payload_bytes: int) -> Delivered:
-        """Wait until so much has come since *before*, or nothing more comes; return what came."""
+    def settle(self, before: Delivered, payload_bytes: int, *, patience: float = SETTLED_SECONDS) -> Delivered:
+        """Wait until so much has come since *before*, or nothing more comes for *patience*; return what came."""
         last, since = self.read(), time.monotonic()
-        while (last - before).payload_bytes != payload_bytes and time.monotonic() - since < SETTLED_SECONDS:
+        while (last - before).payload_bytes != payload_bytes and time.monotonic() - since < patience:
             time.sleep(0.01)
             now = self.read()
             if now != last:

@@ -17,7 +17,7 @@ EXCLUSIVE_GRO = Way("exclusive-gro", "mcrelay, exclusive and gro", mcrelay(Varia
 # A ring is shared out, and one of two workers has the core of the sender: a stall is longer, and so is the ring.
 TWO_WORKERS = Way("workers-2", "mcrelay, 2 workers", mcrelay(Variant(workers=2, ring="128MiB")), both_cores=True)
 LATENCY = Way("latency", "mcrelay, latency profile", mcrelay(Variant(latency=True, ring=BURST_RING)))
-MCRELAY_DEEP = Way("throughput", "mcrelay, throughput profile", mcrelay(Variant(ring=BURST_RING)))
+THROUGHPUT = Way("throughput", "mcrelay, throughput profile", mcrelay(Variant(ring=BURST_RING)))
 SINGLY = Way("burst-1", "mcrelay, burst = 1 (one send a datagram)", mcrelay(Variant(burst=1)))
 C_SEND = Way("c-send", "plain C loop, send()", peers.plain_c("send"), program="gcc", package="gcc")
 C_RUNS = Way("c-runs", "plain C loop, UDP_SEGMENT runs of 16", peers.plain_c("segment"), program="gcc", package="gcc")

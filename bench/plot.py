@@ -147,14 +147,14 @@ def short(us: float) -> str:
 def _latency(axis: Axes, book: Book) -> None:
     axis.set_title("Latency from the due time", loc="left")
     keys = [path for path, _, _ in LATENCY_PATHS]
-    rows = [row for row in LATENCY_ROWS if any(book.spread(f"latency@{row[0]}", key, "p50_us") for key in keys)]
+    rows = [row for row in LATENCY_ROWS if any(book.spread("1316", key, f"p50@{row[0]}") for key in keys)]
     if not rows:
         _nothing(axis)
         return
     places, least, most = _Places(axis, len(LATENCY_PATHS)), [], []
     for at, (row, _) in enumerate(rows):
         for number, (path, label, colour) in enumerate(LATENCY_PATHS):
-            p50, p99, p999 = (book.spread(f"latency@{row}", path, f"{name}_us") for name in ("p50", "p99", "p99.9"))
+            p50, p99, p999 = (book.spread("1316", path, f"{name}@{row}") for name in ("p50", "p99", "p99.9"))
             if not (p50 and p99 and p999):
                 continue
             least.append(p50.median)

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from book import Book
     from rich.console import Console
 
+PEERS_WORK = "1316"  # what every path is timed with
+TRAFFIC = {
+    "1000": "1 000/s",
+    "10000": "10 000/s",
+    "20000": "20 000/s",
+    "100000": "100 000/s",
+    "burst": "50 000 in 10 ms",
+}
 COLOURS = {True: "green", False: "red", None: "dim"}
 
 
@@ -54,23 +62,57 @@ def rate_table(book: Book, titles: dict[str, str]) -> Table:
 
 
 def latency_table(book: Book, titles: dict[str, str]) -> Table:
-    """Return delays from the due time, and loss."""
-    table = Table(title="Latency from the due time, us", title_justify="left", header_style="bold")
-    table.add_column("traffic")
-    table.add_column("path")
-    for column in ("p50", "p99", "p99.9", "max", "lost", "sent in"):
+    """Return delays from the due time, back-to-back runs and losses of the workload that all paths have."""
+    table = Table(title=f"Latency from the due time, us: {PEERS_WORK} B", title_justify="left", header_style="bold")
+    for column in ("sent", "path"):
+        table.add_column(column)
+    for column in ("p50", "p99", "p99.9", "max", "back to back", "lost", "sent in"):
         table.add_column(column, justify="right")
-    for work in book.works():
-        if not work.startswith("latency@"):
-            continue
-        for path in dict.fromkeys(book.paths(work, "p50_us")):
-            took = book.spread(work, path, "burst_seconds")
+    for traffic, title in TRAFFIC.items():
+        for number, path in enumerate(_timed(book, PEERS_WORK, traffic)):
+            took = book.spread(PEERS_WORK, path, f"seconds@{traffic}")
             table.add_row(
-                work.removeprefix("latency@"), titles.get(path, path),
-                *(_cell(book, work, path, f"{name}_us") for name in ("p50", "p99", "p99.9", "max")),
-                _cell(book, work, path, "lost"), f"{took.median * 1e3:.0f} ms" if took else "",
+                title if number == 0 else "", titles.get(path, path),
+                *(
+                    _cell(book, PEERS_WORK, path, f"{name}@{traffic}")
+                    for name in ("p50", "p99", "p99.9", "max", "longest", "lost")
+                ),
+                f"{took.median * 1e3:.0f} ms" if took and traffic == "burst" else "",
             )  # fmt: skip
     return table
+
+
+def times_table(book: Book, titles: dict[str, str]) -> Table:
+    """Return the same of every other workload: medians only."""
+    table = Table(
+        title="The same of other workloads, ms: p50 / p99 / p99.9 / max",
+        title_justify="left", header_style="bold",
+    )  # fmt: skip
+    for column in ("workload", "path"):
+        table.add_column(column)
+    for title in TRAFFIC.values():
+        table.add_column(title, justify="right")
+    for work in book.works():
+        paths = dict.fromkeys(path for traffic in TRAFFIC for path in _timed(book, work, traffic))
+        for number, path in enumerate(paths if work != PEERS_WORK else ()):
+            cells = (_times(book, work, path, traffic) for traffic in TRAFFIC)
+            title = titles.get(path, path).removeprefix("mcrelay, ").replace(" (", "\n(")
+            table.add_row(work if number == 0 else "", title, *cells)
+    return table
+
+
+def _timed(book: Book, work: str, traffic: str) -> list[str]:
+    return list(dict.fromkeys(book.paths(work, f"p50@{traffic}")))
+
+
+def _times(book: Book, work: str, path: str, traffic: str) -> str:
+    found = [book.spread(work, path, f"{name}@{traffic}") for name in ("p50", "p99", "p99.9", "max", "longest")]
+    if not all(found):
+        return "beyond its rate" if (work, path, f"p50@{traffic}") in book.samples else ""
+    *times, longest = (each.median for each in found if each)
+    lost = book.spread(work, path, f"lost@{traffic}")
+    shown = " / ".join(f"{us / 1e3:.{2 if us < 995 else 1 if us < 9_950 else 0}f}" for us in times)
+    return f"{shown}\n{longest:.0f} back to back" + (f", lost {lost.most:,.0f}" if lost and lost.most else "")
 
 
 def exact_table(book: Book) -> Table:
@@ -97,8 +139,8 @@ def exact_table(book: Book) -> Table:
     return table
 
 
-def other_lines(book: Book, titles: dict[str, str]) -> list[str]:
-    """Return what fits no table: profile, bursts, microbenchmarks, what was missing."""
+def other_lines(book: Book) -> list[str]:
+    """Return what fits no table: profile, microbenchmarks, what was missing."""
     lines = []
     if book.profile:
         top = book.profile["top"]
@@ -107,13 +149,6 @@ def other_lines(book: Book, titles: dict[str, str]) -> list[str]:
         lines += [
             f"  {row['percent']:5.1f} %  {row['symbol']}{'' if row['kernel'] else '  (' + row['object'] + ')'}"
             for row in top
-        ]
-    runs = [key for key in book.samples if key[2].startswith("longest_run@")]
-    if runs:
-        lines.append("Longest run of datagrams back to back at the sink, the sender evenly paced:")
-        lines += [
-            f"  {titles.get(path, path)}, {figure.partition('@')[2]}/s: {_cell(book, work, path, figure)}"
-            for work, path, figure in runs
         ]
     micro = [key for key in book.samples if key[0] == "micro"]
     if micro:
@@ -128,12 +163,13 @@ def other_lines(book: Book, titles: dict[str, str]) -> list[str]:
 def write(console: Console, book: Book, titles: dict[str, str], heading: str) -> None:
     """Print all of it."""
     console.print(heading, highlight=False)
-    for table in (target_table(book), rate_table(book, titles), latency_table(book, titles), exact_table(book)):
+    named = [make(book, titles) for make in (rate_table, latency_table, times_table)]
+    for table in (target_table(book), *named, exact_table(book)):
         if table.row_count:
             console.print()
             console.print(table)
     console.print()
-    for line in other_lines(book, titles):
+    for line in other_lines(book):
         console.print(line, highlight=False, markup=False)
 
 

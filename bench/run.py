@@ -15,6 +15,7 @@ import neighbours
 import paths
 import plot
 import report
+import rounds
 import sections
 import tools
 from book import Book
@@ -33,17 +34,17 @@ WIDTH = 180  # of the table as text
 @click.option("--normal", "extent", flag_value="normal", default=True, help="Under 15 minutes.")
 @click.option("--full", "extent", flag_value="full", help="Every path with every workload.")
 @click.option("--only", type=click.Choice(NAMES), multiple=True, help="These sections alone.")
-@click.option("--rounds", type=click.IntRange(1), help="Samples of everything.")
+@click.option("--rounds", "count", type=click.IntRange(1), help="Samples of everything.")
 @click.option(
     "--to", "folder", type=click.Path(path_type=Path), default=tools.HERE / "results", help="Results go here."
 )
-def main(extent: str, only: tuple[str, ...], rounds: int | None, folder: Path) -> None:
+def main(extent: str, only: tuple[str, ...], count: int | None, folder: Path) -> None:
     """Measure mcrelay and its peers side by side."""
     trouble = missing_privilege()
     if trouble:
         raise click.ClickException(trouble)
-    chosen: Any = {each.name: each for each in (sections.QUICK, sections.NORMAL, sections.FULL)}[extent]
-    chosen = chosen.with_rounds(rounds) if rounds else chosen
+    chosen: Any = {each.name: each for each in (rounds.QUICK, rounds.NORMAL, rounds.FULL)}[extent]
+    chosen = chosen.with_rounds(count) if count else chosen
     names = only or [each for each in NAMES if each not in chosen.left_out]
     console, book, begun = Console(width=None if sys.stdout.isatty() else WIDTH), Book(), time.monotonic()
     if len(meter.cores()) < 2:
@@ -71,6 +72,7 @@ def main(extent: str, only: tuple[str, ...], rounds: int | None, folder: Path) -
     titles |= {f"{name}+uso": f"{title} (device segments)" for name, title in titles.items()}
     settings = {
         "extent": chosen.name, "rounds": chosen.rounds, "probe_seconds": chosen.probe_seconds,
+        "timed_seconds": chosen.timed_seconds,
         "tolerance": chosen.tolerance, "sent_share": SENT_SHARE, "backlog_share": BACKLOG_SHARE,
         "sections": list(names), "seconds": round(took), "titles": titles,
     }  # fmt: skip

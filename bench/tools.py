@@ -10,7 +10,7 @@ ROOT = HERE.parent
 SOURCES = {
     "blast": HERE / "blast.c",
     "soak": HERE / "soak.c",
-    "gaps": HERE / "gaps.c",
+    "arrivals": HERE / "arrivals.c",
     "relay": ROOT / "experiments/lib/relay.c",
 }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -180,29 +178,9 @@ class Trial:
             guess = more.rate if more.loss_free else guess
         self.guesses[equal] = max(1000.0, guess)
 
-    def flooded(self, rate: float, seconds: float) -> tuple[Load, Probe]:
-        """Send at *rate* while the same core floods the link with what no rule wants: what flood and sender did."""
-        flood = Blast(
+    def flood(self, seconds: float) -> Blast:
+        """Begin to flood the link, from the first core, with what no rule wants, for so long and a little longer."""
+        return Blast(
             self.setting.programs["blast"], self.site, replace(self.work, streams=100, runs=True), FLOOD_RATE,
             seconds=seconds + 0.5, cores=self.senders(equal=False), group=FLOOD_GROUP, source_port=50000,
         )  # fmt: skip
-        probe = self.probe(rate, seconds)
-        return flood.result(), probe
-
-    def gaps(self, rate: float, seconds: float) -> int:
-        """Return the longest back-to-back run at the sink: datagrams closer than a quarter of the sender's interval."""
-        # The sender hands datagrams over one by one here: whatever clusters, the path did.
-        work = replace(self.work, run=1)
-        watcher = self.site.sink.popen(
-            self.setting.programs["gaps"], "eth0", str(self.running.first), str(self.running.port),
-            f"{1e9 / rate / 4:.0f}", f"{(seconds + 0.3) * 1e3:.0f}",
-            stdout=subprocess.PIPE,
-        )  # fmt: skip
-        assert watcher.stdout is not None
-        watcher.stdout.readline()
-        program, cores = self.setting.programs["blast"], self.senders(equal=False)
-        Blast(program, self.site, work, rate, seconds=seconds, cores=cores).result()
-        found: dict[str, int] = json.loads(watcher.stdout.readline())
-        watcher.wait()
-        watcher.stdout.close()
-        return found["longest"]

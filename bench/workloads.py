@@ -20,6 +20,11 @@ class Workload:
     superframes: bool = False  # the source's link passes them on whole: what a host with UDP GRO or USO gets
 
     @property
+    def alike(self) -> bool:
+        """Whether a sender can hand over a run as one UDP_SEGMENT message: one stream, one size."""
+        return self.streams == 1 and self.sizes.isdecimal()
+
+    @property
     def mean_bytes(self) -> float:
         """The payload of the average datagram."""
         parts = [int(part) for part in self.sizes.replace("-", ",").split(",")]
