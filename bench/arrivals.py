@@ -57,7 +57,7 @@ def watch(trial: Trial, traffic: Traffic, usual: float) -> dict[str, Any]:
     before = trial.sink.read()
     load = Blast(
         trial.setting.programs["blast"], site, sent, traffic.rate, seconds=traffic.seconds(usual),
-        cores=trial.senders(equal=False), patience=PATIENCE if traffic.count else 0.0,
+        shares=trial.senders(equal=False), patience=PATIENCE if traffic.count else 0.0,
     ).result()  # fmt: skip
     come = trial.sink.settle(before, load.sent_bytes * running.copies, patience=STALL)
     found: dict[str, Any] = json.loads(watcher.communicate("\n")[0])

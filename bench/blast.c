@@ -187,7 +187,7 @@ int main(int argc, char **argv) {
     load.run = atoi(argv[9]);
     load.runs = atoi(argv[11]);
     double rate = atof(argv[6]);
-    uint64_t duration = strtoull(argv[7], NULL, 10) * 1000000, until = strtoull(argv[8], NULL, 10) * 1000000;
+    uint64_t duration = atof(argv[7]) * 1e6, until = atof(argv[8]) * 1e6;
     if (!load.streams || !load.run || load.run > RUN_MAX || !duration)
         return 2;
     load.to = calloc(load.streams, sizeof *load.to);

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from topology import IN_GROUP, IN_PORT, NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping
     from ipaddress import IPv4Address
 
     from topology import Site
@@ -31,7 +31,7 @@ class Load:
 
 
 class Blast:
-    """One probe's senders, one a core of *cores*; they share the rate. 0 is as fast as they go.
+    """One probe's senders, one a core; *shares* says what part of the rate each has. 0 is as fast as they go.
 
     What could not leave in time leaves later, for as long as *patience* (seconds), or not at all.
     """
@@ -44,23 +44,25 @@ class Blast:
         rate: float,
         *,
         seconds: float,
-        cores: Sequence[int],
+        shares: Mapping[int, float],
         patience: float = 0.0,
         group: IPv4Address = IN_GROUP,
         source_port: int = SOURCE_PORT,
     ) -> None:
-        # A run's datagrams are due together: at low rates one by one, or the pace would be a fiction.
-        run = max(1, min(work.run, int(rate / len(cores) / 2000))) if rate else work.run
-        share = min(rate / len(cores), NEVER)
         self._senders = [
             site.source.popen(
                 *("taskset", "-c", str(core), program, "eth0", str(group), str(IN_PORT), str(work.streams), work.sizes),
-                *(f"{share:.3f}", f"{seconds * 1e3:.0f}", f"{(seconds + patience) * 1e3:.0f}", str(run)),
+                *(
+                    f"{min(rate * share, NEVER):.3f}",
+                    f"{seconds * 1e3:.3f}",
+                    f"{(seconds + patience) * 1e3:.3f}",
+                    str(_run(work, rate * share)),
+                ),
                 *(str(source_port + i), str(int(work.runs))),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
             )
-            for i, core in enumerate(cores)
+            for i, (core, share) in enumerate(shares.items())
         ]
 
     def result(self, at_go: Callable[[], None] | None = None, at_end: Callable[[], None] | None = None) -> Load:
@@ -83,6 +85,11 @@ class Blast:
             seconds=max(part["seconds"] for part in parts),
             cpu_ns=sum(part["cpu_ns"] for part in parts),
         )
+
+
+def _run(work: Workload, rate: float) -> int:
+    """A run's datagrams are due together: at low rates they go one by one, or the pace would be a fiction."""
+    return max(1, min(work.run, int(rate / 2000))) if rate else work.run
 
 
 def _line(sender: subprocess.Popen[str]) -> str:

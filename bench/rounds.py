@@ -84,7 +84,7 @@ class Rounds:
                 self.book.add(trial.work.name, trial.path.name, "rate", rate)
                 if not pipeline:
                     continue
-                if trial.path.both_cores:
+                if len(trial.senders(equal=True)) > 1:
                     rate = self.highest(trial)
                 self.book.add(trial.work.name, trial.path.name, "pipeline", rate)
 

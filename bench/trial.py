@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mcrelay.netns import Lab
 
 SENT_SHARE = 0.98  # of what was offered: below, the sender could not keep up, and the rate was not tried
+BUSY = 0.9  # of a core: what is left is no use to a second sender
 BACKLOG_SHARE = 0.02  # of what was sent may still be on its way when the sender ends: else a ring is filling up
 
 
@@ -83,7 +84,7 @@ class Trial:
         if path.missing:
             raise UnsupportedError(path.missing)
         self.path, self.work, self.setting = path, work, setting
-        self.both = path.both_cores
+        self.second = 0.5 if path.both_cores else 0.0  # what the second core sends of it where cores are equal
         self.guesses: dict[bool, float] = {}  # the rate to search from next, by whether cores were equal
         self.log: list[dict[str, Any]] = []  # every probe of every search
         label = label or f"{path.name}-{work.name}"
@@ -101,15 +102,18 @@ class Trial:
         """Stop the path; the lab removes the site."""
         self.running.stop()
 
-    def senders(self, *, equal: bool) -> list[int]:
-        """Return the cores to send from: the first, and on equal cores also the second if that helps."""
-        return list(self.setting.cores[: 2 if equal and self.both else 1])
+    def senders(self, *, equal: bool) -> dict[int, float]:
+        """Return what each core sends: the first all of it, unless cores are equal and the second can help."""
+        first, *second = self.setting.cores
+        if not (equal and self.second and second):
+            return {first: 1.0}
+        return {first: 1 - self.second, second[0]: self.second}
 
     def probe(self, rate: float, seconds: float, *, equal: bool = False, soaker: Soaker | None = None) -> Probe:
         """Send at *rate* (0: as fast as it goes) and count."""
         before, used = self.sink.read(), cpu_seconds((*self.running.pids, *self.setting.softirq))
         program = self.setting.programs["blast"]
-        blast = Blast(program, self.site, self.work, rate, seconds=seconds, cores=self.senders(equal=equal))
+        blast = Blast(program, self.site, self.work, rate, seconds=seconds, shares=self.senders(equal=equal))
         watch = _Watch()
 
         def go() -> None:
@@ -168,19 +172,24 @@ class Trial:
         return best or None
 
     def _arrange(self, seconds: float, *, equal: bool) -> None:
-        """Learn where to search: a relay that keeps up with a sender flat out gets a second one, if it can use it."""
+        """Learn where to search, and whether the core of a relay has time left to send as well.
+
+        One sender flat out takes all of its core, the relay a part of its own. With a share of (1 - part) / 2 on the
+        relay's core both are full, at 1 / (1 - share) of the rate.
+        """
         flat_out = self.probe(0, seconds, equal=equal)
         guess = 0.95 * flat_out.delivered / flat_out.seconds
-        if equal and not self.both and flat_out.exact:
-            self.both = True
-            more = self.probe(1.1 * guess, seconds, equal=True)
-            self.both = more.loss_free
-            guess = more.rate if more.loss_free else guess
+        part = flat_out.threads_ns * flat_out.delivered / flat_out.seconds / 1e9
+        if equal and not self.second and flat_out.exact and part < BUSY:
+            self.second = (1 - part) / 2
+            more = self.probe(1.05 * guess, seconds, equal=True)
+            self.second = self.second if more.loss_free else 0.0
+            guess = max(guess, 0.9 * guess / (1 - self.second))
         self.guesses[equal] = max(1000.0, guess)
 
     def flood(self, seconds: float) -> Blast:
         """Begin to flood the link, from the first core, with what no rule wants, for so long and a little longer."""
         return Blast(
             self.setting.programs["blast"], self.site, replace(self.work, streams=100, runs=True), FLOOD_RATE,
-            seconds=seconds + 0.5, cores=self.senders(equal=False), group=FLOOD_GROUP, source_port=50000,
+            seconds=seconds + 0.5, shares=self.senders(equal=False), group=FLOOD_GROUP, source_port=50000,
         )  # fmt: skip
