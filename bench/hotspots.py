@@ -39,6 +39,8 @@ def record(trial: Trial, rate: float, seconds: float, folder: Path) -> dict[str,
     found = read(report.stdout)
     if not found["top"]:
         return f"perf saw nothing: {(trouble or report.stderr).strip()[:200]}"
+    if not any(row["kernel"] for row in found["top"]):
+        return "perf does not show the kernel's functions to this user (kernel.perf_event_paranoid)"
     return {"rate": round(probe.rate), "worker_ns": probe.worker_ns, **found}
 
 
