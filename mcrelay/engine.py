@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 from . import bpf
 from ._core.counters import DROPS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, Block
-from ._core.egress import EgressSocket, RunSwitch, Scratch
+from ._core.egress import EgressSocket, RunSwitch
 from ._core.plan import PlanOwner
 from ._core.policer import PolicerState
+from ._core.queue import Scratch
 from ._core.ring import RingSocket
 from ._core.worker import Worker
 from .crew import Crew
