@@ -9,6 +9,7 @@ import click
 from .client import ask
 from .options import socket_option
 from .rule_options import read_table, rule_arguments, rule_options
+from .settings import counted
 
 NOT_SAVED = "only until the next reload or restart; `mcrelay save` writes it to a file"
 
@@ -88,8 +89,8 @@ def reload(dry_run: bool, keep_runtime: bool, socket_path: str | None) -> None:
     if result["gone"]:
         lines.append(f"run-time changes that {'would go' if dry_run else 'went'}, and what brings each back:")
         lines += [f"  {command}" for command in result["gone"].values()]
-    counted = f"{result['rules']} rule{'' if result['rules'] == 1 else 's'}"
-    lines.append(f"{'nothing was changed; it would be' if dry_run else 'reloaded:'} {counted}")
+    said = "nothing was changed; it would be" if dry_run else "reloaded:"
+    lines.append(f"{said} {counted(result['rules'], 'rule')}")
     click.echo("\n".join(lines))
 
 

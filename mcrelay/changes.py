@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from . import conflicts
 from .config import RUNTIME
 from .errors import Complaint, ConfigError, UsageError
+from .model import DEFAULT_CONTROL
 from .notation import shown
 from .rule_options import words
-from .settings import DEFAULT_CONTROL
 from .tomltext import facts
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from .conflicts import link_warnings
 from .errors import ConfigError
 from .files import config_paths, parse
 from .options import config_options
+from .settings import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,8 +52,8 @@ def check(paths: tuple[Path, ...], instance: str | None, strict: bool, as_json: 
         for complaint in complaints:
             click.echo(f"warning: {complaint}" if complaint.warning else str(complaint), err=True)
         if not bad:
-            found = _count(len(complaints), "warning") if complaints else "no complaints"
-            click.echo(f"{_count(len(files), 'file')}, {_count(rules, 'rule')}: {found}")
+            found = counted(len(complaints), "warning") if complaints else "no complaints"
+            click.echo(f"{counted(len(files), 'file')}, {counted(rules, 'rule')}: {found}")
     sys.exit(EXIT_BAD if bad else 0)
 
 
@@ -65,7 +66,3 @@ def _json(complaint: Complaint) -> dict[str, str | int | bool]:
         "remedy": complaint.remedy,
         "warning": complaint.warning,
     }
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Complaint, ConfigError, ControlError, McrelayError
+from .model import DEFAULT_CONTROL
 
-DEFAULT_SOCKET = "/run/mcrelay/mcrelay.sock"
 TIMEOUT_SECONDS = 30.0
 
 
@@ -35,7 +35,7 @@ def ask(path: str | None, command: str, *, read_only: bool = False, **arguments:
     A read falls back to the read-only socket beside it. Raises ControlError with what to do, or ConfigError with the
     complaints that the relay has.
     """
-    main = Path(path or os.environ.get("MCRELAY_SOCKET") or DEFAULT_SOCKET)
+    main = Path(path or os.environ.get("MCRELAY_SOCKET") or DEFAULT_CONTROL)
     request = json.dumps({"command": command, "arguments": arguments}).encode() + b"\n"
     try:
         reply = json.loads(_exchange([main, read_only_path(main)] if read_only else [main], request))

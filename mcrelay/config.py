@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import conflicts, tomllines
 from .errors import COMMAND_LINE, Complaint, ConfigError
-from .model import Config, LinkSettings, RelaySettings
+from .model import DEFAULT_CONTROL, Config, LinkSettings, RelaySettings
 from .notation import check_link
-from .settings import DEFAULT_CONTROL, LINK, RELAY, RULE, written
+from .settings import LINK, RELAY, RULE, counted, written
 from .sheet import Draft, Sheet, parent
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class _Reading:
         """Warn where workers and the CPUs for them differ in number."""
         if relay.cpus and len(relay.cpus) != relay.workers:
             file, line = self.where("relay.cpus")
-            problem = f"{_count(len(relay.cpus), 'CPU')} for {_count(relay.workers, 'worker')}"
+            problem = f"{counted(len(relay.cpus), 'CPU')} for {counted(relay.workers, 'worker')}"
             remedy = "name as many CPUs as there are workers"
             self._complaints.append(Complaint(file, line, "relay.cpus", problem, remedy, warning=True))
 
@@ -167,7 +167,3 @@ class _Reading:
 def _table(data: Mapping[str, Any], name: str) -> dict[str, Any]:
     value = data.get(name)
     return value if isinstance(value, dict) else {}
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -5,24 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import shutil
 from typing import TYPE_CHECKING
 
 from . import privileges
 from .errors import DropError
+from .programs import search_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SBIN = "/usr/sbin:/sbin"  # which a user's PATH may lack
 ANSWER_SECONDS = 5.0  # 10 000 keys take 0.2 s
 END_SECONDS = 1.0
 
 
 def find_nft() -> str | None:
     """Where nft is."""
-    return shutil.which("nft", path=f"{os.environ.get('PATH', '/usr/bin:/bin')}:{SBIN}")
+    return shutil.which("nft", path=search_path())
 
 
 class Dropper:

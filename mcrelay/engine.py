@@ -18,22 +18,22 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from . import bpf
-from ._core.counters import DROPS, FRAME_WORDS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, Block
-from ._core.egress import EgressSocket, RunSwitch, Scratch
+from ._core.counters import DROPS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, Block
+from ._core.egress import EgressSocket, RunSwitch
 from ._core.plan import PlanOwner
 from ._core.policer import PolicerState
+from ._core.queue import Scratch
 from ._core.ring import RingSocket
 from ._core.worker import Worker
 from .crew import Crew
-from .snapshot import InputCount, OutputCount, RingCount, Slot, Snapshot, WorkerCount
+from .ledger import Ledger, Names, total
+from .snapshot import Slot, Snapshot, WorkerCount
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from .features import Features
     from .model import InputSpec, OutputSpec, PlanSpec, Rate, RingSpec
-
-    _Blocks = list[Block]
 
 # The counters' names come from the core; others take them from here.
 __all__ = ["DROPS", "SEND_ERRORS", "VERDICTS", "Engine", "Troubles"]
@@ -75,12 +75,14 @@ class Engine:
         self._generation = 0
         self._captures: dict[int, _Capture] = {}
         self._egress: dict[Slot, _Egress] = {}
-        self._inputs: dict[Slot, _Blocks] = {}  # of each input, a block a worker
-        self._outputs: dict[Slot, _Blocks] = {}
+        self._ledger = Ledger(
+            lambda: [Block(INPUT_WORDS) for _ in range(workers)],
+            lambda: [Block(OUTPUT_WORDS) for _ in range(workers)],
+            Names(VERDICTS, DROPS, SEND_ERRORS),
+        )
         self._policers: dict[Slot, tuple[Rate, list[PolicerState]]] = {}
         self._switches: dict[str, RunSwitch] = {}
         self._said: set[str] = set()
-        self._past: dict[str, list[int]] = {}  # by link: received, dropped, then the verdicts, of closed rings
         self._scratches = [Scratch() for _ in range(workers)]
         self._plans = [PlanOwner(0, [], [], scratch=scratch) for scratch in self._scratches]
         self._crew = Crew(workers, lambda i, wake_fd: Worker(self._plans[i], wake_fd), cpus)
@@ -217,7 +219,7 @@ class Engine:
                 int(each.group),
                 int(each.source) if each.source else 0,
                 each.port,
-                self._blocks(self._inputs, (rule.name, each.text), INPUT_WORDS)[worker],
+                self._ledger.input((rule.name, each.text))[worker],
                 [(int(net.network_address), int(net.netmask)) for net in each.allow or ()],
                 [self._plan_output(worker, rule.name, output, sockets) for output in rule.outputs],
                 self._policer(worker, (rule.name, each.text), each.limit),
@@ -236,13 +238,6 @@ class Engine:
             worker,
         )
 
-    def _blocks(self, held: dict[Slot, _Blocks], slot: Slot, words: int) -> _Blocks:
-        """Counters of one input or output, made once."""
-        found = held.get(slot)
-        if found is None:
-            found = held[slot] = [Block(words) for _ in range(self._workers)]
-        return found
-
     def _policer(self, worker: int, slot: Slot, limit: Rate | None) -> PolicerState | None:
         """The token bucket of an input, kept as long as its limit stays the same."""
         if limit is None:
@@ -258,7 +253,7 @@ class Engine:
         self, worker: int, rule: str, output: OutputSpec, sockets: dict[Slot, _Egress]
     ) -> tuple[EgressSocket | None, Block, int, bool]:
         slot = (rule, output.to)
-        counters = self._blocks(self._outputs, slot, OUTPUT_WORDS)[worker]
+        counters = self._ledger.output(slot)[worker]
         egress = sockets.get(slot)
         return (egress.socket if egress else None, counters, output.burst, output.dscp is None)
 
@@ -270,7 +265,9 @@ class Engine:
         kept_rings = {id(each) for each in rings.values()}
         for capture in self._captures.values():
             if id(capture) not in kept_rings:
-                self._bury(capture)
+                self._ledger.bury(capture.spec.ifname, _ring_words(capture))
+                for ring in capture.sockets:
+                    ring.close()
         kept_sockets = {id(each) for each in sockets.values()}
         for egress in self._egress.values():
             if id(egress) not in kept_sockets:
@@ -278,18 +275,9 @@ class Engine:
         self._captures, self._egress = rings, sockets
         switched = {_device(each.spec) for each in sockets.values()}
         self._switches = {name: switch for name, switch in self._switches.items() if name in switched}
-        named = {(rule.name, each.text) for rule in spec.rules for each in rule.inputs}
-        self._inputs = {slot: block for slot, block in self._inputs.items() if slot in named}
-        self._policers = {slot: held for slot, held in self._policers.items() if slot in named}
-        named = {(rule.name, each.to) for rule in spec.rules for each in rule.outputs}
-        self._outputs = {slot: block for slot, block in self._outputs.items() if slot in named}
-
-    def _bury(self, capture: _Capture) -> None:
-        past = self._past.setdefault(capture.spec.ifname, [0] * (2 + FRAME_WORDS))
-        for i, count in enumerate(_ring_words(capture)):
-            past[i] += count
-        for ring in capture.sockets:
-            ring.close()
+        inputs = {(rule.name, each.text) for rule in spec.rules for each in rule.inputs}
+        self._ledger.keep(inputs, {(rule.name, each.to) for rule in spec.rules for each in rule.outputs})
+        self._policers = {slot: held for slot, held in self._policers.items() if slot in inputs}
 
     def egress_of(self, rule: str, output: str) -> EgressSocket | None:
         """The live socket of an output: its real source port stands in it."""
@@ -305,9 +293,12 @@ class Engine:
     def snapshot(self) -> Snapshot:
         """Read every counter. Counters of rules that never had a plan are absent."""
         return Snapshot(
-            inputs={slot: _input_count(blocks) for slot, blocks in self._inputs.items()},
-            outputs={slot: _output_count(blocks) for slot, blocks in self._outputs.items()},
-            rings=self._ring_counts(),
+            inputs=self._ledger.inputs(),
+            outputs=self._ledger.outputs(),
+            rings={
+                each.spec.ifname: self._ledger.ring(each.spec.ifname, _ring_words(each), coarse=each.coarse)
+                for each in self._captures.values()
+            },
             sndbufs={each.spec.oif: each.socket.sndbuf for each in self._egress.values() if each.spec.oif},
             workers=[
                 WorkerCount(i, seconds, generation)
@@ -319,24 +310,7 @@ class Engine:
 
     def drops(self) -> dict[str, dict[str, int]]:
         """Datagrams that rules dropped, by rule and reason, of the rules that dropped any: watched all the time."""
-        found: dict[str, dict[str, int]] = {}
-        for (rule, _), blocks in self._inputs.items():
-            for block in blocks:
-                drops = block.read()[INPUT_WORDS - len(DROPS) :]
-                if any(drops):
-                    counts = found.setdefault(rule, dict.fromkeys(DROPS, 0))
-                    for reason, count in zip(DROPS, drops, strict=True):
-                        counts[reason] += count
-        return found
-
-    def _ring_counts(self) -> dict[str, RingCount]:
-        counts = {}
-        for capture in self._captures.values():
-            name = capture.spec.ifname
-            past = self._past.get(name, [0] * (2 + FRAME_WORDS))
-            received, dropped, *frames = (now + before for now, before in zip(_ring_words(capture), past, strict=True))
-            counts[name] = RingCount(received, dropped, dict(zip(VERDICTS, frames, strict=True)), capture.coarse)
-        return counts
+        return self._ledger.drops()
 
     @property
     def turns(self) -> tuple[int, ...]:
@@ -384,26 +358,10 @@ def _groups(spec: PlanSpec) -> dict[int, frozenset[IPv4Address]]:
     return {ifindex: frozenset(held) for ifindex, held in groups.items()}
 
 
-def _sum(blocks: _Blocks) -> list[int]:
-    return [sum(words) for words in zip(*(block.read() for block in blocks), strict=True)]
-
-
 def _ring_words(capture: _Capture) -> list[int]:
     """Received, dropped, then the verdicts. The latter are read first: never more of them than frames."""
-    frames = _sum([ring.frames for ring in capture.sockets])
-    received, dropped = (sum(counts) for counts in zip(*(ring.statistics() for ring in capture.sockets), strict=True))
-    return [received, dropped, *frames]
-
-
-def _input_count(blocks: _Blocks) -> InputCount:
-    packets, size, _, *drops = _sum(blocks)
-    last_ns = max(block.read()[2] for block in blocks)
-    return InputCount(packets, size, last_ns / 1e9 if last_ns else None, dict(zip(DROPS, drops, strict=True)))
-
-
-def _output_count(blocks: _Blocks) -> OutputCount:
-    packets, size, *errors = _sum(blocks)
-    return OutputCount(packets, size, dict(zip(SEND_ERRORS, errors, strict=True)))
+    frames = total(ring.frames.read() for ring in capture.sockets)
+    return [*total(ring.statistics() for ring in capture.sockets), *frames]
 
 
 def _explain_ring(ifname: str, error: OSError) -> str:

@@ -16,6 +16,8 @@ Vlan: TypeAlias = int | Literal["none", "any"]
 RuleState: TypeAlias = Literal["active", "pending", "parked", "error", "disabled"]
 OutputState: TypeAlias = Literal["active", "parked", "error"]
 
+DEFAULT_CONTROL = "/run/mcrelay/mcrelay.sock"  # where the relay listens, and its clients ask
+
 
 @dataclass(frozen=True, slots=True)
 class Stream:
@@ -99,7 +101,7 @@ class RelaySettings:
 
     workers: int = 1
     cpus: tuple[int, ...] = ()
-    control: str = "/run/mcrelay/mcrelay.sock"
+    control: str = DEFAULT_CONTROL
     metrics: str | None = None
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from mcrelay.errors import OperationError
+from mcrelay.programs import search_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +30,6 @@ T = TypeVar("T")
 
 NAMES = Path("/run/netns")
 CLONE_NEWNET = 0x40000000  # setns(2): linux/sched.h
-SBIN = "/usr/sbin:/sbin"  # where ip and bridge are, which an ordinary user's PATH may lack
 PRUNED_AFTER_SECONDS = 0.6  # one query response interval after the querier is switched on, and a little
 
 SOURCE_ADDRESS = "192.168.168.55"  # an appliance whose addresses nothing has a route to
@@ -329,7 +329,7 @@ def _sink_names(count: int) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PATH": f"{os.environ.get('PATH', '/usr/bin:/bin')}:{SBIN}"}
+    return {**os.environ, "PATH": search_path()}
 
 
 def _run(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .model import DEFAULT_CONTROL
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -18,7 +20,7 @@ def socket_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "socket_path",
         metavar="PATH",
         envvar="MCRELAY_SOCKET",
-        help="Control socket of the relay.  [default: /run/mcrelay/mcrelay.sock]",
+        help=f"Control socket of the relay.  [default: {DEFAULT_CONTROL}]",
     )(function)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .errors import SettingError
+from .model import DEFAULT_CONTROL
 from .notation import parse_address, parse_network
 from .rate import parse_rate
 
@@ -25,7 +26,6 @@ Check: TypeAlias = Callable[[Any], Any]
 MIB = 1 << 20
 MOST_RATE = 90_000_000_000  # a second: MOST of pyx/policer.pyx
 LONGEST_CONTROL = 104  # bytes: sun_path has 108 with the closing NUL, and "-ro" goes into the sibling's name
-DEFAULT_CONTROL = "/run/mcrelay/mcrelay.sock"
 
 # Known and not built yet: key, which values of it, how the complaint calls it, what to do instead.
 # To build one is to delete its line. (IPv6 is refused where streams are read.)
@@ -67,6 +67,11 @@ def not_yet(key: str, value: Any) -> SettingError | None:
         if name == key and test(value):
             return SettingError(f"{what.format(written(value))} is not supported yet", remedy)
     return None
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number of things: 1 rule, 2 rules."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def written(value: object) -> str:

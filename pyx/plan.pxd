@@ -5,9 +5,10 @@ from libc.stdint cimport uint32_t, uint64_t
 from .counters cimport InputCounters
 from .demux cimport Table
 from .echo cimport OwnSet
-from .egress cimport Output, Queue
+from .egress cimport Output
 from .kernel cimport pollfd
 from .policer cimport Policer
+from .queue cimport Queue
 from .ring cimport Ring
 
 cdef struct Prefix:

@@ -6,10 +6,12 @@ from libc.stdint cimport uint16_t
 from .counters cimport Block, InputCounters, OutputCounters
 from .demux cimport Key, mapped, table_build, table_free, table_insert
 from .echo cimport ipv4_member, mac_member, place
-from .egress cimport RUN_MAX, EgressSocket, Scratch, queue_build, queue_free
+from .egress cimport EgressSocket
 from .kernel cimport POLLIN, calloc, free
 from .policer cimport PolicerState
+from .queue cimport Scratch, queue_build, queue_free
 from .ring cimport RingSocket
+from .runs cimport RUN_MAX
 
 
 cdef void *array(size_t count, size_t size) except NULL:

@@ -9,9 +9,7 @@ from .counters cimport (
 )
 from .demux cimport MISS, Key, find, mapped
 from .echo cimport is_own
-from .egress cimport (
-    ENTRIES, NONE, Blocked, Chain, Output, Queue, chain_rest, push, send_chain,
-)
+from .egress cimport Output
 from .kernel cimport (
     CLOCK_MONOTONIC, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, SO_ERROR, SOL_SOCKET, TP_STATUS_CSUM_VALID,
     TP_STATUS_CSUMNOTREADY, TP_STATUS_VLAN_VALID, add, getsockopt, load_acquire_ptr, load_acquire_u32,
@@ -20,7 +18,9 @@ from .kernel cimport (
 )
 from .plan cimport Capture, Input, Plan, PlanOwner
 from .policer cimport conforms
+from .queue cimport ENTRIES, NONE, Blocked, Chain, Queue, chain_rest, push
 from .ring cimport Frame, Ring, acquire, first_frame, frame_count, half_free, release, segment_bytes, view_frame
+from .runs cimport send_chain
 from .wire cimport Datagram, parse
 
 cdef enum:

@@ -16,8 +16,8 @@ CYTHON = sorted([*(ROOT / "pyx").glob("*.pyx"), *(ROOT / "pyx").glob("*.pxd")])
 STUBS = sorted((ROOT / "mcrelay/_core").glob("*.pyi"))
 
 PURE = {
-    "bpf", "config", "conflicts", "errors", "model", "notation", "rate", "rules", "settings", "sheet", "status",
-    "tomllines", "tomltext",
+    "bpf", "config", "conflicts", "errors", "ledger", "model", "notation", "rate", "rules", "settings", "sheet",
+    "snapshot", "status", "tomllines", "tomltext",
 }  # fmt: skip
 HARMLESS = {
     "__future__", "bisect", "collections", "contextlib", "dataclasses", "difflib", "enum", "functools", "ipaddress",
@@ -140,7 +140,8 @@ def reached(name):
 
 
 def test_the_loop_reaches_the_inline_code():
-    assert {"wire", "demux", "ring", "egress", "plan", "counters"} <= {path.stem for path in reached("worker")}
+    named = {"wire", "demux", "ring", "queue", "egress", "runs", "plan", "counters"}
+    assert named <= {path.stem for path in reached("worker")}
 
 
 @pytest.mark.parametrize("path", reached("worker"), **ids)
@@ -150,7 +151,7 @@ def test_inline_code_of_the_loop_allocates_nothing_and_raises_nothing(path):
         assert not re.search(word, code), word
 
 
-@pytest.mark.parametrize("name", ["wire", "demux", "counters", "ring"])
+@pytest.mark.parametrize("name", ["wire", "demux", "counters", "ring", "queue", "echo", "policer"])
 def test_code_per_frame_makes_no_system_call(name):
     code = code_of(ROOT / f"pyx/{name}.pxd")
     assert not re.search(

@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 
 from mcrelay._core.demux cimport MISS, Key, Table, find, mapped, table_build, table_free, table_insert
 from mcrelay._core.counters cimport RELAYED
-from mcrelay._core.egress cimport ENTRIES, Queue, Scratch, push, queue_build, queue_free
+from mcrelay._core.queue cimport ENTRIES, Queue, Scratch, push, queue_build, queue_free
 from mcrelay._core.wire cimport Datagram, parse
 
 cdef enum:

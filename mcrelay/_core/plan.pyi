@@ -2,8 +2,9 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias, final
 
 from .counters import Block
-from .egress import EgressSocket, Scratch
+from .egress import EgressSocket
 from .policer import PolicerState
+from .queue import Scratch
 from .ring import RingSocket
 
 _Prefix: TypeAlias = tuple[int, int]

@@ -54,6 +54,7 @@ class Wire:
         lab.veth((self.far, "s0", self.near, "r0"))
         self.far.ip("addr add 192.0.2.9/24 dev s0", "link set s0 up", "route add 224.0.0.0/4 dev s0")
         self.near.ip("addr add 192.0.2.1/24 dev r0", "link set r0 up")
+        self.far.wait_until_up()  # else the first frames may meet a queue that drops all, and nobody counts them
         self.ifindex = self.near.ifindex("r0")
         self._open = contextlib.ExitStack()
         self.raw = self._open.enter_context(self.far.socket(socket.AF_PACKET, socket.SOCK_RAW))

@@ -1,5 +1,5 @@
 /* A sendmmsg that tests can script: probe.pyx is compiled with -Dsendmmsg=scripted_sendmmsg, so the inline functions of
- * egress.pxd call this one, and the shipped core pays nothing for it. */
+ * runs.pxd call this one, and the shipped core pays nothing for it. */
 #ifndef MCRELAY_PROBE_H
 #define MCRELAY_PROBE_H
 

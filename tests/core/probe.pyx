@@ -15,8 +15,7 @@ from mcrelay._core.counters cimport (
 from mcrelay._core.demux cimport MISS, Address, Key, Table, find, hash_of, mapped, table_build, table_free, table_insert
 from mcrelay._core.echo cimport OwnSet, ipv4_member, is_own, mac_member, place
 from mcrelay._core.egress cimport (
-    ENTRIES, MESSAGES, NONE, RUN_MAX, Egress, EgressSocket, Output, Queue, Scratch, assemble, can_be_asynchronous,
-    chain_rest, drain, measure, push, queue_build, queue_free, reason_of, send_chain,
+    Egress, EgressSocket, Output, can_be_asynchronous, drain, measure, reason_of,
 )
 from mcrelay._core.kernel cimport (
     BLOCK_STATUS_AT, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, TP_STATUS_KERNEL, TP_STATUS_USER,
@@ -24,9 +23,13 @@ from mcrelay._core.kernel cimport (
     tpacket_block_desc, virtio_net_hdr,
 )
 from mcrelay._core.policer cimport PolicerState, conforms
+from mcrelay._core.queue cimport (
+    ENTRIES, MESSAGES, NONE, Queue, Scratch, chain_rest, push, queue_build, queue_free,
+)
 from mcrelay._core.ring cimport (
     Frame, Ring, acquire, first_frame, frame_count, half_free, view_frame, release, segment_bytes, status_of,
 )
+from mcrelay._core.runs cimport RUN_MAX, assemble, send_chain
 from mcrelay._core.wire cimport Datagram, ones_sum, parse
 
 cdef extern from "probe.h" nogil:

@@ -21,9 +21,9 @@ from mcrelay.changes import same
 from mcrelay.config import parse_config, parse_rule
 from mcrelay.errors import ConfigError, OperationError
 from mcrelay.files import saved_path
-from mcrelay.model import Config
+from mcrelay.model import DEFAULT_CONTROL, Config
 from mcrelay.save import HEADING, Wanted, merge
-from mcrelay.settings import DEFAULT_CONTROL, RULE
+from mcrelay.settings import RULE
 from mcrelay.tomltext import config_tables, rule_table, toml_table, toml_text, toml_value
 
 TARGET = "/etc/mcrelay/conf.d/90-saved.toml"

@@ -1,0 +1,62 @@
+"""Set-up of the queue, so that the loop allocates nothing."""
+
+cimport cython
+
+from .kernel cimport CMSG_LEN, IP_TOS, IPPROTO_IP, IPPROTO_UDP, UDP_SEGMENT, calloc, free, memset
+
+
+cdef int queue_build(Queue *queue, Scratch scratch, uint32_t inputs, uint32_t outputs) except -1:
+    """Allocate for a plan of that size, and borrow the rest: the loop itself never allocates."""
+    queue[0] = scratch.parts
+    queue.chains = <Chain *>calloc(inputs + 1, sizeof(Chain))
+    queue.touched = <uint32_t *>calloc(inputs + 1, sizeof(uint32_t))
+    queue.blocked = <Blocked *>calloc(outputs + 1, sizeof(Blocked))
+    queue.waiting = <pollfd *>calloc(outputs + 1, sizeof(pollfd))
+    if queue.chains == NULL or queue.touched == NULL or queue.blocked == NULL or queue.waiting == NULL:
+        queue_free(queue)
+        raise MemoryError(f"a queue for {inputs} inputs and {outputs} outputs")
+    return 0
+
+
+cdef void queue_free(Queue *queue) noexcept nogil:
+    """Give back what belongs to the plan; the Scratch keeps its own."""
+    free(queue.chains)
+    free(queue.touched)
+    free(queue.blocked)
+    free(queue.waiting)
+    memset(queue, 0, sizeof(Queue))
+
+
+@cython.final
+cdef class Scratch:
+    def __cinit__(self):
+        cdef uint32_t i
+        cdef cmsghdr *header
+        cdef size_t space = control_bytes()
+        cdef Queue *parts = &self.parts
+        parts.entries = <Entry *>calloc(ENTRIES, sizeof(Entry))
+        parts.headers = <mmsghdr *>calloc(MESSAGES, sizeof(mmsghdr))
+        parts.messages = <Message *>calloc(MESSAGES, sizeof(Message))
+        parts.vectors = <iovec *>calloc(VECTORS, sizeof(iovec))
+        parts.controls = <uint8_t *>calloc(MESSAGES, space)
+        if (
+            parts.entries == NULL or parts.headers == NULL or parts.messages == NULL or parts.vectors == NULL
+            or parts.controls == NULL
+        ):
+            raise MemoryError("a queue")
+        for i in range(<uint32_t>MESSAGES):
+            header = <cmsghdr *>(parts.controls + i * space)
+            header.cmsg_len = CMSG_LEN(sizeof(uint16_t))
+            header.cmsg_level = IPPROTO_UDP
+            header.cmsg_type = UDP_SEGMENT
+            header = <cmsghdr *>(parts.controls + i * space + CMSG_SPACE(sizeof(uint16_t)))
+            header.cmsg_len = CMSG_LEN(sizeof(int32_t))
+            header.cmsg_level = IPPROTO_IP
+            header.cmsg_type = IP_TOS
+
+    def __dealloc__(self):
+        free(self.parts.entries)
+        free(self.parts.headers)
+        free(self.parts.messages)
+        free(self.parts.vectors)
+        free(self.parts.controls)
