@@ -10,6 +10,8 @@ from typing import Any
 
 import meter
 
+from mcrelay.programs import search_path
+
 SYSCTLS = ("net.core.rmem_max", "net.core.wmem_max", "net.core.netdev_max_backlog", "kernel.sched_rt_runtime_us")
 
 
@@ -46,7 +48,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _said(root: Path, *command: str) -> str:
-    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    environment = {**os.environ, "PATH": search_path()}
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env=environment)
     except FileNotFoundError:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from topology import OUT_GROUP, OUT_PORT
 
+from mcrelay.programs import search_path
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from ipaddress import IPv4Address
@@ -89,6 +91,6 @@ class Way:
     @property
     def missing(self) -> str | None:
         """Say what has to be installed, if anything."""
-        if not self.program or shutil.which(self.program, path="/usr/sbin:/usr/bin:/sbin:/bin"):
+        if not self.program or shutil.which(self.program, path=search_path()):
             return None
         return f"{self.program} is not installed (Debian: {self.package})"
