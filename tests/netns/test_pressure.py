@@ -120,8 +120,8 @@ def test_a_slow_output_holds_back_nobody_and_every_datagram_is_accounted_for():
 
 
 def test_a_burst_larger_than_the_shaper_is_back_pressure_and_not_loss():
-    # A shaper's timer goes off on the CPU that last sent. The two ends of a veth have a queue a CPU, so a worker that moves
-    # to another CPU meanwhile can overtake itself there: it stays on one.
+    # A shaper's timer goes off on the CPU that last sent, and the end of a veth pair has a queue a CPU: a worker that
+    # moves to another CPU meanwhile can overtake itself there. It stays on one.
     pinned = f"[relay]\ncpus = [{max(os.sched_getaffinity(0))}]\n"
     with relaying(pinned + RULE) as relay:
         relay.lab.relay.run(
