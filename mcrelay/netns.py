@@ -30,7 +30,7 @@ T = TypeVar("T")
 NAMES = Path("/run/netns")
 CLONE_NEWNET = 0x40000000  # setns(2): linux/sched.h
 SBIN = "/usr/sbin:/sbin"  # where ip and bridge are, which an ordinary user's PATH may lack
-PRUNED_AFTER_SECONDS = 0.6  # one query response interval after the querier is switched on, and a little
+PRUNED_AFTER_SECONDS = 0.15  # one query response interval after the querier is switched on, and a little
 
 SOURCE_ADDRESS = "192.168.168.55"  # an appliance whose addresses nothing has a route to
 RELAY_IN_ADDRESS = "192.0.2.1"
@@ -284,8 +284,8 @@ def bridge(
     The querier is switched on last: in the first command the default response interval of 10 s would apply.
     """
     namespace.ip(
-        f"link add {name} type bridge stp_state 0 forward_delay 0 mcast_snooping 1 mcast_query_response_interval 50"
-        f" mcast_startup_query_interval 50 mcast_last_member_interval 20 mcast_igmp_version {igmp_version}",
+        f"link add {name} type bridge stp_state 0 forward_delay 0 mcast_snooping 1 mcast_query_response_interval 10"
+        f" mcast_startup_query_interval 10 mcast_last_member_interval 20 mcast_igmp_version {igmp_version}",
         *(f"link set {port} master {name} up" for port in ports),
         f"link set {name} up",
         *([f"link set {name} type bridge mcast_querier 1"] if querier else []),
