@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 
 import pytest
 from harness import GROUP, INPUT, SOURCE, assert_adds_up, assert_exact, heard, receiver, relaying, report, send, sender
+
+from mcrelay import links
 
 pytestmark = pytest.mark.net
 
@@ -98,3 +101,29 @@ def test_the_querier_of_a_link_is_known():
         assert time.time() - querier()["last_seen_time"] < 20
         assert relay.show("groups")[0]["version"] == 2
         assert relay.show("groups")[0]["source"] == SOURCE
+
+
+def test_links_are_read_again_once_netlink_has_said_anything(namespaces, monkeypatch):
+    monkeypatch.setattr(links, "DUMP_LASTS_SECONDS", float("inf"))
+    (here,) = namespaces.add("here")
+    dumps = []
+
+    class Watch(links.LinkWatch):
+        async def _dump(self):
+            dumps.append(await super()._dump())
+            return dumps[-1]
+
+    async def look() -> None:
+        async with Watch(lambda: None) as watch:
+            assert await watch.dump() is await watch.dump()
+            assert len(dumps) == 1
+            here.ip("addr add 192.0.2.1/32 dev lo")  # this loop has had no time to hear of it
+            assert "192.0.2.1/32" in map(str, (await watch.dump())["lo"].addresses)
+            here.ip("link add here0 type veth peer name here1")
+            assert {"here0", "here1"} <= (await watch.dump()).keys()
+            assert len(dumps) == 3
+            assert await watch.dump(fresh=True) is dumps[3]
+            monkeypatch.setattr(links, "DUMP_LASTS_SECONDS", 0)
+            assert await watch.dump() is dumps[4]
+
+    here.call(lambda: asyncio.run(look()))
