@@ -35,5 +35,6 @@ setup(
         include_path=["build/cimport"],
         compiler_directives=directives,
         emit_linenums=bool(SANITIZE),
+        nthreads=os.cpu_count() or 1,
     )
 )

@@ -1,7 +1,7 @@
 """Links as they are now, and word of every change: rtnetlink through pyroute2 (rtnetlink(7)).
 
-Level-triggered: a notification only says that something changed; the facts always come from a fresh dump, so a lost or
-repeated notification does no harm.
+Level-triggered: a notification only says that something changed; the facts always come from a dump that began after it,
+so a repeated notification does no harm, and a lost one none for long.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+import time
 from dataclasses import replace
 from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ IFA_F_SECONDARY = 0x1
 RTN_UNICAST = 1
 
 DUMP_TRIES = 10  # something changes during each of them
+DUMP_LASTS_SECONDS = 2.0  # while netlink says nothing
 TAKES_FRAMES = {"macvlan", "macvtap", "ipvlan", "ipvtap"}  # kinds of links whose frames come from the link below them
 
 
@@ -43,6 +45,9 @@ class LinkWatch:
         self._netlink = netlink()  # pyroute2 has no hints
         self._open = contextlib.AsyncExitStack()
         self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        self._links: dict[str, Link] = {}  # the last dump
+        self._dumped = 0.0  # when it began
+        self._quiet = False  # nothing has changed since
 
     async def __aenter__(self) -> LinkWatch:
         """Subscribe first: a change during the first dump is then noticed."""
@@ -57,14 +62,28 @@ class LinkWatch:
         self._events.close()
         await self._open.aclose()
 
-    async def dump(self) -> dict[str, Link]:
+    async def dump(self, *, fresh: bool = False) -> dict[str, Link]:
         """Every link by name, with its IPv4 addresses in the kernel's order, primary ones first.
 
-        A dump during which something changed may lack what did not change: it is asked for again. Raises OSError.
+        A dump during which something changed may lack what did not change: it is asked for again. Unless it must be
+        *fresh*, the last one serves again for a while if netlink has said nothing since: every change of a rule asks,
+        and word of what a person has done to a link is here by the time that ip(8) has ended. Raises OSError.
         """
+        self._read()
+        now = time.monotonic()
+        if not fresh and self._quiet and now - self._dumped < DUMP_LASTS_SECONDS:
+            return self._links
         for _ in range(DUMP_TRIES):
-            with contextlib.suppress(NetlinkDumpInterrupted):
-                return await self._dump()
+            self._quiet = True
+            try:
+                self._links, self._dumped = await self._dump(), now
+            except NetlinkDumpInterrupted:
+                continue
+            except BaseException:
+                self._quiet = False
+                raise
+            return self._links
+        self._quiet = False
         raise OSError(errno.EAGAIN, f"links change too fast: {DUMP_TRIES} dumps were interrupted")
 
     async def _dump(self) -> dict[str, Link]:
@@ -101,11 +120,19 @@ class LinkWatch:
         return None
 
     def _drain(self) -> None:
-        """Being woken is the only signal wanted; ENOBUFS (an overflow) is as good as a message."""
-        with contextlib.suppress(OSError):  # BlockingIOError when empty
-            while self._events.recv(65536):
-                pass
+        """Being woken is the only signal wanted."""
+        self._read()
         self._changed()
+
+    def _read(self) -> None:
+        """Take in every notification there is; ENOBUFS (an overflow) is as good as one."""
+        try:
+            while self._events.recv(65536):
+                self._quiet = False
+        except BlockingIOError:
+            pass  # no more of them
+        except OSError:
+            self._quiet = False
 
 
 def _link(message: Any, addresses: tuple[IPv4Interface, ...]) -> Link:

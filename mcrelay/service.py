@@ -204,7 +204,7 @@ class Service:
         if self._watch is None:
             return False
         try:
-            links = await self._watch.dump()
+            links = await self._watch.dump(fresh=bool(dead))  # its notification may be on its way
         except OSError as error:
             log.warning("links cannot be read, looking again in %.0f s: %s", LOOK_SECONDS, error.strerror)
             return False

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +34,19 @@ def bound_ports(namespace: Namespace) -> set[int]:
     return {int(line.split()[1].split(":")[1], 16) for line in lines}
 
 
-def memberships(namespace: Namespace) -> set[str]:
-    """Groups joined inside, on any link (/proc/net/igmp)."""
-    groups = set()
+def unread_bytes(namespace: Namespace) -> int:
+    """What waits in UDP sockets inside to be read (/proc/net/udp: rx_queue)."""
+    lines = namespace.call(Path("/proc/thread-self/net/udp").read_text).splitlines()[1:]
+    return sum(int(line.split()[4].split(":")[1], 16) for line in lines)
+
+
+def memberships(namespace: Namespace) -> Counter[str]:
+    """Groups joined inside, and by how many sockets, on any link (/proc/net/igmp)."""
+    groups: Counter[str] = Counter()
     for line in namespace.call(Path("/proc/thread-self/net/igmp").read_text).splitlines():
         if line.startswith("\t\t\t\t"):
-            groups.add(".".join(str(byte) for byte in bytes.fromhex(line.split()[0])[::-1]))
+            group, users, *_ = line.split()
+            groups[".".join(str(byte) for byte in bytes.fromhex(group)[::-1])] += int(users)
     return groups
 
 

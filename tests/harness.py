@@ -14,11 +14,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows import bound_ports, memberships, unread_bytes, wait_for
+
 from mcrelay.client import ask
 from mcrelay.config import parse_config
 from mcrelay.errors import ControlError
 from mcrelay.netns import standard_lab
 from mcrelay.notify import Notifier
+from mcrelay.send import consecutive
 from mcrelay.service import Service
 
 if TYPE_CHECKING:
@@ -60,7 +63,7 @@ class RelayUnderTest:
             with contextlib.suppress(ControlError):
                 if condition():
                     return time.monotonic() - begin
-            time.sleep(0.02)
+            time.sleep(0.01)
         raise AssertionError(f"no {what} within {seconds} s; the relay said:\n{self.log.read_text()}")
 
     def show(self, noun: str):
@@ -143,19 +146,30 @@ def service_in(namespace, config: str, features: Features):
 
 
 def receiver(namespace, stream: str, *options: object) -> subprocess.Popen:
-    """`mcrelay recv` in a namespace, joined by the time this returns."""
-    group = stream.rsplit("@", maxsplit=1)[-1].split(":", maxsplit=1)[0]
+    """`mcrelay recv` in a namespace, every socket of it bound and joined by the time this returns."""
+    streams = options[options.index("--streams") + 1] if "--streams" in options else None
+    *_, last = consecutive(stream, streams)  # they are opened in turn
+    group, already = str(last.address), memberships(namespace)
     child = namespace.popen(*MCRELAY, "recv", stream, *map(str, options), "-j", stdout=subprocess.PIPE)
-    if group.split(".")[0] < "224":
-        time.sleep(0.5)
-        return child
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        if f" {group}\n" in namespace.run("ip", "maddr").stdout:
-            time.sleep(0.1)
-            return child
-        time.sleep(0.05)
-    raise AssertionError(f"recv did not join {group}")
+
+    def listens() -> bool:
+        assert child.poll() is None, f"recv {stream} ended with exit code {child.returncode}"
+        if last.address.is_multicast:
+            return memberships(namespace)[group] > already[group]
+        return last.port in bound_ports(namespace)
+
+    wait_for(listens, f"recv {stream} to listen")
+    return child
+
+
+def heard(child: subprocess.Popen, namespace):
+    """What a `recv` that waits for no count printed: ended once all that has reached its namespace is read.
+
+    Call it when whoever sends has ended and the relay is at rest.
+    """
+    wait_for(lambda: not unread_bytes(namespace), "recv to read all there is")
+    child.send_signal(signal.SIGINT)
+    return report(child)
 
 
 def sender(namespace, stream: str, *options: object) -> subprocess.Popen:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from harness import GROUP, INPUT, SOURCE, assert_adds_up, assert_exact, receiver, relaying, report, send, sender
 
@@ -44,21 +46,9 @@ def test_every_payload_size_arrives_exactly(size):
         assert stats["rules"][0]["outputs"][0]["tx_packets"] == 20_000
 
 
-def fan_out(*more: str) -> str:
-    outputs = [f"239.10.1.{i}:5004%out0" for i in range(1, 51)] + list(more)
-    return f'[rules.x]\ninput = "{INPUT}"\noutputs = {outputs}\n'.replace("'", '"')
-
-
-def test_fifty_outputs_each_get_every_datagram():
-    with relaying(fan_out()) as relay:
-        sink = receiver(relay.lab.sink, "239.10.1.1:5004%eth0", "--streams", 50, "--count", 10_000)
-        send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 2_000, "--count", 10_000)
-        assert_exact(report(sink), 500_000)
-        assert_adds_up(relay.at_rest())
-
-
-def test_a_dead_host_and_a_closed_port_take_nothing_from_the_other_outputs():
-    with relaying(fan_out("198.51.100.77:7000", "198.51.100.2:9")) as relay:
+def test_a_dead_host_and_a_closed_port_take_nothing_from_fifty_other_outputs():
+    outputs = [*(f"239.10.1.{i}:5004%out0" for i in range(1, 51)), "198.51.100.77:7000", "198.51.100.2:9"]
+    with relaying(f'[rules.x]\ninput = "{INPUT}"\noutputs = {json.dumps(outputs)}\n') as relay:
         sink = receiver(relay.lab.sink, "239.10.1.1:5004%eth0", "--streams", 50, "--count", 10_000)
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 2_000, "--count", 10_000)
         assert_exact(report(sink), 500_000)

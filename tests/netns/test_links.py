@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import time
 
 import pytest
-from harness import GROUP, INPUT, SOURCE, assert_adds_up, assert_exact, receiver, relaying, report, send, sender
+from harness import GROUP, INPUT, SOURCE, assert_adds_up, assert_exact, heard, receiver, relaying, report, send, sender
+
+from mcrelay import links
 
 pytestmark = pytest.mark.net
 
@@ -28,8 +32,8 @@ def test_a_link_made_again_under_its_name_relays_again_and_a_bystander_loses_not
     config = BYSTANDER + '[rules.gone]\ninput = "239.1.1.1:5000%in1"\noutputs = ["239.10.0.2:5004%out0"]\n'
     with relaying(config) as relay:
         source, host = relay.lab.source, relay.lab.relay
-        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--idle", 3)
-        steady = sender(source, f"{GROUP}:2068%eth0", "--rate", 10_000, "--duration", 8)
+        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0")
+        steady = sender(source, f"{GROUP}:2068%eth0", "--rate", 10_000)
         for _ in range(3):
             relay.lab.lab.veth((host, "in1", source, "extra0"))
             host.ip("link set in1 up", "addr add 203.0.113.1/24 dev in1")
@@ -40,9 +44,11 @@ def test_a_link_made_again_under_its_name_relays_again_and_a_bystander_loses_not
             assert_exact(report(late), 500)
             host.ip("link del in1")
             assert relay.wait_for(lambda: relay.state("gone") == "pending", "pending rule") < 1
+        steady.send_signal(signal.SIGINT)
         sent = report(steady)["sent"]
-        assert_exact(report(sink), sent)
-        assert_adds_up(relay.at_rest())
+        stats = relay.at_rest()
+        assert_exact(heard(sink, relay.lab.sink), sent)
+        assert_adds_up(stats)
 
 
 def test_an_output_is_parked_while_its_link_cannot_send_and_says_why():
@@ -95,3 +101,29 @@ def test_the_querier_of_a_link_is_known():
         assert time.time() - querier()["last_seen_time"] < 20
         assert relay.show("groups")[0]["version"] == 2
         assert relay.show("groups")[0]["source"] == SOURCE
+
+
+def test_links_are_read_again_once_netlink_has_said_anything(namespaces, monkeypatch):
+    monkeypatch.setattr(links, "DUMP_LASTS_SECONDS", float("inf"))
+    (here,) = namespaces.add("here")
+    dumps = []
+
+    class Watch(links.LinkWatch):
+        async def _dump(self):
+            dumps.append(await super()._dump())
+            return dumps[-1]
+
+    async def look() -> None:
+        async with Watch(lambda: None) as watch:
+            assert await watch.dump() is await watch.dump()
+            assert len(dumps) == 1
+            here.ip("addr add 192.0.2.1/32 dev lo")  # this loop has had no time to hear of it
+            assert "192.0.2.1/32" in map(str, (await watch.dump())["lo"].addresses)
+            here.ip("link add here0 type veth peer name here1")
+            assert {"here0", "here1"} <= (await watch.dump()).keys()
+            assert len(dumps) == 3
+            assert await watch.dump(fresh=True) is dumps[3]
+            monkeypatch.setattr(links, "DUMP_LASTS_SECONDS", 0)
+            assert await watch.dump() is dumps[4]
+
+    here.call(lambda: asyncio.run(look()))

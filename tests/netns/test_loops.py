@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from harness import GROUP, INPUT, RelayUnderTest, assert_adds_up, assert_exact, receiver, relaying, report, send
+from harness import GROUP, INPUT, RelayUnderTest, assert_adds_up, assert_exact, heard, receiver, relaying, report, send
 
 from mcrelay.netns import Lab, bridge, forwarding
 
@@ -38,10 +38,10 @@ def mirrored(config: str):
 def test_a_group_relayed_back_onto_its_own_switch_does_not_storm():
     config = '[rules.x]\ninput = "239.1.1.1:5000%l0"\noutputs = ["239.1.1.1:5000%l1"]\n'
     with mirrored(config) as relay:
-        sink = receiver(relay.lab.host, "239.1.1.1:5000%eth0", "--idle", 1)
+        sink = receiver(relay.lab.host, "239.1.1.1:5000%eth0")
         send(relay.lab.host, "239.1.1.1:5000%eth0", "--count", COUNT)
-        assert report(sink)["received"] == 2 * COUNT  # what the host itself sent, and one copy from the relay
         stats = relay.at_rest()
+        assert heard(sink, relay.lab.host)["received"] == 2 * COUNT  # what the host itself sent, and the relay's copy
         assert relay.rule()["drops"]["echo"] == COUNT
         assert relay.rule()["outputs"][0]["tx_packets"] == COUNT
         assert_adds_up(stats)
@@ -80,12 +80,12 @@ def test_rules_that_mirror_each_other_are_allowed_to_once_both_say_reflect():
 def test_a_stream_that_explodes_is_held_to_its_limit_and_recovers():
     config = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\nlimit = "2kpps"\n'
     with relaying(config) as relay:
-        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--idle", 2)
+        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0")
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 20_000, "--count", 40_000)
-        got = report(sink)
+        stats = relay.at_rest()
+        got = heard(sink, relay.lab.sink)
         assert 4_000 <= got["received"] <= 4_000 * 1.1 + 200  # two seconds, and what the bucket holds
         assert got["duplicated"] == got["reordered"] == got["corrupted"] == 0
-        stats = relay.at_rest()
         assert relay.rule()["drops"]["policer"] == 40_000 - got["received"]
         assert_adds_up(stats)
         assert "rule=x dropping=policer" in relay.log.read_text()
@@ -98,8 +98,9 @@ def test_a_stream_that_explodes_is_held_to_its_limit_and_recovers():
 def test_a_limit_in_bits_counts_payload_also_of_superframes():
     config = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\nlimit = "80Mbit"\n'
     with relaying(config) as relay:
-        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--idle", 2)
+        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0")
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 40_000, "--count", 80_000, "--size", 1000, "--gso", 40)
-        got = report(sink)
+        stats = relay.at_rest()
+        got = heard(sink, relay.lab.sink)
         assert 18_000 <= got["received"] <= 24_000  # 10 000 a second, for two seconds, and the bucket's 1000
-        assert_adds_up(relay.at_rest())
+        assert_adds_up(stats)
