@@ -25,7 +25,7 @@
 #define VIRTIO_NET_HDR_GSO_UDP_L4 5
 #endif
 
-enum { BLOCK = 1 << 20, BLOCKS = 64, HEADERS = 42, KEPT = HEADERS + sizeof(Stamp), CLOSE_MS = 5 };
+enum { BLOCK = 1 << 20, BLOCKS = 16, HEADERS = 42, KEPT = HEADERS + sizeof(Stamp), CLOSE_MS = 5 };
 
 static struct {
     uint64_t last, gap, run, longest;

@@ -73,10 +73,10 @@ def latency_table(book: Book, titles: dict[str, str]) -> Table:
             took = book.spread(PEERS_WORK, path, f"seconds@{traffic}")
             table.add_row(
                 title if number == 0 else "", titles.get(path, path),
-                *(
-                    _cell(book, PEERS_WORK, path, f"{name}@{traffic}")
-                    for name in ("p50", "p99", "p99.9", "max", "longest", "lost")
-                ),
+                *(_cell(book, PEERS_WORK, path, f"{name}@{traffic}") for name in ("p50", "p99")),
+                *(_cell(book, PEERS_WORK, path, f"{name}@{traffic}", only_median=True) for name in ("p99.9", "max")),
+                _cell(book, PEERS_WORK, path, f"longest@{traffic}", only_median=True) if traffic != "burst" else "",
+                _cell(book, PEERS_WORK, path, f"lost@{traffic}"),
                 f"{took.median * 1e3:.0f} ms" if took and traffic == "burst" else "",
             )  # fmt: skip
     return table
@@ -112,7 +112,10 @@ def _times(book: Book, work: str, path: str, traffic: str) -> str:
     *times, longest = (each.median for each in found if each)
     lost = book.spread(work, path, f"lost@{traffic}")
     shown = " / ".join(f"{us / 1e3:.{2 if us < 995 else 1 if us < 9_950 else 0}f}" for us in times)
-    return f"{shown}\n{longest:.0f} back to back" + (f", lost {lost.most:,.0f}" if lost and lost.most else "")
+    said = [] if traffic == "burst" else [f"{longest:.0f} back to back"]
+    if lost and lost.most:
+        said.append(f"lost {lost.most:,.0f}")
+    return "\n".join([shown, *said])
 
 
 def exact_table(book: Book) -> Table:

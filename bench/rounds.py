@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import paths
 from meter import Soaker
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from way import Way
     from workloads import Workload
 
+T = TypeVar("T")
+
 COST_SHARE = 0.5  # of the lowest highest rate in a row: nobody is near a limit
 
 
@@ -34,20 +36,21 @@ class Extent:
     probe_seconds: float
     timed_seconds: float  # of a probe for latency
     tolerance: float = TOLERANCE  # of a searched rate
-    everything: bool = False
-    reduced: bool = False
+    depth: int = 1  # quick 0, normal 1, full 2
     left_out: tuple[str, ...] = ()  # sections
+
+    def pick(self, quick: Sequence[T], normal: Sequence[T] = (), full: Sequence[T] = ()) -> list[T]:
+        """Return what a run of this extent measures: each does what the smaller one does, and more."""
+        return [each for part in (quick, normal, full)[: self.depth + 1] for each in part]
 
     def with_rounds(self, rounds: int) -> Extent:
         """Return the same with another number of samples."""
         return replace(self, rounds=rounds)
 
 
-QUICK = Extent(
-    "quick", rounds=2, probe_seconds=0.25, timed_seconds=0.25, tolerance=0.08, reduced=True, left_out=("rules",)
-)
-NORMAL = Extent("normal", rounds=5, probe_seconds=0.3, timed_seconds=0.2, tolerance=0.05)
-FULL = Extent("full", rounds=5, probe_seconds=0.5, timed_seconds=0.5, everything=True)
+QUICK = Extent("quick", rounds=2, probe_seconds=0.25, timed_seconds=0.25, tolerance=0.08, depth=0, left_out=("rules",))
+NORMAL = Extent("normal", rounds=5, probe_seconds=0.3, timed_seconds=0.15, tolerance=0.06)
+FULL = Extent("full", rounds=5, probe_seconds=0.5, timed_seconds=0.5, depth=2)
 
 
 class Rounds:

@@ -37,20 +37,15 @@ class Sections(Rounds):
 
     def stream(self) -> None:
         """Take one stream of 1316 bytes through every path: rate, pipeline, cost."""
-        ways = [
-            paths.MCRELAY, paths.EXCLUSIVE, paths.GRO, paths.EXCLUSIVE_GRO, paths.SINGLY, paths.C_SEND, paths.C_RUNS,
-            paths.SMCROUTE, paths.SMCROUTE_BARE, paths.NFT, paths.SOCAT,
-        ]  # fmt: skip
-        uso = [paths.by_device(way) for way in (paths.MCRELAY, paths.EXCLUSIVE_GRO)]
-        if self.extent.everything:
-            uso.append(paths.by_device(paths.C_RUNS))
-        if self.extent.reduced:
-            ways = [
+        ways = self.extent.pick(
+            [
                 paths.MCRELAY, paths.EXCLUSIVE, paths.EXCLUSIVE_GRO, paths.SINGLY, paths.SMCROUTE, paths.NFT,
-                paths.SOCAT,
-            ]  # fmt: skip
-            uso = uso[:1]
-        with self.trials([(way, workloads.ONE) for way in (*ways, *uso)]) as trials:
+                paths.SOCAT, paths.by_device(paths.MCRELAY),
+            ],
+            [paths.GRO, paths.C_RUNS, paths.SMCROUTE_BARE],
+            [paths.C_SEND, paths.by_device(paths.EXCLUSIVE_GRO), paths.by_device(paths.C_RUNS)],
+        )  # fmt: skip
+        with self.trials([(way, workloads.ONE) for way in ways]) as trials:
             self.rates(trials, pipeline=True)
             common = self.common_rate(trials)
 
@@ -76,15 +71,16 @@ class Sections(Rounds):
 
     def fanout(self) -> None:
         """1, 10 and 50 outputs: rates, and the cost of each delivered datagram at half of the own highest rate."""
-        works = [workloads.ONE, workloads.FANOUT_10, workloads.FANOUT_50]
-        ours = [paths.MCRELAY, paths.by_device(paths.MCRELAY)]
-        if self.extent.everything:
-            ours.append(paths.EXCLUSIVE)
-        pairs = [(way, work) for work in works for way in ours]
-        pairs += [(way, work) for work in works[1:] for way in (paths.SMCROUTE, paths.NFT)]
-        pairs.append((paths.SOCAT, workloads.FANOUT_10))
-        if self.extent.reduced:
-            pairs = [(paths.MCRELAY, work) for work in (works[0], works[2])]
+        one, ten, fifty = workloads.ONE, workloads.FANOUT_10, workloads.FANOUT_50
+        device = paths.by_device(paths.MCRELAY)
+        pairs = self.extent.pick(
+            [(paths.MCRELAY, work) for work in (one, fifty)],
+            [
+                (paths.MCRELAY, ten), *((device, work) for work in (one, ten, fifty)),
+                *((peer, work) for peer in (paths.SMCROUTE, paths.NFT) for work in (ten, fifty)), (paths.SOCAT, ten),
+            ],
+            [(paths.EXCLUSIVE, work) for work in (one, ten, fifty)],
+        )  # fmt: skip
         with self.trials([(way, replace(work, name=f"fanout-{work.outputs}")) for way, work in pairs]) as trials:
             self.rates(trials)
 
@@ -95,21 +91,16 @@ class Sections(Rounds):
 
     def shapes(self) -> None:
         """Sizes and streams, against kernel forwarding on equal cores: runs cannot always form."""
-        works = [workloads.SMALL, workloads.MIXED, workloads.RANDOM, workloads.MANY, workloads.THIN]
-        if self.extent.reduced:
-            works = [workloads.RANDOM, workloads.THIN]
+        works = self.extent.pick([workloads.RANDOM, workloads.THIN], [workloads.SMALL, workloads.MIXED, workloads.MANY])
         for work in works:
-            ways = [paths.MCRELAY, paths.EXCLUSIVE, paths.SMCROUTE]
-            if work.streams > 1:
-                ways.append(paths.TWO_WORKERS)
-            ways.append(paths.by_device(paths.MCRELAY))
-            if self.extent.reduced:
-                ways = [paths.MCRELAY, paths.SMCROUTE]
-            if self.extent.everything:
-                ways += [
-                    paths.GRO, paths.SINGLY, paths.C_RUNS, paths.SMCROUTE_BARE,
-                    paths.NFT, paths.SOCAT,
-                ]  # fmt: skip
+            ways = self.extent.pick(
+                [paths.MCRELAY, paths.SMCROUTE],
+                [paths.EXCLUSIVE, paths.by_device(paths.MCRELAY)],
+                [
+                    paths.TWO_WORKERS, paths.GRO, paths.SINGLY, paths.C_RUNS, paths.SMCROUTE_BARE, paths.NFT,
+                    paths.SOCAT,
+                ],
+            )  # fmt: skip
             with self.trials([(way, work) for way in ways]) as trials:
                 self.rates(trials)
                 common = self.common_rate(trials)
@@ -117,11 +108,14 @@ class Sections(Rounds):
 
     def superframes(self) -> None:
         """Bring datagrams in 48 at a time, as a host with UDP GRO or a sender with USO does."""
-        ways = [paths.MCRELAY, paths.by_device(paths.MCRELAY), paths.EXCLUSIVE, paths.by_device(paths.EXCLUSIVE)]
-        if self.extent.reduced:
-            ways = ways[:2]
-        if self.extent.everything:
-            ways += [paths.C_RUNS, paths.SMCROUTE, paths.by_device(paths.SMCROUTE), paths.NFT]
+        ways = self.extent.pick(
+            [paths.MCRELAY, paths.by_device(paths.MCRELAY)],
+            [],
+            [
+                paths.EXCLUSIVE, paths.by_device(paths.EXCLUSIVE), paths.C_RUNS, paths.SMCROUTE,
+                paths.by_device(paths.SMCROUTE), paths.NFT,
+            ],
+        )  # fmt: skip
         with self.trials([(way, workloads.SUPERFRAMES) for way in ways]) as trials:
             self.rates(trials)
             common = self.common_rate(trials)
@@ -129,11 +123,9 @@ class Sections(Rounds):
 
     def rules(self) -> None:
         """1, 100 and 10 000 rules, one of them busy: the same rate for all, the cost of a datagram."""
-        works = [workloads.ONE, workloads.RULES_100, workloads.RULES_10000]
-        if self.extent.reduced:
-            works = [workloads.ONE, workloads.RULES_10000]
+        works = self.extent.pick([workloads.ONE, workloads.RULES_10000], [workloads.RULES_100])
         named = [replace(work, name=f"rules-{1 + work.idle_rules}") for work in works]
-        ways = [paths.MCRELAY] if self.extent.reduced else [paths.MCRELAY, paths.by_device(paths.MCRELAY)]
+        ways = self.extent.pick([paths.MCRELAY], [paths.by_device(paths.MCRELAY)])
         with self.trials([(way, work) for work in named for way in ways]) as trials:
             self.rates(trials)
             common = self.common_rate(trials)
@@ -160,7 +152,7 @@ class Sections(Rounds):
 
     def latency(self) -> None:
         """Delay from when each datagram was due until it reaches the sink, and how long they come back to back."""
-        for work in WORKLOADS[:1] if self.extent.reduced else WORKLOADS:
+        for work in self.extent.pick(WORKLOADS[:1], WORKLOADS[1:]):
             with self.trials([(way, work) for way in self._timed(work)]) as trials:
                 for number in range(self.extent.rounds):
                     for trial in turned(trials, number):
@@ -168,18 +160,22 @@ class Sections(Rounds):
 
     def _timed(self, work: Workload) -> list[Way]:
         """Peers where they can be told apart, and what our own do with each workload."""
-        ours = [paths.THROUGHPUT, paths.by_device(paths.THROUGHPUT)]
-        if self.extent.everything:
-            latency = [paths.LATENCY, paths.by_device(paths.LATENCY)]
-            return [*ours, *latency, paths.GRO, paths.C_RUNS, paths.SMCROUTE, paths.NFT, paths.SOCAT]
+        device, peers = paths.by_device(paths.THROUGHPUT), [paths.SMCROUTE, paths.NFT]
+        latency = [paths.LATENCY, paths.by_device(paths.LATENCY)]
         if work is workloads.ONE:
-            return [*ours[: 1 if self.extent.reduced else 2], paths.LATENCY, paths.SMCROUTE, paths.NFT]
-        return [*ours, paths.SMCROUTE, paths.NFT] if work is workloads.FANOUT_10 else ours
+            return self.extent.pick(
+                [paths.THROUGHPUT, paths.LATENCY, *peers], [device], [latency[1], paths.GRO, paths.C_RUNS, paths.SOCAT]
+            )
+        more = [*latency, paths.GRO, paths.C_RUNS]
+        if work is workloads.FANOUT_10:
+            return self.extent.pick([], [paths.THROUGHPUT, device, *peers], more)
+        return self.extent.pick([], [paths.THROUGHPUT, device], [*more, *peers])
 
     def _times(self, trial: Trial) -> None:
         flooded = trial.work is workloads.FLOOD
-        usual = self.extent.timed_seconds
-        for traffic in (FLOODED,) if flooded else (PACED[1], BURST) if self.extent.reduced else (*PACED, BURST):
+        # Where there are targets, long enough that one stall of a virtual machine is less than a hundredth of it.
+        usual = self.extent.timed_seconds * (3 if trial.work is workloads.ONE else 1)
+        for traffic in [FLOODED] if flooded else self.extent.pick([PACED[1], BURST], [PACED[0], PACED[2]]):
             sender = trial.flood(usual) if flooded else None
             found = arrivals.watch(trial, traffic, usual) if self._carries(trial, traffic) else {}
             if sender:
@@ -194,7 +190,8 @@ class Sections(Rounds):
 
     def exactness(self) -> None:
         """Check every workload at 80 % of its highest rate, with 1 and 2 workers."""
-        works = [workloads.ONE, workloads.RANDOM, workloads.SUPERFRAMES] if self.extent.reduced else WORKLOADS
+        few = [workloads.ONE, workloads.RANDOM, workloads.SUPERFRAMES]
+        works = self.extent.pick(few, [work for work in WORKLOADS if work not in few])
         pairs = [(way, work) for way in (paths.MCRELAY, paths.TWO_WORKERS) for work in works]
         pairs += [(way, workloads.ONE) for way in (paths.EXCLUSIVE, paths.GRO, paths.EXCLUSIVE_GRO)]
         for pair in pairs:
@@ -208,7 +205,7 @@ class Sections(Rounds):
         rate = FLOODED.rate if flooded else SHARE * (spread.median if spread else self.highest(trial) or 10_000.0)
         most = exact.RECEIVABLE // work.outputs
         count = max(1, round(min(most, rate * 0.5) / work.streams))
-        for _ in range(1 if self.extent.reduced else 2):
+        for _ in range(self.extent.depth or 1):
             sender = trial.flood(count / rate + FLOOD_AHEAD) if flooded else None
             self.book.exact.append(exact.account(trial, rate, count))
             if sender:
@@ -216,7 +213,7 @@ class Sections(Rounds):
 
     def micro(self) -> None:
         """Run the microbenchmarks of parse, find and queue."""
-        found = microbench.run(self.setting.folder, 0.2 if self.extent.reduced else 1.0)
+        found = microbench.run(self.setting.folder, 1.0 if self.extent.depth else 0.2)
         if isinstance(found, str):
             self.book.note(f"microbenchmarks: {found}")
             return
