@@ -38,8 +38,9 @@ def watch(trial: Trial, traffic: Traffic, usual: float) -> dict[str, Any]:
     """Send *traffic* through a path, for *usual* seconds if it is no burst.
 
     Returns ``sent``, ``seconds`` it took to send, ``lost`` of all copies, delays in microseconds (``p50``, ``p99``,
-    ``p99.9``, ``max``), and ``longest``: the longest run of datagrams closer together than a quarter of the interval
-    they were sent at. Of several copies the last is watched: it waits for the others.
+    ``p99.9``, ``max``), ``unseen`` (so many delays are not known), and ``longest``: the longest run of datagrams closer
+    together than a quarter of the interval they were sent at. Of several copies the last is watched: it waits for the
+    others.
     """
     work, running, site = trial.work, trial.running, trial.site
     # Datagrams are handed over one by one if they are paced: whatever clusters, the path did.
@@ -61,8 +62,6 @@ def watch(trial: Trial, traffic: Traffic, usual: float) -> dict[str, Any]:
     ).result()  # fmt: skip
     come = trial.sink.settle(before, load.sent_bytes * running.copies, patience=STALL)
     found: dict[str, Any] = json.loads(watcher.communicate("\n")[0])
-    if found["unseen"]:
-        raise RuntimeError(f"the ring of what watches the sink overflowed by {found['unseen']}")
     mean = load.sent_bytes / max(load.sent, 1)
     lost = round((load.sent_bytes * running.copies - come.payload_bytes) / mean)
     return {**found, "sent": load.sent, "seconds": load.seconds, "lost": lost}
