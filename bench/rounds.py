@@ -49,7 +49,7 @@ class Extent:
 
 
 QUICK = Extent("quick", rounds=2, probe_seconds=0.2, timed_seconds=0.2, tolerance=0.08, depth=0, left_out=("rules",))
-NORMAL = Extent("normal", rounds=5, probe_seconds=0.3, timed_seconds=0.15, tolerance=0.06)
+NORMAL = Extent("normal", rounds=5, probe_seconds=0.25, timed_seconds=0.15, tolerance=0.06)
 FULL = Extent("full", rounds=5, probe_seconds=0.5, timed_seconds=0.5, depth=2)
 
 
@@ -91,29 +91,28 @@ class Rounds:
                     rate = self.highest(trial)
                 self.book.add(trial.work.name, trial.path.name, "pipeline", rate)
 
-    def highest(self, trial: Trial, *, equal: bool = False) -> float | None:
+    def highest(self, trial: Trial, *, equal: bool = False, tolerance: float = 0.0) -> float | None:
         """Search the highest loss-free rate; None if there is none."""
-        return trial.highest(self.extent.probe_seconds, tolerance=self.extent.tolerance, equal=equal)
+        return trial.highest(self.extent.probe_seconds, tolerance=tolerance or self.extent.tolerance, equal=equal)
 
-    def costs(self, trials: Sequence[Trial], rate_of: Callable[[Trial], float]) -> None:
+    def costs(self, trials: Sequence[Trial], rate_of: Callable[[Trial], float], seconds: float = 0.0) -> None:
         """Core-nanoseconds and worker-nanoseconds per delivered datagram, the sender's own subtracted."""
-        works = list(dict.fromkeys(trial.work for trial in trials))
+        seconds = seconds or self.extent.probe_seconds
         with Lab() as lab:
-            alone = {work: Trial(lab, paths.DROP, work, self.setting) for work in works}
+            alone = {work: Trial(lab, paths.DROP, work, self.setting) for work in {t.work.traffic for t in trials}}
             soaker = Soaker(self.setting.programs["soak"], self.setting.folder, self.setting.cores)
             try:
                 for number in range(self.extent.rounds):
                     sender: dict[tuple[Workload, int], Probe] = {}
                     for trial in turned(trials, number):
-                        rate = rate_of(trial)
-                        key = trial.work, round(rate)
+                        rate, work = rate_of(trial), trial.work.traffic
+                        key = work, round(rate)
                         if key not in sender:
-                            base = alone[trial.work].probe(rate, self.extent.probe_seconds, soaker=soaker)
-                            sender[key] = base
+                            base = sender[key] = alone[work].probe(rate, seconds, soaker=soaker)
                             self.book.add(trial.work.name, "drop", "cost_ns", base.cores_ns)
                             self.book.add(trial.work.name, "drop", "accounted_ns", base.accounted_ns)
                             self.book.add(trial.work.name, "drop", "cost_rate", base.rate)
-                        self._cost(trial, trial.probe(rate, self.extent.probe_seconds, soaker=soaker), sender[key])
+                        self._cost(trial, trial.probe(rate, seconds, soaker=soaker), sender[key])
             finally:
                 soaker.close()
 

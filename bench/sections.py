@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SHARE = 0.8  # of the highest rate: where everything has to be exact, and where the profile is taken
 FLOODED = Traffic("10000", 10_000)  # what has to get through beside a flood
+COARSE = 0.15  # of a rate that is searched only to be taken 80 % of
 FLOOD_AHEAD = 1.0  # seconds that `mcrelay send` and `recv` take to start
 WORKLOADS = (
     workloads.ONE, workloads.SMALL, workloads.MIXED, workloads.RANDOM, workloads.MANY, workloads.THIN,
@@ -76,10 +77,10 @@ class Sections(Rounds):
         pairs = self.extent.pick(
             [(paths.MCRELAY, work) for work in (one, fifty)],
             [
-                (paths.MCRELAY, ten), *((device, work) for work in (one, ten, fifty)),
+                (paths.MCRELAY, ten), *((device, work) for work in (ten, fifty)),
                 *((peer, work) for peer in (paths.SMCROUTE, paths.NFT) for work in (ten, fifty)), (paths.SOCAT, ten),
             ],
-            [(paths.EXCLUSIVE, work) for work in (one, ten, fifty)],
+            [(device, one), *((paths.EXCLUSIVE, work) for work in (one, ten, fifty))],
         )  # fmt: skip
         with self.trials([(way, replace(work, name=f"fanout-{work.outputs}")) for way, work in pairs]) as trials:
             self.rates(trials)
@@ -125,11 +126,11 @@ class Sections(Rounds):
         """1, 100 and 10 000 rules, one of them busy: the same rate for all, the cost of a datagram."""
         works = self.extent.pick([workloads.ONE, workloads.RULES_10000], [workloads.RULES_100])
         named = [replace(work, name=f"rules-{1 + work.idle_rules}") for work in works]
-        ways = self.extent.pick([paths.MCRELAY], [paths.by_device(paths.MCRELAY)])
+        ways = self.extent.pick([paths.MCRELAY], [], [paths.by_device(paths.MCRELAY)])
         with self.trials([(way, work) for work in named for way in ways]) as trials:
             self.rates(trials)
             common = self.common_rate(trials)
-            self.costs(trials, lambda _: common)
+            self.costs(trials, lambda _: common, 2 * self.extent.probe_seconds)
 
     def flood(self) -> None:
         """Send 500 000 packets/s that no rule wants beside 10 000/s that one does."""
@@ -206,7 +207,10 @@ class Sections(Rounds):
     def _exact(self, trial: Trial) -> None:
         work, flooded = trial.work, trial.work is workloads.FLOOD
         spread = self.rate(trial)
-        rate = FLOODED.rate if flooded else SHARE * (spread.median if spread else self.highest(trial) or 10_000.0)
+        if flooded:
+            rate = FLOODED.rate
+        else:
+            rate = SHARE * (spread.median if spread else self.highest(trial, tolerance=COARSE) or 10_000.0)
         most = exact.RECEIVABLE // work.outputs
         count = max(1, round(min(most, rate * 0.5) / work.streams))
         for _ in range(self.extent.depth or 1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,11 @@ class Workload:
     run: int = 16  # datagrams the sender hands over at once
     runs: bool = False  # each run to one of the streams, which costs the sender less; else they take turns singly
     superframes: bool = False  # the source's link passes them on whole: what a host with UDP GRO or USO gets
+
+    @property
+    def traffic(self) -> Workload:
+        """What of it is the sender's: the same for every number of outputs and rules."""
+        return replace(self, name="", title="", outputs=1, idle_rules=0)
 
     @property
     def alike(self) -> bool:
