@@ -80,7 +80,7 @@ class Rounds:
                     ]
 
     def rates(self, trials: Sequence[Trial], *, pipeline: bool = False) -> None:
-        """Search the highest loss-free rate, in alternation; *pipeline*: that of the kernel on one core, too."""
+        """Search the highest loss-free rate, in alternation; *pipeline*: also with one sender on one core."""
         for number in range(self.extent.rounds):
             for trial in turned(trials, number):
                 rate = self.highest(trial, equal=True)
