@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,15 @@ def main(extent: str, only: tuple[str, ...], count: int | None, folder: Path) ->
         command = (str(tools.ROOT / ".venv/bin/mcrelay"),)
         setting = Setting(work, tools.compile_all(work), command, meter.cores(), meter.softirq_threads())
         run = sections.Sections(book, setting, chosen)
+        broken = False
         for section in names:
             at = time.monotonic()
-            getattr(run, section)()
+            try:
+                getattr(run, section)()
+            except Exception as error:  # noqa: BLE001  what has been measured by then is worth keeping
+                traceback.print_exc()
+                book.note(f"section {section} broke off: {error}")
+                broken = True
             console.print(f"{section}: {time.monotonic() - at:.0f} s", style="dim", highlight=False)
     facts["steal_ticks"] = machine.steal_ticks() - facts["steal_ticks"]
     took = time.monotonic() - begun
@@ -83,6 +90,8 @@ def main(extent: str, only: tuple[str, ...], count: int | None, folder: Path) ->
     plot.draw(book, heading, folder / "bench.png")
     report.write(console, book, titles, heading)
     console.print(f"written: {folder}/bench.json, bench.txt, bench.png", highlight=False)
+    if broken:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
