@@ -8,15 +8,17 @@ import peers
 from product import Variant, mcrelay
 from way import Way
 
-BURST_RING = "256MiB"  # holds 50 000 datagrams of 1316 bytes and what they are kept in, twice
+BURST_RING = "256MiB"  # blocks: holds 50 000 datagrams of 1316 bytes and what they are kept in, twice
+SLOT_RING = "1GiB"  # slots, which hold a superframe each: 40 ms of a burst at 400 000/s, as long as a stall of a VM
+STALL_RING = "128MiB"  # at the highest rate of superframes, 1 GB/s, what comes within 0.1 s; the default is 0.03 s
 
 MCRELAY = Way("mcrelay", "mcrelay", mcrelay(Variant()))
 EXCLUSIVE = Way("exclusive", "mcrelay, exclusive", mcrelay(Variant(exclusive=True)))
 GRO = Way("gro", "mcrelay, gro", mcrelay(Variant(gro=True)))
 EXCLUSIVE_GRO = Way("exclusive-gro", "mcrelay, exclusive and gro", mcrelay(Variant(exclusive=True, gro=True)))
-# A ring is shared out, and one of two workers has the core of the sender: a stall is longer, and so is the ring.
-TWO_WORKERS = Way("workers-2", "mcrelay, 2 workers", mcrelay(Variant(workers=2, ring="128MiB")), both_cores=True)
-LATENCY = Way("latency", "mcrelay, latency profile", mcrelay(Variant(latency=True, ring=BURST_RING)))
+ONE_WORKER = Way("workers-1", "mcrelay, 1 worker", mcrelay(Variant(ring=STALL_RING)))
+TWO_WORKERS = Way("workers-2", "mcrelay, 2 workers", mcrelay(Variant(workers=2, ring=STALL_RING)), both_cores=True)
+LATENCY = Way("latency", "mcrelay, latency profile", mcrelay(Variant(latency=True, ring=SLOT_RING)))
 THROUGHPUT = Way("throughput", "mcrelay, throughput profile", mcrelay(Variant(ring=BURST_RING)))
 SINGLY = Way("burst-1", "mcrelay, burst = 1 (one send a datagram)", mcrelay(Variant(burst=1)))
 C_SEND = Way("c-send", "plain C loop, send()", peers.plain_c("send"), program="gcc", package="gcc")

@@ -196,7 +196,7 @@ class Sections(Rounds):
         """Check every workload at 80 % of its highest rate, with 1 and 2 workers."""
         few = [workloads.ONE, workloads.RANDOM, workloads.SUPERFRAMES]
         works = self.extent.pick(few, [work for work in WORKLOADS if work not in few])
-        pairs = [(way, work) for way in (paths.MCRELAY, paths.TWO_WORKERS) for work in works]
+        pairs = [(way, work) for way in (paths.ONE_WORKER, paths.TWO_WORKERS) for work in works]
         options = self.extent.pick([], [paths.EXCLUSIVE, paths.GRO, paths.EXCLUSIVE_GRO])
         pairs += [(way, workloads.ONE) for way in options]
         for pair in pairs:
@@ -206,7 +206,8 @@ class Sections(Rounds):
 
     def _exact(self, trial: Trial) -> None:
         work, flooded = trial.work, trial.work is workloads.FLOOD
-        spread = self.rate(trial)
+        path = paths.MCRELAY.name if trial.path is paths.ONE_WORKER else trial.path.name
+        spread = self.book.spread(work.name, path, "rate")
         if flooded:
             rate = FLOODED.rate
         else:

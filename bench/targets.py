@@ -201,7 +201,7 @@ def _rest(book: Book) -> Iterator[Row]:
         lost.most == 0 if lost else None,
     )  # fmt: skip
     for paths, title in (
-        (("mcrelay",), "1 worker"),
+        (("workers-1",), "1 worker"),
         (("workers-2",), "2 workers"),
         (("exclusive", "gro", "exclusive-gro"), "exclusive, gro and both"),
     ):
