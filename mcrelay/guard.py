@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from .model import Link, Membership
 
+    _Groups = dict[int, dict[IPv4Address, list[IPv4Address]]]
+
 log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 0.5  # how old what the kernel said of its IGMP versions may be: a flood of queries must not reread it
@@ -52,6 +54,7 @@ class Guard:
         self._limits = limits
         self._open_tap = open_tap
         self._posts: dict[str, _Post] = {}
+        self._sorted: tuple[frozenset[Membership], _Groups] = (frozenset(), {})  # what is joined, and by link
         self._versions: dict[str, int] = {}
         self._versions_read = float("-inf")
 
@@ -64,18 +67,16 @@ class Guard:
         return post.guardian if post else None
 
     def reconcile(
-        self, names: Collection[str], links: Mapping[str, Link], joined: Collection[Membership], dead: Collection[int]
+        self, names: Collection[str], links: Mapping[str, Link], joined: frozenset[Membership], dead: Collection[int]
     ) -> None:
         """Guard the links called ``names``; the taps of ``dead`` ifindexes hear nothing any more."""
         for name in self._posts.keys() - set(names):
             post = self._posts.pop(name)
             post.guardian.close()
             post.unplug()
-        groups: dict[int, dict[IPv4Address, list[IPv4Address]]] = {}
-        for each in joined:
-            sources = groups.setdefault(each.ifindex, {}).setdefault(each.group, [])
-            if each.source is not None:
-                sources.append(each.source)
+        if joined is not self._sorted[0]:
+            self._sorted = (joined, _by_link(joined))
+        groups = self._sorted[1]
         for name in sorted(names):
             link = links.get(name)
             post = self._posts.get(name) or self._hire(name)
@@ -106,7 +107,7 @@ class Guard:
 
     def close(self) -> None:
         """Let every link go."""
-        self.reconcile((), {}, (), ())
+        self.reconcile((), {}, frozenset(), ())
 
     def _hire(self, name: str) -> _Post:
         clock = asyncio.get_running_loop()
@@ -129,3 +130,13 @@ class Guard:
             self._versions = igmp.host_versions()
             self._versions_read = time.monotonic()
         return self._versions.get(name)
+
+
+def _by_link(joined: frozenset[Membership]) -> _Groups:
+    """The sources of every group (none: from anyone), by ifindex."""
+    groups: _Groups = {}
+    for each in joined:
+        sources = groups.setdefault(each.ifindex, {}).setdefault(each.group, [])
+        if each.source is not None:
+            sources.append(each.source)
+    return groups

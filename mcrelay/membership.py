@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from .errors import MembershipError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
     from ipaddress import IPv4Address
 
     from .model import Membership
@@ -75,6 +75,12 @@ class _Helper:
         self.full = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    joined: frozenset[Membership]
+    users: Counter[tuple[int, IPv4Address]]
+
+
 class Memberships:
     """What this process has joined. Every method belongs to the main thread.
 
@@ -88,16 +94,26 @@ class Memberships:
         self._serial = itertools.count()
         self._pools: dict[int, list[_Helper]] = {}
         self._failed: dict[Membership, str] = {}
+        self._sums: _Sums | None = None  # of what is held now; asked for at every look, and there may be thousands
 
     @property
-    def joined(self) -> set[Membership]:
-        """Every membership the kernel has accepted."""
-        return {each for pool in self._pools.values() for helper in pool for each in helper.held}
+    def joined(self) -> frozenset[Membership]:
+        """Every membership the kernel has accepted: the same object as long as nothing has changed."""
+        return self._summed().joined
 
     @property
-    def users(self) -> Counter[tuple[int, IPv4Address]]:
+    def users(self) -> Mapping[tuple[int, IPv4Address], int]:
         """How many helper sockets have joined, by ifindex and group: what of /proc/net/igmp is ours."""
-        return Counter((i, group) for i, pool in self._pools.items() for helper in pool for group in helper.groups)
+        return self._summed().users
+
+    def _summed(self) -> _Sums:
+        if self._sums is None:
+            helpers = [(ifindex, helper) for ifindex, pool in self._pools.items() for helper in pool]
+            self._sums = _Sums(
+                frozenset(each for _, helper in helpers for each in helper.held),
+                Counter((ifindex, group) for ifindex, helper in helpers for group in helper.groups),
+            )
+        return self._sums
 
     @property
     def failed(self) -> dict[Membership, str]:
@@ -116,6 +132,7 @@ class Memberships:
         ``retry`` says so: a kernel that refuses a fresh socket will refuse the next one too.
         """
         for ifindex in self._pools.keys() - set(links):
+            self._sums = None
             for helper in self._pools.pop(ifindex):
                 self._discard(helper)
         have = self.joined
@@ -135,6 +152,7 @@ class Memberships:
                 helper.socket.close()
         self._pools.clear()
         self._failed.clear()
+        self._sums = None
 
     def _join(self, membership: Membership) -> None:
         pool = self._pools.setdefault(membership.ifindex, [])
@@ -167,6 +185,7 @@ class Memberships:
                 return False
             raise MembershipError(f"{_describe(membership)}: {error.strerror}") from error
         helper.add(membership)
+        self._sums = None
         return True
 
     def _leave(self, membership: Membership) -> None:
@@ -178,6 +197,7 @@ class Memberships:
             if error.errno not in GONE:
                 raise
         helper.remove(membership)
+        self._sums = None
         if not helper.held:
             self._discard(helper)
             pool.remove(helper)

@@ -74,6 +74,7 @@ class Service:
         self._watch: LinkWatch | None = None
         self._said: dict[tuple[str, str], tuple[str, str]] = {}
         self._reported: tuple[PlanSpec, Troubles, dict[Membership, str]] | None = None  # what `_said` was told of
+        self._joins_told: tuple[PlanSpec, set[int], set[int]] | None = None  # plan, links, rings that were refused
         self._neighbours_said = ""
         self._looked = self._tried = 0.0
 
@@ -191,13 +192,19 @@ class Service:
         return self._compiled[1]
 
     def _reconcile_joins(self, spec: PlanSpec, dead: set[int], *, retry: bool) -> None:
+        """Join and leave. Where nothing can have changed since the last time, thousands of joins are not looked at."""
         existing = {link.ifindex for link in self.links.values() if link.mtu >= rules.LEAST_MTU}
+        refused = set(self._troubles.rings)
+        told = self._joins_told
+        same = told is not None and told[0] is spec and told[1:] == (existing, refused)
+        if same and not dead and not (retry and self.memberships.failed):
+            return
         if dead:  # the kernel's entries went with the link; a new one may have its number already
             surviving = {each for each in self.memberships.joined if each.ifindex not in dead}
             self.memberships.reconcile(surviving, existing - dead)
-        refused = self._troubles.rings
         wanted = {each for each in spec.memberships if each.ifindex in existing and each.ifindex not in refused}
         self.memberships.reconcile(wanted, existing, retry=retry)
+        self._joins_told = (spec, existing, refused)
 
     async def _look_at_links(self, dead: set[int]) -> bool:
         """Learn the links as they are; whether any has changed."""
