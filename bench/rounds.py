@@ -48,7 +48,9 @@ class Extent:
         return replace(self, rounds=rounds)
 
 
-QUICK = Extent("quick", rounds=2, probe_seconds=0.2, timed_seconds=0.2, tolerance=0.08, depth=0, left_out=("rules",))
+QUICK = Extent(
+    "quick", rounds=2, probe_seconds=0.2, timed_seconds=0.2, tolerance=0.1, depth=0, left_out=("rules", "start")
+)
 NORMAL = Extent("normal", rounds=5, probe_seconds=0.25, timed_seconds=0.15, tolerance=0.06)
 FULL = Extent("full", rounds=5, probe_seconds=0.4, timed_seconds=0.3, depth=2)
 

@@ -40,10 +40,10 @@ class Sections(Rounds):
         """Take one stream of 1316 bytes through every path: rate, pipeline, cost."""
         ways = self.extent.pick(
             [
-                paths.MCRELAY, paths.EXCLUSIVE, paths.EXCLUSIVE_GRO, paths.SINGLY, paths.SMCROUTE, paths.NFT,
-                paths.SOCAT, paths.by_device(paths.MCRELAY),
+                paths.MCRELAY, paths.EXCLUSIVE, paths.SINGLY, paths.SMCROUTE, paths.NFT, paths.SOCAT,
+                paths.by_device(paths.MCRELAY),
             ],
-            [paths.GRO, paths.C_RUNS, paths.SMCROUTE_BARE],
+            [paths.GRO, paths.EXCLUSIVE_GRO, paths.C_RUNS, paths.SMCROUTE_BARE],
             [paths.C_SEND, paths.by_device(paths.EXCLUSIVE_GRO), paths.by_device(paths.C_RUNS)],
         )  # fmt: skip
         with self.trials([(way, workloads.ONE) for way in ways]) as trials:
