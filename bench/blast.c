@@ -203,7 +203,7 @@ int main(int argc, char **argv) {
     double unit_ns = rate > 0 ? load.run * 1e9 / rate : 0;
     uint64_t sent = 0, bytes = 0, refused = 0, late_max = 0, units = 0, now;
     uint64_t cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID), start = clock_ns(CLOCK_MONOTONIC);
-    load.stamp = (Stamp){clock_ns(CLOCK_REALTIME), unit_ns, load.run, load.segment ? 1 : load.streams, 0, 0};
+    load.stamp = (Stamp){clock_ns(CLOCK_REALTIME), unit_ns, load.run, load.segment ? 1 : load.streams, 0};
     int failure = 0;
     while (!failure && (now = clock_ns(CLOCK_MONOTONIC)) - start < until) {
         uint64_t due = start + (uint64_t)(units * unit_ns);

@@ -15,13 +15,13 @@ import neighbours
 import tools
 import workloads
 from product import Variant, mcrelay
+from rounds import COST_SHARE
 from trial import Setting, Trial
 from way import Way
 from workloads import Workload
 
 from mcrelay.netns import Lab
 
-COST_SHARE = 0.5  # of what both carry: the rate at which CPU per datagram is measured
 WORKLOADS = {each.name: each for each in vars(workloads).values() if isinstance(each, Workload)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from meter import resident_mb
 from rounds import COST_SHARE, Rounds, turned
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from trial import Trial
     from way import Way
@@ -173,14 +174,12 @@ class Sections(Rounds):
         return self.extent.pick([], [paths.THROUGHPUT, device], [*more, *peers])
 
     def _times(self, trial: Trial) -> None:
-        flooded = trial.work is workloads.FLOOD
         # Where there are targets, long enough that one stall of a virtual machine is less than a hundredth of it.
         usual = self.extent.timed_seconds * (3 if trial.work is workloads.ONE else 1)
-        for traffic in [FLOODED] if flooded else self.extent.pick([PACED[1], BURST], [PACED[0], PACED[2]]):
-            sender = trial.flood(usual) if flooded else None
-            found = arrivals.watch(trial, traffic, usual) if self._carries(trial, traffic) else {}
-            if sender:
-                sender.result()
+        all_traffic = self.extent.pick([PACED[1], BURST], [PACED[0], PACED[2]])
+        for traffic in [FLOODED] if trial.work is workloads.FLOOD else all_traffic:
+            with _flood(trial, usual):
+                found = arrivals.watch(trial, traffic, usual) if self._carries(trial, traffic) else {}
             if found and found["unseen"]:
                 self.book.note(f"{trial.work.title}: {trial.path.title}: a sample of delays missed {found['unseen']}")
                 found = {}
@@ -205,20 +204,18 @@ class Sections(Rounds):
                     self._exact(trial)
 
     def _exact(self, trial: Trial) -> None:
-        work, flooded = trial.work, trial.work is workloads.FLOOD
+        work = trial.work
         path = paths.MCRELAY.name if trial.path is paths.ONE_WORKER else trial.path.name
         spread = self.book.spread(work.name, path, "rate")
-        if flooded:
+        if work is workloads.FLOOD:
             rate = FLOODED.rate
         else:
             rate = SHARE * (spread.median if spread else self.highest(trial, tolerance=COARSE) or 10_000.0)
         most = exact.RECEIVABLE // work.outputs
         count = max(1, round(min(most, rate * 0.5) / work.streams))
         for _ in range(self.extent.depth or 1):
-            sender = trial.flood(count / rate + FLOOD_AHEAD) if flooded else None
-            self.book.exact.append(exact.account(trial, rate, count))
-            if sender:
-                sender.result()
+            with _flood(trial, count / rate + FLOOD_AHEAD):
+                self.book.exact.append(exact.account(trial, rate, count))
 
     def micro(self) -> None:
         """Run the microbenchmarks of parse, find and queue."""
@@ -229,3 +226,12 @@ class Sections(Rounds):
         for name, values in found.items():
             for value in values:
                 self.book.add("micro", "core", name, value)
+
+
+@contextlib.contextmanager
+def _flood(trial: Trial, seconds: float) -> Iterator[None]:
+    """Flood the link meanwhile, if that is the workload."""
+    sender = trial.flood(seconds) if trial.work is workloads.FLOOD else None
+    yield
+    if sender:
+        sender.result()

@@ -7,7 +7,6 @@ typedef struct {
     uint32_t run;      /* datagrams handed over at a time */
     uint32_t streams;  /* the next one of the same stream is so many later */
     uint32_t index;    /* of this one */
-    uint32_t unused;
 } Stamp;
 
 static inline uint64_t due_ns(const Stamp *stamp, uint32_t index) {

@@ -29,12 +29,6 @@ class Workload:
         """Whether a sender can hand over a run as one UDP_SEGMENT message: one stream, one size."""
         return self.streams == 1 and self.sizes.isdecimal()
 
-    @property
-    def mean_bytes(self) -> float:
-        """The payload of the average datagram."""
-        parts = [int(part) for part in self.sizes.replace("-", ",").split(",")]
-        return sum(parts) / len(parts)
-
 
 ONE = Workload("1316", "1 stream, 1316 B")
 SMALL = Workload("64", "1 stream, 64 B", sizes="64")

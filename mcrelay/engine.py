@@ -193,11 +193,12 @@ class Engine:
             return
         most = bpf.LIMIT
         while True:
-            program, exact = bpf.fitting_filter(groups, most)
+            if capture.split:
+                filters = [bpf.fitting_filter(groups, most, (i, self._workers)) for i in range(self._workers)]
+            else:
+                filters = [bpf.fitting_filter(groups, most)] * len(capture.sockets)
             try:
-                for i, ring in enumerate(capture.sockets):
-                    if capture.split:
-                        program, exact = bpf.fitting_filter(groups, most, (i, self._workers))
+                for ring, (program, _) in zip(capture.sockets, filters, strict=True):
                     ring.attach(program)
             except OSError as error:
                 if error.errno != errno.ENOMEM or most < 64:  # net.core.optmem_max
@@ -206,7 +207,7 @@ class Engine:
                 most = most * 3 // 4
                 continue
             capture.groups = groups
-            capture.coarse = not exact
+            capture.coarse = not all(exact for _, exact in filters)
             return
 
     def _compile(

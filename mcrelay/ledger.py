@@ -93,8 +93,9 @@ class Ledger(Generic[C]):
         return found
 
     def _input_count(self, held: Sequence[Counters]) -> InputCount:
-        packets, size, _, *drops = total(each.read() for each in held)
-        last_ns = max(each.read()[2] for each in held)
+        counts = [each.read() for each in held]
+        packets, size, _, *drops = total(counts)
+        last_ns = max(each[2] for each in counts)
         return InputCount(packets, size, last_ns / 1e9 if last_ns else None, _named(self._names.drops, drops))
 
     def _output_count(self, held: Sequence[Counters]) -> OutputCount:
