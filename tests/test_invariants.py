@@ -220,3 +220,10 @@ def test_the_top_level_holds_what_the_layout_names_and_nothing_else():
 def test_folders_that_are_no_packages_stay_so(folder):
     """An `__init__.py` in packaging/ would hide the library of that name from every tool run here."""
     assert list((ROOT / folder).glob("__init__.py")) == []
+
+
+def test_each_fact_has_a_number_of_its_own():
+    """docs/linux.md is cited by number."""
+    numbers = re.findall(r"^- \*\*(L\d+)\*\*", (ROOT / "docs/linux.md").read_text(), re.MULTILINE)
+    assert len(numbers) > 40
+    assert sorted(numbers) == sorted(set(numbers))
