@@ -11,13 +11,14 @@ from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, TypeAlias
 
+from . import protocols
 from .errors import Complaint
 from .notation import EXAMPLE, format_stream
 from .settings import not_yet
 from .tomllines import key_text
 
 if TYPE_CHECKING:
-    from .model import Config, Input, Output, Rule, Stream
+    from .model import Address, Config, Input, Output, Rule, Stream
 
 Place: TypeAlias = tuple[str, int]
 Where: TypeAlias = Callable[[str], Place]
@@ -123,7 +124,7 @@ def _of_input(item: _In, where: Where) -> Iterator[Complaint]:
     stream, allow = item.stream, item.input.allow
     text = format_stream(stream)
     if not stream.address.is_multicast:
-        problem = f"{stream.address} is a host, and unicast input is not supported"
+        problem = f"{stream.address} is {_no_group(stream.address)}"
         yield _complaint(where, item.key, problem, f"name the group to receive, e.g. {EXAMPLE}")
         return
     if stream.link is None:
@@ -138,6 +139,13 @@ def _of_input(item: _In, where: Where) -> Iterator[Complaint]:
         problem = f"{stream.address} is for source-specific multicast, and routers ignore a join there without a source"
         remedy = f"name the source, e.g. {_whole(replace(stream, source=IPv4Address('192.0.2.1')))}"
         yield _complaint(where, item.key, problem, remedy, warning=True)
+
+
+def _no_group(address: Address) -> str:
+    """Say what an input's address is that is no group, as far as the address alone tells."""
+    if int(address) & 0xFF == 0xFF:  # 2.255.255.255 of Art-Net, 192.0.2.255
+        return "a broadcast address, and broadcast input is not supported"
+    return "a host, and unicast input is not supported"
 
 
 def _of_output(item: _Out, where: Where) -> Iterator[Complaint]:
@@ -159,9 +167,12 @@ def _against_input(item: _Out, taken: Stream, where: Where) -> Iterator[Complain
     if item.target is not None and stream.link == taken.link and _overlap(stream, taken):
         remedy = "send to another group, port or link"
         yield _complaint(where, item.key, f"{format_stream(stream)} is the rule's own input", remedy)
-    if stream.address in _LINK_LOCAL and stream.link != taken.link and item.output.ttl not in {1, 255}:
+    if hint := protocols.hint(taken, item.output):
+        yield _complaint(where, item.key, *hint, warning=True)
+    crosses = stream.address in _LINK_LOCAL and stream.link != taken.link
+    if crosses and item.output.ttl not in {1, 255} and not protocols.knows_ttl(stream):
         problem = f"{stream.address} is a link-local group, which no router forwards"
-        yield _complaint(where, item.key, problem, "say ttl = 1 (or 255, as mDNS wants it)", warning=True)
+        yield _complaint(where, item.key, problem, "say ttl = 1", warning=True)
     if stream.length != taken.length and not _refused("range", stream, taken):
         text = format_stream(stream)
         if taken.length is None:

@@ -37,7 +37,10 @@ NOT_YET: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
         "inputs",
         lambda _: True,
         "inputs",
-        "write one rule for each input, with shared = true where they share an output",
+        (
+            "write one rule for each input, with shared = true where they share an output (where two inputs carry the"
+            " same datagrams, receivers then get each of them twice: name one of the two)"
+        ),
     ),
     ("source_address", lambda v: v == "keep", 'source_address = "keep"', 'use "auto" or an address of this host'),
     ("source_port", lambda v: v == "keep", 'source_port = "keep"', 'use "auto" or a number'),

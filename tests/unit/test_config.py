@@ -389,7 +389,10 @@ REFUSED = [
     ('outputs = ["10.9.0.7:any"]', "write one rule for each port", "port any"),
     (
         'inputs = ["233.252.0.0:5000%eth0"]',
-        "write one rule for each input, with shared = true where they share an output",
+        (
+            "write one rule for each input, with shared = true where they share an output (where two inputs carry the "
+            "same datagrams, receivers then get each of them twice: name one of the two)"
+        ),
         "inputs",
     ),
 ]

@@ -122,17 +122,30 @@ def test_source_specific_groups_without_a_source_are_warned_of():
 
 
 def test_link_local_groups_sent_to_another_link_are_warned_of():
-    assert said(rule("a", "224.0.0.251:5353%eth0", "224.0.0.251%eth1")) == [
+    assert said(rule("a", "224.0.0.107:5000%eth0", "224.0.0.107%eth1")) == [
         (
-            "warning: a.toml:2: rules.a.outputs[0]: 224.0.0.251 is a link-local group, which no router forwards; "
-            "say ttl = 1 (or 255, as mDNS wants it)"
+            "warning: a.toml:2: rules.a.outputs[0]: 224.0.0.107 is a link-local group, which no router forwards; "
+            "say ttl = 1"
         )
     ]
 
 
 @pytest.mark.parametrize("ttl", [1, 255])
 def test_link_local_groups_with_a_fitting_ttl_are_not(ttl):
-    assert not said(rule("a", "224.0.0.251:5353%eth0", "224.0.0.251%eth1", ttl=ttl))
+    assert not said(rule("a", "224.0.0.107:5000%eth0", "224.0.0.107%eth1", ttl=ttl))
+
+
+@pytest.mark.parametrize(
+    ("taken", "what"),
+    [
+        ("2.255.255.255:6454%eth0", "a broadcast address, and broadcast input is not supported"),
+        ("192.0.2.255:6454%eth0", "a broadcast address, and broadcast input is not supported"),
+        ("192.0.2.25:6454%eth0", "a host, and unicast input is not supported"),
+    ],
+)
+def test_an_input_that_is_no_group_is_called_what_it_is(taken, what):
+    (found,) = said(rule("a", taken, "10.9.0.7:1"))
+    assert f": {taken.partition(':')[0]} is {what}; name the group to receive, e.g. " in found
 
 
 def test_two_rules_with_the_same_input_are_refused():
