@@ -117,6 +117,13 @@ class Engine:
         self._retire(plans, rings, sockets, spec)
         return troubles
 
+    def ask_again(self) -> None:
+        """Have what an error taught (the MTU of a path, a device that takes no runs) asked of the kernel again."""
+        for switch in self._switches.values():
+            switch.ask_again()
+        for egress in self._egress.values():
+            egress.socket.ask_again()
+
     def rerouted(self) -> bool:
         """Whether an output sends from an address that its route would not choose any more: `connect` fixed it."""
         return any(_rerouted(egress) for egress in self._egress.values())
@@ -183,6 +190,7 @@ class Engine:
             exact_port=output.exact_port,
             ttl=output.ttl,
             dscp=-1 if output.dscp is None else output.dscp,
+            df=output.df,
             payload_max=output.payload_max,
             workers=self._workers,
         )

@@ -65,6 +65,7 @@ class Output:
     source_port: int | Auto | Keep = "auto"
     ttl: int | Keep | Literal["decrement"] = 16
     dscp: int | Keep = "keep"
+    df: bool = False
     burst: int = 16
 
 
@@ -169,6 +170,7 @@ class OutputSpec:
     dscp: int | None
     burst: int
     payload_max: int
+    df: bool = False
     state: OutputState = "active"
     reason: str = ""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .errors import SettingError
-from .settings import FLAGS, RULE, Each, not_yet
+from .settings import RULE, Each, flag, not_yet
 from .tomltext import flag_default, rule_table, toml_value
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _HELP = {
     "source_port": ("N", "Source port of what is sent.  [default: 20000 and more, always the same]"),
     "ttl": ("N", "TTL of what is sent.  [default: 16 multicast, 64 unicast]"),
     "dscp": ("N|keep", "DSCP of what is sent.  [default: keep]"),
+    "df": ("", "Set don't-fragment on what is sent; what is larger than the path is counted (mtu)."),
     "burst": ("N", "Longest run of datagrams sent at once.  [default: 16]"),
     "exclusive": ("", "Nothing else on this host listens: the kernel drops what is relayed."),
     "enabled": ("", "Define the rule without running it."),
@@ -50,7 +51,7 @@ def rule_options(*without: str) -> Callable[[Callable[..., Any]], Callable[..., 
         for key in reversed([key for key in RULE if key not in without]):
             metavar, text = _HELP.get(key, ("VALUE", f"As {key} in a file."))
             settings: dict[str, Any] = {"help": text, "hidden": not_yet(key, "any value") is not None}
-            if key in FLAGS:
+            if RULE[key] is flag:
                 settings["is_flag"] = True
             else:
                 settings |= {"metavar": metavar, "multiple": isinstance(RULE[key], Each)}
@@ -65,7 +66,7 @@ def read_table(source: str, outputs: tuple[str, ...], options: dict[str, Any]) -
     table: dict[str, Any] = {"input": source, "outputs": [_output(each) for each in outputs]}
     for key, value in options.items():
         check = RULE[key]
-        if key in FLAGS:
+        if check is flag:
             if value:
                 table[key] = not flag_default(key)
         elif isinstance(check, Each):
@@ -82,7 +83,7 @@ def words(rule: Rule) -> list[str]:
     said = [str(table.pop("input"))]
     said += [toml_value(each) if isinstance(each, dict) else each for each in table.pop("outputs")]
     for key, value in table.items():
-        if key in FLAGS:
+        if RULE[key] is flag:
             said.append(_flag(key))
             continue
         for each in value if isinstance(value, list) else [value]:

@@ -110,6 +110,7 @@ def _compile_output(rule: Rule, output: Output, links: Mapping[str, Link]) -> Ou
         exact_port=isinstance(output.source_port, int),
         ttl=output.ttl if isinstance(output.ttl, int) else 0,
         dscp=output.dscp if isinstance(output.dscp, int) else None,
+        df=output.df,
         burst=output.burst,
         payload_max=link.mtu - IPV4_UDP_BYTES if link and stream.address.is_multicast else 0,
         state=state,

@@ -260,6 +260,8 @@ def open_sender(stream: Stream, ttl: int | None, dscp: int, source_port: int | N
         if stream.link is not None and not group:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, stream.link.encode())
         elif stream.link is not None:
+            # The link is chosen: a route for groups by a gateway would put the gateway's MAC on the frames.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_DONTROUTE, 1)
             choice = struct.pack("=4s4si", b"", b"", link_index(stream.link))  # struct ip_mreqn
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, choice)
             sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)  # else a full device queue drops in silence

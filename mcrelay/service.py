@@ -168,6 +168,8 @@ class Service:
             await self.exclusive.narrow(spec, dead)
             self.gro.reconcile({i: ring.ifname for i, ring in spec.rings.items() if ring.settings.gro}, dead)
             retry = self._looked - self._tried >= RETRY_SECONDS
+            if changed or retry:
+                self.engine.ask_again()
             refused = self._troubles.rings or self._troubles.outputs
             if spec is not self._spec or dead or (refused and (retry or changed)) or self.engine.rerouted():
                 self._troubles = await self.engine.apply(spec, dead)

@@ -259,6 +259,7 @@ OUTPUT: dict[str, Check | Each] = {
     "source_port": number("source_port", 1, 65535, '"auto" or e.g. 20000', "auto", "keep"),
     "ttl": number("ttl", 1, 255, "e.g. 16", "keep", "decrement"),
     "dscp": dscp,
+    "df": flag,
     "burst": number("burst", 1, 64, "e.g. 16"),
 }
 FLAGS: dict[str, Check | Each] = dict.fromkeys(("exclusive", "enabled", "shared", "reflect"), flag)

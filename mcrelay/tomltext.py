@@ -28,8 +28,8 @@ _BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 
 
 def flag_default(key: str) -> bool:
-    """Give what a rule's flag is where nothing is said."""
-    return bool(_DEFAULTS[Rule][key])
+    """Give what a flag of a rule or of its outputs is where nothing is said."""
+    return bool((_DEFAULTS[Output] | _DEFAULTS[Rule])[key])
 
 
 def rule_table(rule: Rule, said: Collection[str] = ()) -> Table:

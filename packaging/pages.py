@@ -67,6 +67,7 @@ KEYS = {
         "source_port": '"auto" (20000 and more, always the same for a rule and output), or a number. ["auto"]',
         "ttl": "TTL of what is sent. [16 multicast, 64 unicast]",
         "dscp": '"keep", or 0 to 63. ["keep"]',
+        "df": "true: set don't-fragment; what is larger than the path is not sent, and counted (mtu). [false]",
         "burst": "Longest run of datagrams that is sent as one message, 1 to 64. [16]",
     },
     "FLAGS": {

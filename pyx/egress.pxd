@@ -10,7 +10,7 @@ from .kernel cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, EACCES, EADDRNOTAVAIL, EAGAIN, ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH,
     EMSGSIZE, ENETDOWN, ENETUNREACH, ENOBUFS, ENODEV, ENOMEM, ENONET, ENOPROTOOPT, ENXIO, EOPNOTSUPP, EPERM, EPROTO,
     IP_MTU, IP_RECVERR, IPPROTO_IP, MSG_DONTWAIT, MSG_ERRQUEUE, SO_EE_ORIGIN_ICMP, SO_ERROR, SOL_SOCKET, cmsghdr,
-    getsockopt, msghdr, recvmsg, sock_extended_err,
+    getsockopt, load_relaxed_u32, msghdr, recvmsg, sock_extended_err, store_relaxed_u32,
 )
 
 cdef struct Egress:
@@ -18,9 +18,10 @@ cdef struct Egress:
     # touches it. The socket is the same for all: a group has one worker, and whoever sends learns what went wrong.
     int fd
     uint32_t segment_max        # payload that fits the MTU: larger ones never form runs
-    uint32_t owed               # asynchronous errors not yet charged to a datagram
+    uint32_t owed, owed_mtu     # errors that came later and are not charged yet: nobody there, too large for the path
     bint stalled                # accepted nothing during a whole wait: not waited for again until it accepts
     uint32_t *runs              # shared by the outputs of one link: 0 after EIO, the device cannot do runs
+    uint32_t stale              # the engine sets it: the MTU may be another by now, ask the kernel
 
 cdef struct Output:
     # What a plan says of one output: immutable.
@@ -62,6 +63,7 @@ cdef inline uint32_t drain(Egress *egress) noexcept nogil:
     cdef uint8_t control[512]
     cdef msghdr message
     cdef cmsghdr *header
+    cdef sock_extended_err *error
     cdef uint32_t found = 0
     cdef int pending
     cdef unsigned int size = sizeof(pending)
@@ -78,11 +80,15 @@ cdef inline uint32_t drain(Egress *egress) noexcept nogil:
         header = CMSG_FIRSTHDR(&message)
         while header != NULL:
             if header.cmsg_level == IPPROTO_IP and header.cmsg_type == IP_RECVERR:
-                if (<sock_extended_err *>CMSG_DATA(header)).ee_origin == SO_EE_ORIGIN_ICMP:
+                error = <sock_extended_err *>CMSG_DATA(header)
+                if error.ee_origin == SO_EE_ORIGIN_ICMP:
                     found += 1
+                    if error.ee_errno == <uint32_t>EMSGSIZE:
+                        egress.owed_mtu += 1
+                    else:
+                        egress.owed += 1
             header = CMSG_NXTHDR(&message, header)
     getsockopt(egress.fd, SOL_SOCKET, SO_ERROR, &pending, &size)    # void: clears what the queue left behind
-    egress.owed += found
     return found
 
 
@@ -92,6 +98,13 @@ cdef inline void measure(Egress *egress) noexcept nogil:
     cdef unsigned int size = sizeof(mtu)
     if getsockopt(egress.fd, IPPROTO_IP, IP_MTU, &mtu, &size) == 0 and mtu > 28:
         egress.segment_max = <uint32_t>(mtu - 28)
+
+
+cdef inline void refresh(Egress *egress) noexcept nogil:
+    """Ask again what an error once taught, where the engine says that it may be otherwise by now."""
+    if load_relaxed_u32(&egress.stale):
+        store_relaxed_u32(&egress.stale, 0)
+        measure(egress)
 
 
 cdef class RunSwitch:

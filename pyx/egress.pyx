@@ -7,10 +7,11 @@ cimport cython
 from libc.stdint cimport uint16_t
 
 from .kernel cimport (
-    AF_INET, IP_MULTICAST_ALL, IP_MULTICAST_IF, IP_MULTICAST_TTL, IP_TOS, IP_TTL, SO_ATTACH_FILTER, SO_BINDTODEVICE,
-    SO_REUSEADDR, SO_SNDBUF, SO_SNDBUFFORCE, SOCK_CLOEXEC, SOCK_DGRAM, aligned_alloc, bind, close, connect, errno, free,
-    getsockname, htonl, htons, ip_mreqn, load_relaxed_u32, memset, ntohl, setsockopt, sock_filter, sock_fprog, sockaddr,
-    sockaddr_in, socket,
+    AF_INET, IP_MTU_DISCOVER, IP_MULTICAST_ALL, IP_MULTICAST_IF, IP_MULTICAST_TTL, IP_PMTUDISC_DO, IP_PMTUDISC_DONT,
+    IP_TOS, IP_TTL, SO_ATTACH_FILTER, SO_BINDTODEVICE, SO_DONTROUTE, SO_REUSEADDR, SO_SNDBUF, SO_SNDBUFFORCE,
+    SOCK_CLOEXEC, SOCK_DGRAM, aligned_alloc, bind, close, connect, errno, free, getsockname, htonl, htons, ip_mreqn,
+    load_relaxed_u32, memset, ntohl, setsockopt, sock_filter, sock_fprog, sockaddr, sockaddr_in, socket,
+    store_relaxed_u32,
 )
 from .system cimport check, set_option
 
@@ -18,6 +19,9 @@ cdef enum:
     STATE_BYTES = 64            # an Egress and what fills its cache line
     SNDBUF_BYTES = 4 << 20      # a block's worth of bursts; what the kernel grants is reported
     PORT_TRIES = 16
+
+
+assert sizeof(Egress) <= STATE_BYTES
 
 
 cdef int refuse_everything(int fd) except -1:
@@ -47,6 +51,8 @@ cdef int choose_link(int fd, uint32_t address, int ifindex, str link) except -1:
     cdef ip_mreqn choice
     cdef bytes name = link.encode()
     if address >> 28 == 14:
+        # The link is chosen already. A route for groups that names a gateway would put its MAC on the frame: route(8).
+        set_option(fd, SOL_SOCKET, SO_DONTROUTE, 1, "SO_DONTROUTE")
         memset(&choice, 0, sizeof(choice))
         choice.imr_ifindex = ifindex
         return check(setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &choice, sizeof(choice)), "IP_MULTICAST_IF")
@@ -74,6 +80,10 @@ cdef class RunSwitch:
     def __cinit__(self, bint allowed=True):
         self.runs = allowed
 
+    def ask_again(self):
+        """Let runs be tried again: a refused one goes singly, and nothing is lost by asking."""
+        store_relaxed_u32(&self.runs, 1)
+
     @property
     def allowed(self):
         """False once the link's device has refused a run with EIO; singles go on."""
@@ -85,13 +95,14 @@ cdef class EgressSocket:
     def __cinit__(
         self, uint32_t address, uint16_t port, RunSwitch switch not None, *, int ifindex=0, str link="",
         uint32_t source_address=0, uint16_t source_port=0, bint exact_port=False, int ttl=16, int dscp=-1,
-        uint32_t payload_max=0, uint32_t workers=1,
+        uint32_t payload_max=0, uint32_t workers=1, bint df=False,
     ):
         """A socket that sends to ``address``:``port`` (host byte order) and never receives anything.
 
         ``ifindex`` and ``link`` say by which link; 0 and "" leave it to the routing table. ``source_address`` 0 lets
         the kernel choose. When ``source_port`` is taken by a stranger the next free one of 16 is used, unless
         ``exact_port``.
+        ``df``: don't-fragment is set on all that is sent, and what is larger than the path fails; else it is never set.
         ``payload_max`` 0 asks the route for its MTU. ``workers`` of them may send. Raises OSError: ENETUNREACH without
         a route, EADDRNOTAVAIL when the source address is not ours, EADDRINUSE, EMFILE.
         """
@@ -110,6 +121,8 @@ cdef class EgressSocket:
         set_option(self.fd, IPPROTO_IP, IP_RECVERR, 1, "IP_RECVERR")    # else qdisc drops are silent: ip(7)
         set_option(self.fd, IPPROTO_IP, IP_MULTICAST_TTL, ttl, "IP_MULTICAST_TTL")
         set_option(self.fd, IPPROTO_IP, IP_TTL, ttl, "IP_TTL")
+        # Neither is the default, by which singles carry DF and runs do not: ip(7), linux/net/ipv4/ip_output.c.
+        set_option(self.fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO if df else IP_PMTUDISC_DONT, "IP_MTU_DISCOVER")
         if dscp >= 0:
             set_option(self.fd, IPPROTO_IP, IP_TOS, dscp << 2, "IP_TOS")
         self.sndbuf = grow(self.fd)
@@ -122,7 +135,10 @@ cdef class EgressSocket:
         to.sin_addr.s_addr = htonl(address)
         check(connect(self.fd, <sockaddr *>&to, sizeof(to)), "connect")
         for i in range(workers):
-            self.of(i)[0] = Egress(self.fd, payload_max, 0, False, &switch.runs)
+            memset(self.of(i), 0, STATE_BYTES)
+            self.of(i).fd = self.fd
+            self.of(i).segment_max = payload_max
+            self.of(i).runs = &switch.runs
             if not payload_max:
                 measure(self.of(i))
 
@@ -144,6 +160,12 @@ cdef class EgressSocket:
         if worker >= self.workers:
             raise ValueError(f"worker {worker} of {self.workers}")
         return <Egress *>(self.states + worker * <size_t>STATE_BYTES)
+
+    def ask_again(self):
+        """Let every worker ask for the MTU again before it sends next."""
+        cdef uint32_t i
+        for i in range(self.workers):
+            store_relaxed_u32(&self.of(i).stale, 1)
 
     def fileno(self):
         return self.fd

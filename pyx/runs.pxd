@@ -7,8 +7,8 @@ the kernel or under one error: that is what makes the sums of rules and outputs 
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from .counters cimport SEND_UNREACHABLE
-from .egress cimport Egress, Output, can_be_asynchronous, drain, measure, reason_of
+from .counters cimport SEND_MTU, SEND_UNREACHABLE
+from .egress cimport Egress, Output, can_be_asynchronous, drain, measure, reason_of, refresh
 from .kernel cimport (
     EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, MSG_DONTWAIT, add, errno, iovec, load_relaxed_u32, mmsghdr, sendmmsg,
     store_relaxed_u32,
@@ -78,19 +78,23 @@ cdef inline void accept(const Output *output, const Entry *entries, const Messag
     """The kernel took a message. What an asynchronous error said of earlier datagrams is charged here.
 
     An ICMP or ARP failure reports a datagram that was counted as sent long ago. Counters never go back, so the next
-    datagrams of the same output stand for it: they leave, and count as unreachable.
+    datagrams of the same output stand for it: they leave, and count as unreachable, or as too large for the path.
     """
     cdef Egress *egress = output.egress
     cdef uint32_t count = message.count
     cdef uint32_t bytes = message.bytes
     cdef uint32_t entry = message.first
     egress.stalled = False
-    while egress.owed and count:
-        egress.owed -= 1
+    while (egress.owed or egress.owed_mtu) and count:
+        if egress.owed_mtu:
+            egress.owed_mtu -= 1
+            add(&output.counters.errors[<uint32_t>SEND_MTU], 1)
+        else:
+            egress.owed -= 1
+            add(&output.counters.errors[<uint32_t>SEND_UNREACHABLE], 1)
         count -= 1
         bytes -= entries[entry].size
         entry = entries[entry].next
-        add(&output.counters.errors[<uint32_t>SEND_UNREACHABLE], 1)
     add(&output.counters.tx_packets, count)
     add(&output.counters.tx_bytes, bytes)
 
@@ -173,6 +177,7 @@ cdef inline bint singly(Queue *queue, const Output *output, uint32_t index) noex
 cdef inline uint32_t send_chain(Queue *queue, const Output *output, uint32_t cursor) noexcept nogil:
     """Send from ``cursor`` to the end of its chain. Returns NONE, or the first datagram the socket had no room for."""
     cdef uint32_t count, done, after
+    refresh(output.egress)
     while cursor != NONE:
         count = assemble(queue, output, cursor, &after)
         done = transmit(queue, output, count)

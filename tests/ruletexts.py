@@ -18,6 +18,7 @@ OUTPUT_OPTIONS = st.fixed_dictionaries(
         "source_port": st.sampled_from(["auto"]) | PORTS,
         "ttl": st.integers(1, 255) | st.sampled_from([16, 64]),
         "dscp": st.sampled_from(["keep"]) | st.integers(0, 63),
+        "df": st.booleans(),
         "burst": st.integers(1, 64),
     },
 )
