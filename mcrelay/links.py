@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # linux/rtnetlink.h, linux/if.h, linux/if_addr.h
 RTMGRP_LINK = 0x1
+RTMGRP_TC = 0x8
 RTMGRP_IPV4_IFADDR = 0x10
 IFF_UP = 0x1
 IFF_LOWER_UP = 0x10000
@@ -34,6 +35,9 @@ RTN_UNICAST = 1
 
 DUMP_TRIES = 10  # something changes during each of them
 DUMP_LASTS_SECONDS = 2.0  # while netlink says nothing
+# Queueing disciplines that cut a GSO frame into packets, may drop some of them, and still report success
+# (linux/net/sched: tbf_segment of sch_tbf.c; sch_cake.c, sch_taprio.c, sch_netem.c).
+CUTS_RUNS = {"tbf", "cake", "taprio", "netem"}
 TAKES_FRAMES = {"macvlan", "macvtap", "ipvlan", "ipvtap"}  # kinds of links whose frames come from the link below them
 
 
@@ -51,7 +55,7 @@ class LinkWatch:
 
     async def __aenter__(self) -> LinkWatch:
         """Subscribe first: a change during the first dump is then noticed."""
-        self._events.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR))
+        self._events.bind((0, RTMGRP_LINK | RTMGRP_TC | RTMGRP_IPV4_IFADDR))
         asyncio.get_running_loop().add_reader(self._events, self._drain)
         await self._open.enter_async_context(self._netlink)
         return self
@@ -93,14 +97,20 @@ class LinkWatch:
             flags = message.get("flags") or 0
             entry = (bool(flags & IFA_F_SECONDARY), IPv4Interface(f"{local}/{message['prefixlen']}"))
             addresses.setdefault(message["index"], []).append(entry)
+        cutting = {}
+        async for message in await self._netlink.tc("dump"):
+            if (kind := message.get("kind")) in CUTS_RUNS:
+                cutting[message["index"]] = kind
         links = {}
-        masters, uppers = {}, {}
+        masters, uppers, lowers = {}, {}, {}
         async for message in await self._netlink.link("dump"):
             held = sorted(addresses.get(message["index"], []), key=lambda entry: entry[0])
             link = _link(message, tuple(address for _, address in held))
             links[link.name] = link
             if master := message.get("master"):
                 masters[link.name] = master
+            if cutting and message.get("link") and message.get("link_netnsid") is None:
+                lowers[link.ifindex] = message.get("link")
             if message.get(("linkinfo", "kind")) in TAKES_FRAMES and message.get("link_netnsid") is None:
                 uppers[message.get("link")] = link.name
         if masters or uppers:
@@ -108,6 +118,10 @@ class LinkWatch:
             for name, link in links.items():
                 master = names.get(masters.get(name, 0), "")
                 links[name] = replace(link, master=master, upper=uppers.get(link.ifindex, ""))
+        if cutting:
+            for name, link in links.items():
+                if kind := cutting.get(link.ifindex) or cutting.get(lowers.get(link.ifindex, 0)):
+                    links[name] = replace(link, cuts=kind)
         return links
 
     async def route_to(self, address: IPv4Address) -> int | None:

@@ -121,7 +121,8 @@ class Link:
 
     ``hardware`` is the ARPHRD number (1 Ethernet, 772 loopback; linux/if_arp.h). ``carrier_losses`` is the kernel's
     count since the link was made. ``master`` is the bridge, bond or the like that it is a port of; ``upper`` is a
-    macvlan or ipvlan link of this namespace that takes frames from it.
+    macvlan or ipvlan link of this namespace that takes frames from it. ``cuts`` names a queueing discipline, its own or
+    one of the link below it, that cuts runs into datagrams.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Link:
     carrier_losses: int = 0
     master: str = ""
     upper: str = ""
+    cuts: str = ""
 
 
 @dataclass(frozen=True, slots=True, order=True)

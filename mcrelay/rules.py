@@ -97,6 +97,8 @@ def _compile_output(rule: Rule, output: Output, links: Mapping[str, Link]) -> Ou
         source = output.source_address
         if state == "active" and not any(source == each.ip for known in links.values() for each in known.addresses):
             state, reason = "parked", f"source address {source} is not an address of this host"
+    # A routed output may leave by any link: where one of them cuts, it does not risk it.
+    cut = link.cuts if link else stream.link is None and any(known.cuts for known in links.values())
     text = format_stream(stream)
     return OutputSpec(
         to=text,
@@ -111,7 +113,7 @@ def _compile_output(rule: Rule, output: Output, links: Mapping[str, Link]) -> Ou
         ttl=output.ttl if isinstance(output.ttl, int) else 0,
         dscp=output.dscp if isinstance(output.dscp, int) else None,
         df=output.df,
-        burst=output.burst,
+        burst=1 if cut else output.burst,
         payload_max=link.mtu - IPV4_UDP_BYTES if link and stream.address.is_multicast else 0,
         state=state,
         reason=reason,

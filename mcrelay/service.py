@@ -76,6 +76,7 @@ class Service:
         self._reported: tuple[PlanSpec, Troubles, dict[Membership, str]] | None = None  # what `_said` was told of
         self._joins_told: tuple[PlanSpec, set[int], set[int]] | None = None  # plan, links, rings that were refused
         self._neighbours_said = ""
+        self._cutting: set[tuple[str, str]] = set()
         self._looked = self._tried = 0.0
 
     async def run(self, stop: asyncio.Event, ready: Callable[[], None] | None = None) -> None:
@@ -142,10 +143,24 @@ class Service:
         if self._watch is not None:
             await self.guard.explain(self.links, self._watch.route_to)
         self._drops.look(self.engine.drops(), time.monotonic())
+        for name, kind in self._cutting_links():
+            log.warning(
+                "link=%s sends datagram by datagram: its queueing discipline (%s) cuts runs and may drop pieces unseen",
+                name,
+                kind,
+            )
         for name in self.engine.links_without_runs():
             log.warning(
                 "link=%s sends datagram by datagram from now on: its device refused UDP_SEGMENT runs (EIO)", name
             )
+
+    def _cutting_links(self) -> list[tuple[str, str]]:
+        """Output links whose queueing discipline has begun to cut runs since the last call."""
+        used = {each.oif for rule in self._spec.rules for each in rule.outputs if each.oif}
+        cutting = {(name, link.cuts) for name in used if (link := self.links.get(name)) is not None and link.cuts}
+        new = sorted(cutting - self._cutting)
+        self._cutting = cutting
+        return new
 
     def look_again(self) -> None:
         """Something may have changed."""

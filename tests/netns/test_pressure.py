@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from harness import GROUP, INPUT, assert_adds_up, assert_exact, heard, receiver, relaying, report, send, sender
@@ -108,3 +109,48 @@ def test_a_burst_larger_than_the_shaper_is_back_pressure_and_not_loss():
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 45_000, "--count", 37_000, "--gso", 37)
         assert_exact(report(sink), 37_000)
         assert_adds_up(relay.at_rest())
+
+
+@pytest.mark.parametrize("queue", ["tbf", "tbf of the link below"])
+def test_a_queue_that_cuts_runs_and_drops_pieces_is_counted_by_the_piece(queue):
+    """What a shaper drops is counted under nobufs, and what it takes reaches the sink: also where it cuts runs."""
+    pinned = f"[relay]\ncpus = [{max(os.sched_getaffinity(0))}]\n"
+    shaper = ("tbf", "rate", "20mbit", "burst", "5kb", "limit", "15kb")
+    out = "mv0" if queue == "tbf of the link below" else "out0"
+    with relaying(f'{pinned}[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%{out}"]\n') as relay:
+        relay.lab.relay.run("tc", "qdisc", "add", "dev", "out0", "root", *shaper)
+        if out == "mv0":
+            relay.lab.relay.ip(
+                "link add mv0 link out0 type macvlan mode bridge", "addr add 198.51.100.7/24 dev mv0", "link set mv0 up"
+            )
+        relay.wait_for(lambda: relay.state() == "active", "active rule")
+        relay.wait_for(lambda: "cuts runs" in relay.log.read_text(), "word of it")
+        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0")
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 16_000, "--count", 16_000, "--gso", 16)
+        stats = relay.at_rest()
+        time.sleep(0.2)
+        got = heard(sink, relay.lab.sink)
+        assert_adds_up(stats)
+        output = stats["rules"][0]["outputs"][0]
+        assert output["tx_errors"]["nobufs"] > 1_000
+        assert got["received"] == output["tx_packets"]
+
+
+def test_runs_form_again_when_the_queue_that_cut_them_is_gone():
+    with relaying(RULE) as relay:
+        relay.lab.relay.run(
+            "tc", "qdisc", "add", "dev", "out0", "root", "tbf", "rate", "1gbit", "burst", "1mb", "limit", "9mb"
+        )
+        relay.wait_for(lambda: "cuts runs" in relay.log.read_text(), "word of it")
+        for runs in (False, True):
+            if runs:
+                relay.lab.relay.run("tc", "qdisc", "del", "dev", "out0", "root")
+                time.sleep(0.5)
+            before = frames_received(relay.lab.sink)
+            send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 1_600, "--gso", 16, "--rate", 20_000)
+            assert_adds_up(relay.at_rest())
+            assert (frames_received(relay.lab.sink) - before < 400) == runs
+
+
+def frames_received(namespace) -> int:
+    return int(namespace.call(Path("/proc/thread-self/net/dev").read_text).split("eth0:")[1].split()[1])
