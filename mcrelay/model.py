@@ -65,8 +65,8 @@ class Output:
     source_port: int | Auto | Keep = "auto"
     ttl: int | Keep | Literal["decrement"] = 16
     dscp: int | Keep = "keep"
-    df: bool = False
     burst: int = 16
+    df: bool = False
 
 
 @dataclass(frozen=True, slots=True)

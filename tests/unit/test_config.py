@@ -120,9 +120,11 @@ def test_an_output_without_a_port_keeps_the_inputs():
 
 
 def test_every_output_key_is_taken():
-    table = '[{ to = "10.9.0.7", source_address = "192.0.2.1", source_port = 9, ttl = 2, dscp = 46, burst = 1 }]'
+    table = (
+        '[{ to = "10.9.0.7", source_address = "192.0.2.1", source_port = 9, ttl = 2, dscp = 46, burst = 1, df = true }]'
+    )
     assert config(RULE + table).rules["x"].outputs[0] == Output(
-        parse_stream("10.9.0.7:5000"), IPv4Address("192.0.2.1"), 9, 2, 46, 1
+        parse_stream("10.9.0.7:5000"), IPv4Address("192.0.2.1"), 9, 2, 46, 1, df=True
     )
 
 
