@@ -248,7 +248,7 @@ EG = "e.g. 233.252.0.1:5000%eth0"
             "zzz = 5",
             (
                 "zzz: unknown key; known here: input, outputs, description, vlan, allow, limit, source_address, "
-                "source_port, ttl, dscp, burst, exclusive, enabled, shared, reflect"
+                "source_port, ttl, dscp, df, burst, exclusive, enabled, shared, reflect"
             ),
         ),
         (
@@ -474,7 +474,7 @@ oops = 1
         "f.toml:7: rules.x.burst: 99 is not a number from 1 to 64; write e.g. 16",
         (
             "f.toml:8: rules.x.oops: unknown key; known here: input, outputs, description, vlan, allow, limit, "
-            "source_address, source_port, ttl, dscp, burst, exclusive, enabled, shared, reflect"
+            "source_address, source_port, ttl, dscp, df, burst, exclusive, enabled, shared, reflect"
         ),
     ]
 

@@ -59,7 +59,7 @@ def test_a_rule_that_is_written_is_read_back_the_same(each):
 
 
 DEFAULTS = (
-    '[defaults]\ndescription = "d"\nallow = ["192.0.2.9"]\nlimit = "5pps"\nttl = 3\ndscp = 9\nburst = 2\n'
+    '[defaults]\ndescription = "d"\nallow = ["192.0.2.9"]\nlimit = "5pps"\nttl = 3\ndscp = 9\nburst = 2\ndf = true\n'
     'shared = true\nsource_address = "192.0.2.200"\nsource_port = 7777\nenabled = false\nreflect = true\n'
     "exclusive = true\n"
 )
