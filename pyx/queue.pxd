@@ -36,7 +36,7 @@ cdef struct Queue:
     # A worker reads one plan at a time, so all its plans may borrow the same Scratch.
     Entry *entries
     uint32_t used
-    uint32_t sends              # what is queued, once for each output that it goes to
+    uint32_t sends              # what the turn has queued so far, once for each output that it goes to
     Chain *chains               # by input
     uint32_t *touched           # inputs whose chain is not empty
     uint32_t touched_count

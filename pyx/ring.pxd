@@ -20,6 +20,8 @@ cdef struct Ring:
     uint32_t next               # the place that the kernel hands over next; only the worker moves these three
     uint32_t oldest             # the first that is ours
     uint32_t held               # how many are ours
+    const uint8_t *at           # in the newest of these: the next frame, and how many are left to look at
+    uint32_t left
     int fd
     FrameCounters *counters
 
@@ -36,11 +38,19 @@ cdef inline uint32_t *status_of(const Ring *ring, uint32_t index) noexcept nogil
     return <uint32_t *>(ring.places[index] + ring.status_at)
 
 
+cdef inline bint handed_over(const Ring *ring) noexcept nogil:
+    """Whether the next place is there. An open block must not be looked at: frames in it are counted before they are
+    copied."""
+    return (
+        ring.held < ring.place_count
+        and load_acquire_u32(status_of(ring, ring.next)) & <uint32_t>TP_STATUS_USER != 0
+    )
+
+
 cdef inline uint8_t *acquire(Ring *ring) noexcept nogil:
-    """The next place if the kernel has handed it over, else NULL. An open block must not be looked at: frames in it
-    are counted before they are copied."""
+    """The next place if the kernel has handed it over, else NULL."""
     cdef uint8_t *place = ring.places[ring.next]
-    if ring.held == ring.place_count or not load_acquire_u32(status_of(ring, ring.next)) & <uint32_t>TP_STATUS_USER:
+    if not handed_over(ring):
         return NULL
     ring.held += 1
     ring.next = ring.next + 1 if ring.next + 1 < ring.place_count else 0
@@ -48,8 +58,10 @@ cdef inline uint8_t *acquire(Ring *ring) noexcept nogil:
 
 
 cdef inline void release(Ring *ring) noexcept nogil:
-    """Give back every place that is ours. Every pointer into them is dead from here on."""
-    while ring.held:
+    """Give back every place that is done with: all that are ours, but one with frames left. Every pointer into them is
+    dead from here on."""
+    cdef uint32_t kept = 1 if ring.left else 0
+    while ring.held > kept:
         store_release_u32(status_of(ring, ring.oldest), TP_STATUS_KERNEL)
         ring.oldest = ring.oldest + 1 if ring.oldest + 1 < ring.place_count else 0
         ring.held -= 1

@@ -19,14 +19,18 @@ from .kernel cimport (
 from .plan cimport Capture, Input, Plan, PlanOwner
 from .policer cimport conforms
 from .queue cimport ENTRIES, NONE, Blocked, Chain, Queue, chain_rest, push
-from .ring cimport Frame, Ring, acquire, first_frame, frame_count, half_free, release, segment_bytes, view_frame
+from .ring cimport (
+    Frame, Ring, acquire, first_frame, frame_count, half_free, handed_over, release, segment_bytes, view_frame,
+)
 from .runs cimport send_chain
 from .wire cimport Datagram, parse
 
 cdef enum:
     GATHER = 3072               # sends in hand after which a turn takes no further place; below ENTRIES by a block
+    PUT_OFF = 8192              # sends of one ring after which even a place begun waits for the next turn
     SPIN_NS = 100000            # how long a latency ring is looked at before the worker sleeps
     WAIT_MS = 20                # for outputs whose socket is full, a turn at most
+    LOOK_MS = 1                 # how often such a wait looks at the rings
     VID_MASK = 0x0fff           # of the tag control information; VID 0 is a priority tag: IEEE 802.1Q
 
 cdef struct State:
@@ -41,18 +45,17 @@ cdef void run(State *state) noexcept nogil:
     """Until stop is set: adopt the newest plan, take what the rings have ready, send it; sleep if there was nothing."""
     cdef Plan *plan
     cdef uint64_t spin_until = 0
-    cdef uint32_t i
-    cdef bint idle
+    cdef uint32_t i, ready
     while not load_acquire_u32(&state.stop):
         plan = <Plan *>load_acquire_ptr(&state.plan)
         store_release_u64(&state.seen, plan.generation)
         add(&state.turns, 1)
-        idle = True
-        for i in range(plan.capture_count):
-            if gather(plan, &plan.captures[i]):
-                idle = False
-        if not idle:
+        ready = rings_ready(plan)
+        if ready:
+            for i in range(plan.capture_count):
+                gather(plan, &plan.captures[i], max(<uint32_t>GATHER // ready, <uint32_t>1))
             flush(plan)
+            plan.queue.sends = 0
             for i in range(plan.capture_count):
                 release(plan.captures[i].ring)
             if plan.spins:
@@ -79,39 +82,58 @@ cdef inline void sleep(State *state, Plan *plan) noexcept nogil:
         read(state.wake_fd, &drained, sizeof(drained))
 
 
-cdef inline bint gather(Plan *plan, Capture *capture) noexcept nogil:
-    """Take the places that are ready, until a turn has GATHER datagrams to send, or a quarter of the ring.
+cdef inline uint32_t rings_ready(const Plan *plan) noexcept nogil:
+    """How many rings have something for this turn: it is shared among them."""
+    cdef uint32_t i
+    cdef uint32_t ready = 0
+    for i in range(plan.capture_count):
+        if plan.captures[i].ring.left or handed_over(plan.captures[i].ring):
+            ready += 1
+    return ready
+
+
+cdef inline void gather(Plan *plan, Capture *capture, uint32_t share) noexcept nogil:
+    """Take the places that are ready, until this ring has brought ``share`` datagrams to send, or is held by a quarter.
 
     A worker that keeps up finds one place at a time. One that is behind finds several, and the more datagrams of a
     stream it has in hand, the longer are its runs and the less each of them costs. A datagram counts once for each
-    output: that bounds the turn, and so how long another ring waits. Returns whether there was a place.
+    output: that bounds the turn, and so how long another ring waits. What others brought does not count, so that no
+    ring goes without its share; and a place with many datagrams for many outputs is left in the middle (PUT_OFF).
     """
     cdef Ring *ring = capture.ring
     cdef const uint8_t *place
-    cdef bint found = False
-    while plan.queue.sends < GATHER and ring.held <= ring.place_count // 4:
+    cdef uint32_t before = plan.queue.sends
+    if ring.left:
+        relay_place(plan, capture, before + PUT_OFF)
+    while not ring.left and plan.queue.sends - before < share and ring.held <= ring.place_count // 4:
         place = acquire(ring)
         if place == NULL:
             break
-        relay_place(plan, capture, place)
-        found = True
-    return found
+        ring.at = first_frame(ring, place)
+        ring.left = frame_count(ring, place)
+        relay_place(plan, capture, before + PUT_OFF)
 
 
-cdef inline void relay_place(Plan *plan, Capture *capture, const uint8_t *place) noexcept nogil:
-    """Give every frame of a block or slot its verdict; matching datagrams are queued."""
+cdef inline void relay_place(Plan *plan, Capture *capture, uint32_t most) noexcept nogil:
+    """Give the frames left of a block or slot their verdicts, until ``most`` sends are in hand; matching datagrams are
+    queued."""
     cdef uint32_t verdicts[VERDICT_COUNT]
-    cdef const uint8_t *at = first_frame(capture.ring, place)
+    cdef Ring *ring = capture.ring
+    cdef const uint8_t *at = ring.at
+    cdef uint32_t left = ring.left
     cdef Frame frame
     cdef uint32_t i
     for i in range(VERDICT_COUNT):
         verdicts[i] = 0
-    for _ in range(frame_count(capture.ring, place)):
-        at = view_frame(capture.ring, at, &frame)
+    while left and plan.queue.sends < most:
+        at = view_frame(ring, at, &frame)
         verdicts[<uint32_t>relay_frame(plan, capture, &frame)] += 1
+        left -= 1
+    ring.at = at
+    ring.left = left
     for i in range(VERDICT_COUNT):
         if verdicts[i]:
-            add(&capture.ring.counters.frames[i], verdicts[i])
+            add(&ring.counters.frames[i], verdicts[i])
 
 
 @cython.cdivision(True)         # segment is not 0 where it divides; the check would want the GIL
@@ -207,11 +229,13 @@ cdef void flush(Plan *plan) noexcept nogil:
         wait_for_room(plan)
     queue.touched_count = 0
     queue.used = 0
-    queue.sends = 0
 
 
 cdef void wait_for_room(Plan *plan) noexcept nogil:
     """Back-pressure: poll the full sockets while half of every ring is free, WAIT_MS at most; drop the rest.
+
+    A ring can fill while no socket has anything to say, so the rings are looked at each LOOK_MS: one with little room
+    is not kept waiting for somebody else's output.
 
     An output that took nothing during a whole wait (a host that does not answer ARP) is not waited for again before
     it takes something: a dead one must not slow down the others.
@@ -235,7 +259,7 @@ cdef void wait_for_room(Plan *plan) noexcept nogil:
                 waiting += 1
         if not waiting:
             break
-        poll(queue.waiting, queue.blocked_count, <int>((until - now + 999999) // 1000000))  # void: the clock decides
+        poll(queue.waiting, queue.blocked_count, LOOK_MS)       # void: the clock decides
         for i in range(queue.blocked_count):
             if queue.waiting[i].revents:
                 blocked = &queue.blocked[i]

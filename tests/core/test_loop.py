@@ -389,3 +389,43 @@ def test_a_worker_serves_two_rings_with_tables_of_their_own(wire, namespaces):
             settle(ring, 20)
     assert take(sinks[0], 20) == [b"zero" * i for i in range(20)]
     assert take(sinks[1], 20) == [b"one" * i for i in range(20)]
+
+
+@pytest.mark.parametrize("stalled", [False, True], ids=["all-take", "one-stalled"])
+@pytest.mark.parametrize("flooded", [0, 1])
+def test_a_ring_gets_its_share_beside_a_flooded_one(wire, namespaces, flooded, stalled):
+    """Whichever comes first in the plan, and while an output of the flood takes next to nothing: the quiet link loses
+    nothing. The flood alone, to 20 outputs, is more than a worker can do."""
+    namespaces.veth((wire.far, "s1", wire.near, "r1"))
+    wire.far.ip("addr add 192.0.3.9/24 dev s1", "link set s1 up")
+    wire.near.ip("link set r1 up")
+    flood = Sender([wire.sender().fileno()], [200], rate=150000, duration=30)
+    noise, sink = wire.sink(), wire.sink()
+    outputs = [To(wire.output_to(noise)) for _ in range(20)]
+    if stalled:
+        wire.near.run("tc", "qdisc", "add", "dev", "r0", "root", "tbf", "rate", "8kbit", "burst", "2kb", "limit", "1mb")
+        slow = wire.near.call(
+            lambda: EgressSocket(number("226.7.7.7"), 7, RunSwitch(), ifindex=wire.ifindex, link="r0", payload_max=1472)
+        )
+        with socket.socket(fileno=socket.dup(slow.fileno())) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20000)
+        outputs.append(To(slow))
+    inputs = [From(outputs, ring=flooded), From([To(wire.output_to(sink))], ring=1 - flooded)]
+    rings = [wire.ring(ACCEPT_ALL)]
+    wire.ifindex = wire.near.ifindex("r1")
+    rings.insert(1 - flooded, wire.ring(ACCEPT_ALL))
+    wire.far.ip("route add 226.2.2.2/32 dev s1")
+    quiet = Sender([wire.sender().fileno()], [200], rate=1000, count=1500)
+    with on_a_thread(Receiver([sink.fileno()])) as receiver, Running(plan_of(1, rings, inputs)) as running:
+        with on_a_thread(flood):
+            wait_until(lambda: inputs[0].counted[0] > 20000, "the flood", seconds=20)
+            quiet.run()
+            wait_until(lambda: inputs[1].counted[0] >= quiet.sent or rings[1 - flooded].statistics()[1], "its end")
+            assert rings[1 - flooded].statistics() == (quiet.sent, 0)
+        wait_until(lambda: receiver.received >= quiet.sent, "the sink")
+        account = receiver.stream(0)
+        assert running.stop() < 1
+    assert inputs[1].counted == (1500, 1500 * 200, {})
+    assert [account[key] for key in ("lost", "duplicated", "reordered", "corrupted")] == [0, 0, 0, 0]
+    if stalled:
+        slow.close()
