@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import sys
@@ -9,16 +10,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .conflicts import link_warnings
+from .conflicts import link_warnings, port_warnings
 from .errors import ConfigError
 from .files import config_paths, parse
+from .links import links_now
 from .options import config_options
 from .settings import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from .errors import Complaint
+    from .model import Link
 
 EXIT_BAD = 2
 
@@ -40,7 +44,9 @@ def check(paths: tuple[Path, ...], instance: str | None, strict: bool, as_json: 
         parsed = parse(files, instance)
         rules = len(parsed.config.rules)
         links = {name for _, name in socket.if_nameindex()}
-        complaints = sorted([*parsed.warnings, *link_warnings(parsed.config, parsed.where, links)])
+        about_links = link_warnings(parsed.config, parsed.where, links)
+        about_links += port_warnings(parsed.config, parsed.where, _links())
+        complaints = sorted([*parsed.warnings, *about_links])
     except ConfigError as error:
         complaints = list(error.complaints)
     bad = any(strict or not complaint.warning for complaint in complaints)
@@ -55,6 +61,13 @@ def check(paths: tuple[Path, ...], instance: str | None, strict: bool, as_json: 
             found = counted(len(complaints), "warning") if complaints else "no complaints"
             click.echo(f"{counted(len(files), 'file')}, {counted(rules, 'rule')}: {found}")
     sys.exit(EXIT_BAD if bad else 0)
+
+
+def _links() -> Mapping[str, Link]:
+    """What the kernel says of the links; nothing where netlink is closed, and then the rest is checked all the same."""
+    with contextlib.suppress(OSError):
+        return links_now()
+    return {}
 
 
 def _json(complaint: Complaint) -> dict[str, str | int | bool]:

@@ -11,14 +11,14 @@ from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, TypeAlias
 
-from . import protocols
+from . import protocols, remedy
 from .errors import Complaint
 from .notation import EXAMPLE, format_stream
 from .settings import not_yet
 from .tomllines import key_text
 
 if TYPE_CHECKING:
-    from .model import Address, Config, Input, Output, Rule, Stream
+    from .model import Address, Config, Input, Link, Output, Rule, Stream
 
 Place: TypeAlias = tuple[str, int]
 Where: TypeAlias = Callable[[str], Place]
@@ -101,6 +101,18 @@ def link_warnings(config: Config, where: Where, existing: Collection[str]) -> li
             hint = f" (did you mean {near[0]}?)" if near else ""
             remedy = f"{effect} until it appears{hint}"
             found.append(_complaint(where, key, f"link {link} does not exist here", remedy, warning=True))
+    return found
+
+
+def port_warnings(config: Config, where: Where, links: Mapping[str, Link]) -> list[Complaint]:
+    """Warn of inputs on links that are ports of a bridge, bond or the like, which takes what arrives on them."""
+    found = []
+    for name, rule in config.rules.items():
+        for taken in rule.inputs if rule.enabled else ():
+            link = links.get(taken.stream.link or "")
+            if link is not None and (text := remedy.port_of(link)):
+                effect = "else the stream ends when switches forget this host, which hears no query on a port"
+                found.append(_complaint(where, f"{rule_key(name)}.input", text, effect, warning=True))
     return found
 
 

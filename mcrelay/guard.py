@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SAMPLE_SECONDS = 0.9  # a little less than a tick
 FRESH_SECONDS = 0.5  # how old what the kernel said of its IGMP versions may be: a flood of queries must not reread it
 
 
@@ -30,16 +31,21 @@ class Tap(Protocol):
 
     def close(self) -> None: ...
     def send(self, frames: Any, /) -> int: ...
+    def refuses(self, frame: bytes, /) -> bool: ...
 
 
 @dataclass(slots=True)
 class _Post:
-    """A guardian, and its tap while the link exists. ``trouble`` is why there is none, said once."""
+    """A guardian, and its tap while the link exists. ``trouble`` is why there is none, said once.
+
+    ``dropped`` is what the reverse-path filter had dropped before the query that waits for its answer, if one does.
+    """
 
     guardian: Guardian
     tap: Tap | None = None
     ifindex: int = 0
     trouble: str = ""
+    dropped: int | None = None
 
     def unplug(self) -> None:
         if self.tap is not None:
@@ -57,6 +63,8 @@ class Guard:
         self._sorted: tuple[frozenset[Membership], _Groups] = (frozenset(), {})  # what is joined, and by link
         self._versions: dict[str, int] = {}
         self._versions_read = float("-inf")
+        self._dropped: int | None = None  # by the reverse-path filter, at the last sample
+        self._sampled = float("-inf")
 
     def __iter__(self) -> Iterator[Guardian]:
         return (post.guardian for post in self._posts.values())
@@ -93,17 +101,21 @@ class Guard:
         """See what is wrong now."""
         for guardian in self:
             guardian.look()
+        self._sample()
 
     async def explain(
         self, links: Mapping[str, Link], route_to: Callable[[IPv4Address], Awaitable[int | None]]
     ) -> None:
         """Find out why queries go unanswered. ``route_to`` gives the ifindex of the way to an address, or None."""
-        for guardian in list(self):
+        for post in list(self._posts.values()):
+            guardian = post.guardian
             query, link = guardian.unexplained, links.get(guardian.name)
             if query is not None and link is not None:
                 route = await route_to(query.querier)
                 mode = sysctl.rp_filter(link.name)
-                guardian.explain(remedy.unanswered_query(link.name, link.ifindex, query, mode, route))
+                guardian.explain(
+                    remedy.unanswered_query(link.name, link.ifindex, query, mode, route, seen=_what_is_seen(post))
+                )
 
     def close(self) -> None:
         """Let every link go."""
@@ -111,14 +123,32 @@ class Guard:
 
     def _hire(self, name: str) -> _Post:
         clock = asyncio.get_running_loop()
-        post = self._posts[name] = _Post(Guardian(name, clock, self._limits, lambda: self._host_version(name)))
+        guardian = Guardian(
+            name,
+            clock,
+            self._limits,
+            lambda: self._host_version(name),
+            lambda: sysctl.forced_igmp_version(name),
+        )
+        post = self._posts[name] = _Post(guardian, dropped=sysctl.reverse_path_drops())
         return post
+
+    def _sample(self) -> None:
+        """Keep what the reverse-path filter had dropped a sample ago: a query may be counted and not yet read."""
+        now = time.monotonic()
+        if now - self._sampled < SAMPLE_SECONDS or not self._posts:
+            return
+        before, self._dropped, self._sampled = self._dropped, sysctl.reverse_path_drops(), now
+        for post in self._posts.values():
+            if not post.guardian.asked and post.guardian.unexplained is None and before is not None:
+                post.dropped = before
 
     def _plug(self, post: _Post, ifindex: int) -> None:
         post.ifindex = ifindex
         trouble = ""
         try:
-            post.tap = self._open_tap(ifindex, asyncio.get_running_loop(), post.guardian.hear)
+            guardian = post.guardian
+            post.tap = self._open_tap(ifindex, asyncio.get_running_loop(), guardian.hear, guardian.deliver)
         except OSError as error:
             trouble = error.strerror or str(error)
         if trouble and trouble != post.trouble:
@@ -130,6 +160,14 @@ class Guard:
             self._versions = igmp.host_versions()
             self._versions_read = time.monotonic()
         return self._versions.get(name)
+
+
+def _what_is_seen(post: _Post) -> remedy.Seen:
+    """Of the query that waits to be explained. Asks the host's output rules only where its input rules are not it."""
+    now = sysctl.reverse_path_drops()
+    reached, reports = post.guardian.reached, post.guardian.reports()
+    refused = reached and post.tap is not None and bool(reports) and post.tap.refuses(reports[0])
+    return remedy.Seen(reached, None if now is None or post.dropped is None else now > post.dropped, refused)
 
 
 def _by_link(joined: frozenset[Membership]) -> _Groups:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.05  # the link's queue is full of our own reports
+OF_SOURCES = {"older-querier", "forced-version"}  # kinds of concern that harm joins of certain sources alone
 KNOWN_QUERIERS = 32  # two that ask in turn are logged twice, not for ever
 
 
@@ -62,7 +63,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Concern:
-    """Something that will stop streams, and its remedy. ``kind``: older-querier, silent-querier or unanswered-query."""
+    """Something that will stop streams, and its remedy.
+
+    ``kind``: port, older-querier, forced-version, silent-querier or unanswered-query.
+    """
 
     kind: str
     text: str
@@ -73,6 +77,7 @@ class _Asked:
     """A query that this host has to answer; ``groups`` are those that nobody has reported since."""
 
     query: Query
+    heard: float
     until: float
     groups: set[IPv4Address]
 
@@ -86,13 +91,18 @@ class Guardian:
         clock: Clock,
         limits: Limits = Limits(),
         host_version: Callable[[], int | None] = lambda: None,
+        forced_version: Callable[[], tuple[int, str]] = lambda: (0, ""),
     ) -> None:
-        """``host_version`` tells the IGMP version that the kernel speaks on the link, None where that is unknown."""
+        """``host_version`` tells the IGMP version that the kernel speaks on the link, None where that is unknown.
+
+        ``forced_version`` tells the one that a setting of this host demands, 0 for none, and the name of the setting.
+        """
         self.name = name
         self.querier: Querier | None = None
         self._clock = clock
         self._limits = limits
         self._host_version = host_version
+        self._forced_version = forced_version
         self._timer: Cancellable | None = None
         self._link: Link | None = None
         self._port: Port | None = None
@@ -102,6 +112,9 @@ class Guardian:
         self._unsent: list[bytes] = []
         self._heard = 0.0  # the last query, or when hearing one became possible
         self._older: tuple[Query, float] | None = None
+        self._was_older = False  # the kernel spoke an older version before a query was heard here
+        self._delivered: tuple[Query, float] | None = None
+        self._reached = False  # the unanswered query was delivered
         self._asked: _Asked | None = None
         self._unanswered: Query | None = None
         self._unexplained = False
@@ -118,7 +131,21 @@ class Guardian:
     @property
     def unexplained(self) -> Query | None:
         """A query that went unanswered and whose cause somebody has to find and ``explain``."""
-        return self._unanswered if self._unexplained else None
+        return self._unanswered if self._unexplained and not self._is_port else None
+
+    @property
+    def reached(self) -> bool:
+        """Whether that query got as far as this host's IGMP."""
+        return self._reached
+
+    @property
+    def asked(self) -> bool:
+        """Whether a query waits for its answer now."""
+        return self._asked is not None
+
+    def reports(self) -> list[bytes]:
+        """Frames that report what is joined, as the kernel would answer; none while the link does not run."""
+        return self._reports()
 
     def explain(self, text: str) -> None:
         """Say why queries go unanswered."""
@@ -168,6 +195,10 @@ class Guardian:
                 self._asked = None
         self.look()
 
+    def deliver(self, query: Query) -> None:
+        """Take note that a query has reached this host's IGMP."""
+        self._delivered = (query, self._clock.time())
+
     def look(self) -> None:
         """Do what is due, and see what is wrong. May be called at any time, and calls itself when something is due."""
         now = self._clock.time()
@@ -178,7 +209,7 @@ class Guardian:
         elif self._unsent:
             self._send()
         if self._asked is not None and now >= self._asked.until:
-            self._conclude(self._asked.query, now)
+            self._conclude(self._asked, now)
         self._judge(now)
         self._arm(now)
 
@@ -186,8 +217,13 @@ class Guardian:
     def _running(self) -> bool:
         return self._link is not None and self._link.up and self._link.carrier and self._port is not None
 
+    @property
+    def _is_port(self) -> bool:
+        return self._link is not None and bool(self._link.master)
+
     def _return(self, now: float, repeats: Sequence[float]) -> None:
         self._heard = now
+        self._was_older = (self._host_version() or 3) < 3
         self._due = [now + delay for delay in repeats]
         self._asked = None
 
@@ -230,7 +266,7 @@ class Guardian:
         if query.group is not None:
             groups &= {query.group} if not query.source_count else set()
         if groups and self._running:
-            self._asked = _Asked(query, now + query.max_response_seconds + self._limits.margin, groups)
+            self._asked = _Asked(query, now, now + query.max_response_seconds + self._limits.margin, groups)
 
     def _hear_answer(self, report: Report, now: float) -> None:
         if not report.answers & self._joined.keys():
@@ -242,23 +278,29 @@ class Guardian:
             self._due.clear()  # whoever asked has been told
             self._asked = self._unanswered = None
 
-    def _conclude(self, query: Query, now: float) -> None:
+    def _conclude(self, asked: _Asked, now: float) -> None:
         """Nothing of ours left in time. Where version 3 is answered, older queries are kept out on purpose."""
         self._asked = None
+        query = asked.query
         if query.version == 3 or now - self._answered_v3 > self._limits.older_querier:
             self._unanswered = query
             self._unexplained = True
+            delivered = self._delivered  # the two sockets may be read in either order
+            self._reached = (
+                delivered is not None and delivered[0] == query and delivered[1] >= asked.heard - self._limits.margin
+            )
 
     def _judge(self, now: float) -> None:
         warnings: dict[str, str] = {}
         if self._running and self._joined:
             sourced = [group for group, sources in self._joined.items() if sources]
-            # While the kernel speaks version 3 it has not heard that query, or not yet.
-            if self._older is not None and sourced and self._older_now(now) and (self._host_version() or 2) < 3:
-                warnings["older-querier"] = remedy.older_querier(self.name, self._older[0], sourced)
+            if self._link is not None and self._is_port:
+                warnings["port"] = remedy.port_of(self._link)
+            if sourced:
+                warnings |= self._judge_version(now, sourced)
             if self.querier is not None and now - self._heard >= self._limits.silence:
                 warnings["silent-querier"] = remedy.silent_querier(self.name, self.querier, self._limits.silence)
-            if self._unanswered is not None and self._explanation:
+            if self._unanswered is not None and self._explanation and not self._is_port:
                 warnings["unanswered-query"] = self._explanation
         if self._unanswered is None:
             self._explanation, self._unexplained = "", False
@@ -268,6 +310,20 @@ class Guardian:
         for kind in self._warnings.keys() - warnings.keys():
             log.info("link=%s warning=%s is over", self.name, kind)
         self._warnings = warnings
+
+    def _judge_version(self, now: float, sourced: Sequence[IPv4Address]) -> dict[str, str]:
+        """While the kernel speaks version 3 it has not heard an older query, or not yet, or none for a while."""
+        heard = self._older[0] if self._older is not None and self._older_now(now) else None
+        if heard is None and not self._was_older:
+            return {}
+        version = self._host_version()
+        self._was_older = self._was_older and version is not None and version < 3
+        if version == 3 or (version is None and heard is None):
+            return {}
+        forced, key = self._forced_version()
+        if forced:
+            return {"forced-version": remedy.forced_version(self.name, forced, key, sourced)}
+        return {"older-querier": remedy.older_querier(self.name, heard, sourced, version or 2)}
 
     def _older_now(self, now: float) -> bool:
         return self._older is not None and now - self._older[1] < self._limits.older_querier

@@ -38,6 +38,7 @@ DUMP_LASTS_SECONDS = 2.0  # while netlink says nothing
 # Queueing disciplines that cut a GSO frame into packets, may drop some of them, and still report success
 # (linux/net/sched: tbf_segment of sch_tbf.c; sch_cake.c, sch_taprio.c, sch_netem.c).
 CUTS_RUNS = {"tbf", "cake", "taprio", "netem"}
+TAKES_NO_FRAMES = {"vrf"}  # kinds of masters whose ports go on receiving: they share routes alone
 TAKES_FRAMES = {"macvlan", "macvtap", "ipvlan", "ipvtap"}  # kinds of links whose frames come from the link below them
 
 
@@ -107,8 +108,9 @@ class LinkWatch:
             held = sorted(addresses.get(message["index"], []), key=lambda entry: entry[0])
             link = _link(message, tuple(address for _, address in held))
             links[link.name] = link
-            if master := message.get("master"):
-                masters[link.name] = master
+            slave = message.get(("linkinfo", "slave_kind")) or ""
+            if (master := message.get("master")) and slave not in TAKES_NO_FRAMES:
+                masters[link.name] = (master, slave)
             if cutting and message.get("link") and message.get("link_netnsid") is None:
                 lowers[link.ifindex] = message.get("link")
             if message.get(("linkinfo", "kind")) in TAKES_FRAMES and message.get("link_netnsid") is None:
@@ -116,8 +118,9 @@ class LinkWatch:
         if masters or uppers:
             names = {link.ifindex: name for name, link in links.items()}
             for name, link in links.items():
-                master = names.get(masters.get(name, 0), "")
-                links[name] = replace(link, master=master, upper=uppers.get(link.ifindex, ""))
+                ifindex, slave = masters.get(name, (0, ""))
+                master, upper = names.get(ifindex, ""), uppers.get(link.ifindex, "")
+                links[name] = replace(link, master=master, master_kind=slave, upper=upper)
         if cutting:
             for name, link in links.items():
                 if kind := cutting.get(link.ifindex) or cutting.get(lowers.get(link.ifindex, 0)):
@@ -163,6 +166,16 @@ def _link(message: Any, addresses: tuple[IPv4Interface, ...]) -> Link:
         mac=message.get("address") or "",
         carrier_losses=message.get("carrier_down_count") or 0,
     )
+
+
+def links_now() -> dict[str, Link]:
+    """Every link by name, for a command that looks once. Needs no privilege; raises OSError."""
+
+    async def look() -> dict[str, Link]:
+        async with LinkWatch(lambda: None) as watch:
+            return await watch.dump()
+
+    return asyncio.run(look())
 
 
 class Presence:

@@ -120,9 +120,10 @@ class Link:
     """A network interface as it is now. ``addresses`` stands in the kernel's order, primary first.
 
     ``hardware`` is the ARPHRD number (1 Ethernet, 772 loopback; linux/if_arp.h). ``carrier_losses`` is the kernel's
-    count since the link was made. ``master`` is the bridge, bond or the like that it is a port of; ``upper`` is a
-    macvlan or ipvlan link of this namespace that takes frames from it. ``cuts`` names a queueing discipline, its own or
-    one of the link below it, that cuts runs into datagrams.
+    count since the link was made. ``master`` is the bridge, bond or the like that it is a port of, which takes its
+    frames, and ``master_kind`` what that is, as ip-link(8) calls it; ``upper`` is a macvlan or ipvlan link of this
+    namespace that takes frames from it. ``cuts`` names a queueing discipline, its own or one of the link below it,
+    that cuts runs into datagrams.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Link:
     mac: str = ""
     carrier_losses: int = 0
     master: str = ""
+    master_kind: str = ""
     upper: str = ""
     cuts: str = ""
 
@@ -182,7 +184,8 @@ class InputSpec:
     """One input of a rule: the identity the table is keyed by, and how it stands with its link.
 
     ``ifindex`` is 0 while the link does not exist. An active or parked input has a ring, a table entry and a join;
-    parked means that its link is there but down, so that it resumes by itself.
+    parked means that its link is there but down, so that it resumes by itself. An active one has a reason where
+    something will stop its stream.
     """
 
     text: str

@@ -6,6 +6,7 @@ import zlib
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
+from . import remedy
 from .model import InputSpec, OutputSpec, PlanSpec, RingSpec, RuleSpec
 from .model import LinkSettings as _LinkSettings
 from .notation import format_stream
@@ -63,6 +64,8 @@ def _compile_input(rule: Rule, entry: Input, links: Mapping[str, Link]) -> Input
         state, reason = "error", f"link {name} carries no Ethernet frames (ARPHRD {link.hardware})"
     elif trouble := _trouble(link):
         state, reason = "parked", trouble
+    else:
+        reason = remedy.port_of(link)
     return InputSpec(
         text=format_stream(stream),
         iif=name,
@@ -89,7 +92,7 @@ def _compile_output(rule: Rule, output: Output, links: Mapping[str, Link]) -> Ou
         elif trouble := _trouble(link):
             state, reason = "parked", trouble
         elif not link.addresses:
-            state, reason = "parked", f"link {link.name} has no IPv4 address to send from"
+            state, reason = "parked", remedy.no_address(link)
         else:
             source = link.addresses[0].ip
     asked = isinstance(output.source_address, IPv4Address)

@@ -273,7 +273,7 @@ class Service:
                 continue
             if to and state == "active" and (rule, to) not in self._said:
                 continue  # a new rule's own line says as much
-            level = logging.INFO if state in {"active", "disabled"} else logging.WARNING
+            level = logging.INFO if state in {"active", "disabled"} and not reason else logging.WARNING
             what = f"rule={rule} output={to}" if to else f"rule={rule}"
             log.log(level, "%s state=%s%s", what, state, f" reason={reason!r}" if reason else "")
         for rule, to in self._said.keys() - states.keys():

@@ -66,7 +66,10 @@ def _input_status(each: InputSpec, rings: Mapping[int, str], joins: Mapping[Memb
 
 
 def _overall(rule: RuleSpec, inputs: tuple[InputSpec, ...], outputs: tuple[OutputSpec, ...]) -> tuple[RuleState, str]:
-    """A rule is active as long as something can pass; else the worst of what stops it is its state."""
+    """A rule is active as long as something can pass; else the worst of what stops it is its state.
+
+    An active one has a reason where something will stop it.
+    """
     if not rule.enabled:
         return "disabled", ""
     for state in ("error", "pending", "parked"):
@@ -76,4 +79,4 @@ def _overall(rule: RuleSpec, inputs: tuple[InputSpec, ...], outputs: tuple[Outpu
     if all(each.state != "active" for each in outputs):
         failed = [each for each in outputs if each.state == "error"]
         return ("error", failed[0].reason) if failed else ("parked", outputs[0].reason)
-    return "active", ""
+    return "active", next((each.reason for each in inputs if each.reason), "")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import igmp
 from .engine import DROPS, SEND_ERRORS, VERDICTS
+from .guardian import OF_SOURCES
 from .snapshot import InputCount, OutputCount
 from .status import Standing
 from .tomltext import config_tables
@@ -160,7 +161,7 @@ def links(service: Service) -> list[Row]:
 def _warnings(guardian: Guardian | None, sourced: bool = True) -> list[Row]:
     """What is wrong on a link, or with a membership there: an older querier harms only joins of one source."""
     found = guardian.warnings if guardian else []
-    return [{"kind": each.kind, "text": each.text} for each in found if sourced or each.kind != "older-querier"]
+    return [{"kind": each.kind, "text": each.text} for each in found if sourced or each.kind not in OF_SOURCES]
 
 
 def groups(service: Service) -> list[Row]:

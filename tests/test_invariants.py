@@ -16,8 +16,8 @@ CYTHON = sorted([*(ROOT / "pyx").glob("*.pyx"), *(ROOT / "pyx").glob("*.pxd")])
 STUBS = sorted((ROOT / "mcrelay/_core").glob("*.pyi"))
 
 PURE = {
-    "bpf", "config", "conflicts", "errors", "ledger", "model", "notation", "protocols", "rate", "rules", "settings",
-    "sheet", "snapshot", "status", "tomllines", "tomltext",
+    "bpf", "config", "conflicts", "errors", "ledger", "model", "notation", "protocols", "rate", "remedy", "rules",
+    "settings", "sheet", "snapshot", "status", "tomllines", "tomltext",
 }  # fmt: skip
 HARMLESS = {
     "__future__", "bisect", "collections", "contextlib", "dataclasses", "difflib", "enum", "functools", "ipaddress",

@@ -234,6 +234,84 @@ def test_a_reverse_path_filter_that_drops_queries():
         over(relay, "unanswered-query")
 
 
+def test_a_firewall_that_drops_what_the_reverse_path_filter_would_drop_too():
+    """Its count stands still, so that the route would not help."""
+    rules = "table inet f { chain p { type filter hook prerouting priority -300; meta l4proto igmp drop; }; }"
+    with relaying(CONFIG, querier=False, program=limited(margin=0.3)) as relay:
+        relay.lab.relay.run("nft", rules)
+        time.sleep(2.5)  # until the count has been read
+        send_query(relay.lab.source, "eth0", source="203.0.113.77")
+        relay.wait_for(lambda: warnings(relay, "unanswered-query"), "warning", 3)
+        (text,) = warnings(relay, "unanswered-query")
+        assert "A firewall of this host drops them" in text
+        assert "ip route" not in text
+
+
+def test_a_firewall_that_keeps_reports_back():
+    rules = "table inet filter { chain output { type filter hook output priority 0; meta l4proto igmp drop; }; }"
+    with relaying(CONFIG, querier=False) as relay:
+        relay.lab.relay.run("nft", rules)
+        send_query(relay.lab.source, "eth0")
+        relay.wait_for(lambda: warnings(relay, "unanswered-query"), "warning", 4)
+        (text,) = warnings(relay, "unanswered-query")
+        assert "A firewall of this host refuses to let IGMP out" in text
+        relay.lab.relay.run("sh", "-c", remedies(text, "nft insert"))
+        send_query(relay.lab.source, "eth0")
+        over(relay, "unanswered-query")
+
+
+def test_reports_that_vanish_below_the_firewall_are_given_no_remedy():
+    rules = "table netdev n { chain e { type filter hook egress device in0 priority 0; ip protocol igmp drop; }; }"
+    with relaying(CONFIG, querier=False) as relay:
+        relay.lab.relay.run("nft", rules)
+        send_query(relay.lab.source, "eth0")
+        relay.wait_for(lambda: warnings(relay, "unanswered-query"), "warning", 4)
+        (text,) = warnings(relay, "unanswered-query")
+        assert "nothing was seen that keeps its reports back" in text
+        assert "nft insert" not in text
+
+
+def test_an_input_link_that_becomes_a_port_at_run_time():
+    text = "in0 is a port of br9: take the input from br9"
+    with relaying(CONFIG, querier=False) as relay:
+        host = relay.lab.relay
+        host.ip("link add br9 type bridge", "link set br9 up", "link set in0 master br9")
+        relay.wait_for(lambda: relay.show("rules")[0]["reason"] == text, "reason")
+        send_query(relay.lab.source, "eth0")
+        assert relay.state() == "active"
+        relay.wait_for(lambda: warnings(relay, "port"), "warning")
+        assert text in warnings(relay, "port")[0]
+        shown = host.run(*MCRELAY, "show", "--socket", relay.socket).stdout
+        assert f"x: active: {text}" in shown
+        assert f"rule=x state=active reason='{text}'" in relay.log.read_text()
+        assert f"input: {text}" in host.run(*MCRELAY, "check", "-c", str(relay.config)).stderr
+        time.sleep(3)
+        assert warnings(relay, "unanswered-query") == []  # a port has no say in it
+        host.ip("link set in0 nomaster")
+        relay.wait_for(lambda: not relay.show("rules")[0]["reason"], "end of it")
+        over(relay, "port")
+
+
+def test_an_older_querier_that_asked_before_the_start():
+    with relaying(CONFIG, querier=False) as relay:
+        relay.stop()
+        send_query(relay.lab.source, "eth0", 2)
+        relay.start()
+        relay.wait_for(lambda: warnings(relay, "older-querier"), "warning", 3)
+        text = "a querier on in0 asked in IGMP version 2 before the relay listened"
+        assert warnings(relay, "older-querier")[0].startswith(text)
+        assert len(said(relay, "older-querier")) == 1
+
+
+@pytest.mark.parametrize("where", ["all", "in0"])
+def test_a_host_that_is_told_to_speak_an_older_version(where):
+    with relaying(CONFIG, querier=False, sysctls={f"ipv4.conf.{where}.force_igmp_version": 2}) as relay:
+        relay.wait_for(lambda: warnings(relay, "forced-version"), "warning", 3)
+        (text,) = warnings(relay, "forced-version")
+        relay.lab.relay.run("sh", "-c", remedies(text, "sysctl -w"))
+        over(relay, "forced-version")
+
+
 PROGRAMS = {
     "no /proc": ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh", *MCRELAY],
     "CAP_NET_RAW alone": ["setpriv", "--bounding-set", "-all,+net_raw", *MCRELAY],

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from mcrelay import check as module
 from mcrelay.check import check
+from mcrelay.model import Link
 
 GOOD = '[rules.{0}]\ninput = "233.252.0.{1}:5000%eth0"\noutputs = ["10.9.0.{1}"]\n'
 
@@ -58,6 +59,7 @@ TEN_LINES = """\
 def run(monkeypatch, tmp_path):
     """Run the command on files given by name and text, on a machine that has lo and eth0."""
     monkeypatch.setattr(module.socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
+    monkeypatch.setattr(module, "links_now", dict)
 
     def call(*options, **files):
         arguments = []
@@ -165,3 +167,21 @@ def test_help_has_an_example(run):
     result = run("--help")
     assert result.exit_code == 0
     assert "  mcrelay check -c site.toml --strict\n" in result.stdout
+
+
+@pytest.mark.parametrize("master", ["br0", "bond0"])
+def test_an_input_on_a_port_is_warned_of_and_a_disabled_rule_is_not(run, monkeypatch, master):
+    port = Link("eth0", 2, up=True, carrier=True, operstate="UP", mtu=1500, master=master)
+    monkeypatch.setattr(module, "links_now", lambda: {"eth0": port})
+    result = run(a=GOOD.format("a", 1) + GOOD.format("b", 2) + "enabled = false\n")
+    assert result.exit_code == 0
+    (line,) = result.stderr.splitlines()
+    assert f":2: rules.a.input: eth0 is a port of {master}: take the input from {master}; else the stream ends" in line
+
+
+def test_where_netlink_is_closed_the_rest_is_checked(run, monkeypatch):
+    def closed():
+        raise PermissionError
+
+    monkeypatch.setattr(module, "links_now", closed)
+    assert run(a=GOOD.format("a", 1)).stdout == "1 file, 1 rule: no complaints\n"

@@ -14,6 +14,7 @@ from mcrelay import igmp, remedy, sysctl
 from mcrelay.guardian import Guardian, Limits
 from mcrelay.igmp import Query, Record, Report, parse
 from mcrelay.model import Link
+from mcrelay.remedy import Seen
 
 ASM, SSM, LOCAL = IPv4Address("239.1.1.1"), IPv4Address("232.2.2.2"), IPv4Address("224.0.0.251")
 SOURCE, QUERIER, NEIGHBOUR = (IPv4Address(each) for each in ("192.168.168.55", "192.0.2.254", "192.0.2.77"))
@@ -517,10 +518,107 @@ def test_there_is_never_more_than_one_timer():
 )
 def test_what_the_reverse_path_filter_drops(source, mode, route, fails):
     assert remedy.fails_reverse_path(source, 4, mode, route) is fails
-    text = remedy.unanswered_query("in0", 4, Query(source, 3, None), mode, route)
+    text = remedy.unanswered_query(
+        "in0", 4, Query(source, 3, None), mode, route, seen=Seen(delivered=False, filtered=True)
+    )
     assert ("rp_filter" in text) is fails
     assert ("nft insert rule" in text) is not fails
     assert (f"ip route add {source}/32 dev in0" in text) is fails
+
+
+REMEDIES = ("ip route add", "sysctl -w", "nft insert rule inet filter input", "nft insert rule inet filter output")
+
+
+@pytest.mark.parametrize(
+    ("seen", "remedies", "says"),
+    [
+        (Seen(delivered=False, filtered=True), REMEDIES[:2], "The reverse-path filter drops them"),
+        (Seen(delivered=False, filtered=False), REMEDIES[2:3], "A firewall of this host drops them between"),
+        (Seen(delivered=False, filtered=None), (), "by what was not seen"),
+        (Seen(delivered=True, filtered=True), (), "nothing was seen that keeps its reports back"),
+        (Seen(delivered=True, filtered=True, refused=True), REMEDIES[3:], "refuses to let IGMP out"),
+    ],
+)
+def test_a_remedy_is_given_only_for_a_cause_that_was_seen(seen, remedies, says):
+    """Settings are such that the reverse-path filter would drop the query: what was seen decides."""
+    text = remedy.unanswered_query("in0", 4, Query(QUERIER, 3, None), 1, 9, seen=seen)
+    assert says in text
+    assert tuple(each for each in REMEDIES if each in text) == remedies
+
+
+@pytest.mark.parametrize("order", ["delivered first", "heard first"])
+def test_a_query_that_was_delivered_is_known_to_be_so(order):
+    scene = Scene().settle()
+    calls = [lambda: scene.query(allowed=1), lambda: scene.guardian.deliver(Query(QUERIER, 3, None))]
+    for call in calls if order == "heard first" else calls[::-1]:
+        call()
+    scene.clock.run(3)
+    assert scene.guardian.unexplained is not None
+    assert scene.guardian.reached
+    scene.guardian.explain("x")
+    scene.clock.run(125)
+    scene.query(allowed=1)  # and another is not
+    scene.clock.run(3)
+    assert scene.guardian.unexplained is not None
+    assert not scene.guardian.reached
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("bridge", "in0 is a port of br0: take the input from br0"),
+        ("bond", "in0 is a port of br0: take the input from br0"),
+        ("team", "in0 is a port of br0: take the input from br0"),
+        ("openvswitch", "in0 is a port of an Open vSwitch: take the input from its bridge (ovs-vsctl port-to-br in0 "),
+    ],
+)
+def test_a_port_is_said_to_be_one_and_no_other_cause_is_looked_for(kind, text):
+    scene = Scene().settle()
+    scene.link(replace(LINK, master="br0", master_kind=kind))
+    assert scene.kinds() == {"port"}
+    assert scene.guardian.warnings[0].text.startswith(text)
+    scene.query(allowed=1)
+    scene.clock.run(3)
+    assert scene.guardian.unexplained is None
+    scene.link(LINK)
+    assert "port" not in scene.kinds()
+
+
+def test_an_older_querier_that_asked_before_the_start_is_told_by_the_kernel():
+    scene = Scene({SSM: (SOURCE,)}, version=2)
+    scene.link(LINK)
+    (warning,) = scene.guardian.warnings
+    assert warning.kind == "older-querier"
+    assert warning.text.startswith("a querier on in0 asked in IGMP version 2 before the relay listened, so the kernel ")
+    scene.version = 3  # the kernel has heard none for a while
+    scene.guardian.look()
+    assert scene.kinds() == set()
+    scene.version = 2  # from now on a query is heard here first
+    scene.guardian.look()
+    assert scene.kinds() == set()
+
+
+def test_a_version_that_the_host_is_told_to_speak_is_no_queriers_fault():
+    scene = Scene({SSM: (SOURCE,)}, version=2)
+    forced = (2, "net/ipv4/conf/all/force_igmp_version")
+    scene.guardian = Guardian("in0", scene.clock, Limits(), lambda: 2, lambda: forced)
+    scene.link(LINK)
+    (warning,) = scene.guardian.warnings
+    assert warning.kind == "forced-version"
+    assert warning.text.endswith("Let the querier decide: sysctl -w net/ipv4/conf/all/force_igmp_version=0")
+
+
+def test_a_forced_version_and_the_filters_count_are_read_where_they_can_be(tmp_path):
+    for name, value in (("all", "0\n"), ("in0", "2\n")):
+        folder = tmp_path / "net/ipv4/conf" / name
+        folder.mkdir(parents=True)
+        (folder / "force_igmp_version").write_text(value)
+    assert sysctl.forced_igmp_version("in0", tmp_path) == (2, "net/ipv4/conf/in0/force_igmp_version")
+    assert sysctl.forced_igmp_version("in1", tmp_path) == (0, "")
+    counts = tmp_path / "netstat"
+    assert sysctl.reverse_path_drops(counts) is None
+    counts.write_text("TcpExt: A IPReversePathFilter B\nTcpExt: 1 77 3\nIpExt: X\nIpExt: 1\n")
+    assert sysctl.reverse_path_drops(counts) == 77
 
 
 def test_the_higher_rp_filter_counts_and_an_unreadable_one_is_off(tmp_path):

@@ -193,3 +193,16 @@ def test_the_automatic_port_is_in_range(name, to):
 def test_automatic_ports_spread():
     ports = {auto_port(f"rule{i}", f"239.1.{i // 256}.{i % 256}:5000%eth0") for i in range(1000)}
     assert len(ports) > 900
+
+
+@pytest.mark.parametrize("kind", ["bridge", "bond", "team"])
+def test_an_input_on_a_port_goes_on_and_says_where_the_frames_are_to_be_had(kind):
+    entry, output = only(compiled(rule(), links=(replace(IN, master="br0", master_kind=kind), OUT)))
+    assert (entry.state, entry.reason) == ("active", "in0 is a port of br0: take the input from br0")
+    assert (output.state, output.reason) == ("active", "")
+
+
+def test_an_output_on_a_port_without_an_address_says_which_link_has_one():
+    _, output = only(compiled(rule(), links=(IN, replace(OUT, master="br0", master_kind="bridge", addresses=()))))
+    assert output.state == "parked"
+    assert output.reason == "link out0 has no IPv4 address to send from: it is a port of br0, so send on br0"

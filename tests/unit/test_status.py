@@ -33,6 +33,9 @@ FAILED = replace(INPUT, state="error", reason="link in0 carries no Ethernet fram
 DOWN = replace(OUTPUT, state="parked", reason="link out0 is down")
 
 
+PORT = replace(INPUT, reason="in0 is a port of br0: take the input from br0")
+
+
 def status(inputs=(INPUT,), outputs=(OUTPUT,), *, enabled=True, rings=None, refused=None, joins=None):
     rule = RuleSpec("x", "file", "", enabled, tuple(inputs), tuple(outputs))
     (found,) = rule_statuses(PlanSpec((rule,)), rings or {}, refused or {}, joins or {})
@@ -112,3 +115,8 @@ def test_an_output_of_another_rule_is_not_meant():
 def test_rules_keep_their_order():
     rules = tuple(RuleSpec(name, "file", "", True, (INPUT,), (OUTPUT,)) for name in ("b", "a", "c"))
     assert [each.rule.name for each in rule_statuses(PlanSpec(rules), {}, {}, {})] == ["b", "a", "c"]
+
+
+def test_an_active_rule_says_what_will_stop_it():
+    found = status(inputs=(INPUT, PORT))
+    assert (found.state, found.reason) == ("active", "in0 is a port of br0: take the input from br0")
