@@ -12,6 +12,7 @@ cdef enum Verdict:
     FRAGMENT
     TRUNCATED
     MALFORMED
+    TUNNEL           # of a tunnel's end that left work on the packets inside to its device: linux/virtio_net.h
     VERDICT_COUNT
 
 # Why a rule did not pass on a datagram that was its own. Order is that of DROPS.
@@ -36,7 +37,7 @@ cdef enum SendError:
     SEND_ERROR_COUNT
 
 cdef struct FrameCounters:
-    uint64_t frames[8]          # by Verdict
+    uint64_t frames[9]          # by Verdict
 
 cdef struct InputCounters:
     uint64_t rx_packets         # datagrams

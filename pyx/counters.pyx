@@ -4,7 +4,7 @@ cimport cython
 
 from .kernel cimport aligned_alloc, free, load_relaxed_u64, memset
 
-VERDICTS = ("relayed", "dropped", "no_match", "not_udp", "vlan", "fragment", "truncated", "malformed")
+VERDICTS = ("relayed", "dropped", "no_match", "not_udp", "vlan", "fragment", "truncated", "malformed", "tunnel")
 DROPS = ("source", "policer", "echo")
 SEND_ERRORS = ("nobufs", "netdown", "mtu", "noaddr", "noroute", "unreachable", "blocked", "ttl", "parked", "other")
 

@@ -202,9 +202,12 @@ cdef extern from "kernel.h" nogil:
         uint16_t tp_mac
         tpacket_hdr_variant1 hv1
     struct virtio_net_hdr:
+        uint8_t flags
         uint8_t gso_type
         uint16_t gso_size
-    enum: VIRTIO_NET_HDR_GSO_UDP_L4, TP_FT_REQ_FILL_RXHASH
+        uint16_t csum_start
+        uint16_t csum_offset
+    enum: VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_UDP_L4, TP_FT_REQ_FILL_RXHASH
 
 
 cdef inline void add(uint64_t *counter, uint64_t count) noexcept nogil:

@@ -8,8 +8,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from .counters cimport Block, FrameCounters
 from .kernel cimport (
-    TP_STATUS_KERNEL, TP_STATUS_USER, VIRTIO_NET_HDR_GSO_UDP_L4, load_acquire_u32, store_release_u32, tpacket2_hdr,
-    tpacket3_hdr, tpacket_block_desc, virtio_net_hdr,
+    TP_STATUS_KERNEL, TP_STATUS_USER, load_acquire_u32, store_release_u32, tpacket2_hdr, tpacket3_hdr,
+    tpacket_block_desc,
 )
 
 cdef struct Ring:
@@ -104,15 +104,6 @@ cdef inline const uint8_t *view_frame(const Ring *ring, const uint8_t *at, Frame
     out.nanoseconds = packed.tp_nsec
     out.tci = <uint16_t>packed.hv1.tp_vlan_tci
     return at + packed.tp_next_offset
-
-
-cdef inline uint32_t segment_bytes(const uint8_t *mac) noexcept nogil:
-    """Payload bytes of each datagram of a UDP superframe, 0 when the frame holds one datagram.
-
-    PACKET_VNET_HDR puts a struct virtio_net_hdr right before the MAC header.
-    """
-    cdef const virtio_net_hdr *header = <const virtio_net_hdr *>(mac - sizeof(virtio_net_hdr))
-    return header.gso_size if header.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 else 0
 
 
 cdef class RingSocket:

@@ -4,8 +4,8 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from .counters cimport (
-    DROP_ECHO, DROP_POLICER, DROP_SOURCE, DROPPED, NO_MATCH, RELAYED, SEND_NOBUFS, SEND_PARKED, VERDICT_COUNT, VLAN,
-    Verdict,
+    DROP_ECHO, DROP_POLICER, DROP_SOURCE, DROPPED, NO_MATCH, RELAYED, SEND_NOBUFS, SEND_PARKED, TUNNEL, VERDICT_COUNT,
+    VLAN, Verdict,
 )
 from .demux cimport MISS, Key, find, mapped
 from .echo cimport is_own
@@ -16,11 +16,12 @@ from .kernel cimport (
     load_acquire_u64, load_relaxed_u64, now_ns, poll, read, relax, store_relaxed_u64, store_release_ptr,
     store_release_u32, store_release_u64,
 )
+from .offload cimport finish_inner, is_inner, segment_bytes
 from .plan cimport Capture, Input, Plan, PlanOwner
 from .policer cimport conforms
 from .queue cimport ENTRIES, NONE, Blocked, Chain, Queue, chain_rest, push
 from .ring cimport (
-    Frame, Ring, acquire, first_frame, frame_count, half_free, handed_over, release, segment_bytes, view_frame,
+    Frame, Ring, acquire, first_frame, frame_count, half_free, handed_over, release, view_frame,
 )
 from .runs cimport send_chain
 from .wire cimport Datagram, parse
@@ -161,6 +162,8 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, const Frame *frame
     found = find(&capture.table, &key)
     if found == MISS:
         return VLAN if key.vlan else NO_MATCH
+    if is_inner(frame.mac, &datagram) and not finish_inner(frame.mac, &datagram):
+        return TUNNEL
     input = &plan.inputs[found]
     size = datagram.size
     count = 1

@@ -9,7 +9,7 @@ from libc.string cimport memcpy
 
 from mcrelay._core.counters cimport (
     DROPPED, FRAGMENT, MALFORMED, NO_MATCH, NOT_UDP, RELAYED, SEND_BLOCKED, SEND_ERROR_COUNT, SEND_MTU, SEND_NETDOWN,
-    SEND_NOADDR, SEND_NOBUFS, SEND_NOROUTE, SEND_OTHER, SEND_PARKED, SEND_TTL, SEND_UNREACHABLE, TRUNCATED,
+    SEND_NOADDR, SEND_NOBUFS, SEND_NOROUTE, SEND_OTHER, SEND_PARKED, SEND_TTL, SEND_UNREACHABLE, TRUNCATED, TUNNEL,
     VERDICT_COUNT, VLAN, OutputCounters, Verdict,
 )
 from mcrelay._core.demux cimport MISS, Address, Key, Table, find, hash_of, mapped, table_build, table_free, table_insert
@@ -22,12 +22,13 @@ from mcrelay._core.kernel cimport (
     VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr, load_relaxed_u32, msghdr, store_relaxed_u32, tpacket2_hdr, tpacket3_hdr,
     tpacket_block_desc, virtio_net_hdr,
 )
+from mcrelay._core.offload cimport finish_inner, is_inner, segment_bytes
 from mcrelay._core.policer cimport PolicerState, conforms
 from mcrelay._core.queue cimport (
     ENTRIES, MESSAGES, NONE, Queue, Scratch, chain_rest, push, queue_build, queue_free,
 )
 from mcrelay._core.ring cimport (
-    Frame, Ring, acquire, first_frame, frame_count, half_free, view_frame, release, segment_bytes, status_of,
+    Frame, Ring, acquire, first_frame, frame_count, half_free, view_frame, release, status_of,
 )
 from mcrelay._core.runs cimport RUN_MAX, assemble, send_chain
 from mcrelay._core.wire cimport Datagram, ones_sum, parse
@@ -44,7 +45,7 @@ cdef extern from "probe.h" nogil:
 
 VERDICTS = {
     "relayed": RELAYED, "dropped": DROPPED, "no_match": NO_MATCH, "not_udp": NOT_UDP, "vlan": VLAN,
-    "fragment": FRAGMENT, "truncated": TRUNCATED, "malformed": MALFORMED,
+    "fragment": FRAGMENT, "truncated": TRUNCATED, "malformed": MALFORMED, "tunnel": TUNNEL,
 }
 SEND_ERRORS = {
     "nobufs": SEND_NOBUFS, "netdown": SEND_NETDOWN, "mtu": SEND_MTU, "noaddr": SEND_NOADDR, "noroute": SEND_NOROUTE,
@@ -405,6 +406,19 @@ def segment_of(uint8_t gso_type, uint16_t gso_size):
     header.gso_type = gso_type
     header.gso_size = gso_size
     return segment_bytes(memory + sizeof(virtio_net_hdr))
+
+
+def work_left(uint8_t flags, uint8_t gso_type, uint16_t csum_start, uint16_t csum_offset):
+    """Whether the work left in a frame of 600 bytes, UDP at 34, is inside the payload, and then whether it was done."""
+    cdef uint8_t memory[700]
+    cdef virtio_net_hdr *header = <virtio_net_hdr *>memory
+    cdef const uint8_t *mac = memory + sizeof(virtio_net_hdr)
+    cdef Datagram datagram
+    header.flags, header.gso_type, header.gso_size = flags, gso_type, 100
+    header.csum_start, header.csum_offset = csum_start, csum_offset
+    datagram.payload = mac + 42
+    datagram.size = 558
+    return is_inner(mac, &datagram) and ("done" if finish_inner(mac, &datagram) else "tunnel") or "ours"
 
 
 GSO_UDP_L4 = VIRTIO_NET_HDR_GSO_UDP_L4

@@ -15,7 +15,8 @@ def test_names_stand_in_the_order_of_the_numbers(probe):
 
 
 def test_the_names_are_those_promised():
-    assert VERDICTS == ("relayed", "dropped", "no_match", "not_udp", "vlan", "fragment", "truncated", "malformed")
+    frames = ("relayed", "dropped", "no_match", "not_udp", "vlan", "fragment", "truncated", "malformed", "tunnel")
+    assert frames == VERDICTS
     assert DROPS == ("source", "policer", "echo")
     assert SEND_ERRORS == (
         "nobufs", "netdown", "mtu", "noaddr", "noroute", "unreachable", "blocked", "ttl", "parked", "other",

@@ -5,12 +5,26 @@ from __future__ import annotations
 import itertools
 import random
 import socket
+import struct
 import time
 import weakref
 
 import pytest
-from core.frames import GROUP, PORT, SOURCE, ethernet, frame, ipv4, number, tagged, udp
-from core.loops import ACCEPT_ALL, From, Running, To, Wire, on_a_thread, plan_of, settle, verdicts, wait_until
+from core.frames import GROUP, PORT, SOURCE, ethernet, frame, ipv4, number, ones_sum, tagged, udp
+from core.loops import (
+    ACCEPT_ALL,
+    UDP_SEGMENT,
+    From,
+    Running,
+    To,
+    Wire,
+    on_a_thread,
+    only_groups,
+    plan_of,
+    settle,
+    verdicts,
+    wait_until,
+)
 
 from mcrelay._core.counters import INPUT_WORDS, OUTPUT_WORDS, Block
 from mcrelay._core.egress import EgressSocket, RunSwitch
@@ -100,6 +114,94 @@ def test_a_superframe_is_split_into_the_datagrams_it_was_made_of(wire, segment, 
     assert verdicts(ring) == {"relayed": 1}, "the veth passes it on in one piece"
     assert entry.counted == output.counted == (len(parts), size, {})
     assert take(sink, len(parts)) == parts
+    assert quiet(sink)
+
+
+# What a tunnel's end leaves to its device: csum_start lies inside our payload.
+
+TUNNEL_HEADER = b"\x08\x00\x00\x00\x00\x00\x07\x00"  # VXLAN, RFC 7348
+INNER_AT = 14 + 20 + 8 + len(TUNNEL_HEADER) + 14 + 20  # of UDP or TCP, from the outer MAC header on
+
+
+def inner(transport):
+    return TUNNEL_HEADER + ethernet(ipv4(transport))
+
+
+def send_offloaded(wire, whole, *, start, offset):
+    """Send a frame as a tunnel's end does: with a struct virtio_net_hdr that asks the device for the rest."""
+    with wire.far.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.setsockopt(263, 15, 1)  # SOL_PACKET, PACKET_VNET_HDR
+        raw.bind(("s0", 0))
+        raw.send(struct.pack("=BBHHHH", 1, 0, 0, 0, start, offset) + whole)
+
+
+@pytest.mark.parametrize("size", [0, 1, 500, 1200])
+@pytest.mark.parametrize(("kind", "offset"), [("udp", 6), ("tcp", 16)])
+def test_a_checksum_inside_the_payload_is_filled_in(wire, kind, offset, size):
+    sink = wire.sink()
+    output = To(wire.output_to(sink))
+    ring = wire.ring(ACCEPT_ALL)
+    body = random.Random(size).randbytes(size)
+    head = bytes(range(1, 9)) if kind == "udp" else bytes(range(1, 21))
+    transport = head[:offset] + b"\x12\x34" + head[offset + 2 :] + body  # 0x1234: the sum of the pseudo header
+    right = 0xFFFF - ones_sum(transport)
+    with Running(plan_of(1, [ring], [From([output])])):
+        send_offloaded(wire, frame(inner(transport)), start=INNER_AT, offset=offset)
+        settle(ring, 1)
+    assert verdicts(ring) == {"relayed": 1}
+    assert take(sink, 1) == [inner(head[:offset] + right.to_bytes(2, "big") + head[offset + 2 :] + body)]
+    assert quiet(sink)
+
+
+def test_a_checksum_inside_that_comes_to_nothing_is_written_as_all_ones(wire):
+    sink = wire.sink()
+    ring = wire.ring(ACCEPT_ALL)
+    with Running(plan_of(1, [ring], [From([To(wire.output_to(sink))])])):
+        send_offloaded(wire, frame(inner(b"\0\0\0\0\0\0\xff\xff")), start=INNER_AT, offset=6)
+        settle(ring, 1)
+    assert take(sink, 1) == [inner(b"\0\0\0\0\0\0\xff\xff")]
+
+
+def test_a_sum_of_another_kind_inside_is_not_relayed_and_counted(wire):
+    """SCTP has a CRC at offset 8: to write a sum there would make a packet that nobody sent."""
+    sink = wire.sink()
+    entry = From([To(wire.output_to(sink))])
+    ring = wire.ring(ACCEPT_ALL)
+    with Running(plan_of(1, [ring], [entry])):
+        send_offloaded(wire, frame(inner(bytes(1000))), start=INNER_AT, offset=8)
+        wire.raw.send(frame(b"plain"))
+        settle(ring, 2)
+    assert verdicts(ring) == {"relayed": 1, "tunnel": 1}
+    assert entry.counted == (1, 5, {})
+    assert take(sink, 1) == [b"plain"]
+    assert quiet(sink)
+
+
+@pytest.mark.parametrize("segment", [0, 1000])
+@pytest.mark.parametrize("whole", [False, True], ids=["left-to-the-device", "cut-by-the-sender"])
+def test_the_datagrams_of_a_vxlan_device_arrive_as_they_were_meant_or_not_at_all(wire, whole, segment):
+    sink = wire.sink()
+    ring = wire.ring(only_groups(GROUP))
+    wire.far.ip(
+        f"link add vx type vxlan id 7 group {GROUP} dev s0 dstport {PORT}", "link set vx addrgenmode none",
+        "addr add 172.31.0.1/24 dev vx", "link set vx up",
+        "neigh add 172.31.0.2 lladdr 02:00:00:00:00:02 dev vx",
+    )  # fmt: skip
+    if whole:
+        wire.far.run("ethtool", "-K", "vx", "tx-udp-segmentation", "off")
+    payload = bytes(range(250)) * (40 if segment else 4)
+    relayed = 0 if segment and not whole else len(payload) // 1000
+    with wire.far.socket() as sender, Running(plan_of(1, [ring], [From([To(wire.output_to(sink))])])):
+        sender.connect(("172.31.0.2", 9))
+        if segment:
+            sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, segment)
+        sender.send(payload)
+        settle(ring, relayed or 1)
+    assert verdicts(ring) == ({"relayed": relayed} if relayed else {"tunnel": 1})
+    for got in take(sink, relayed):
+        ip = got[8 + 14 :]
+        assert ip[20 + 8 :] == payload[:1000]
+        assert ones_sum(ip[12:20] + struct.pack("!2H", 17, len(ip) - 20) + ip[20:]) == 0xFFFF
     assert quiet(sink)
 
 

@@ -104,6 +104,34 @@ def test_only_a_udp_superframe_has_segments(probe, gso_type, gso_size, segment):
     assert probe.segment_of(gso_type, gso_size) == segment
 
 
+@pytest.mark.parametrize(
+    ("left", "whose"),  # flags, gso_type, csum_start, csum_offset
+    [
+        ((0, 0, 0, 0), "ours"),
+        ((2, 0, 0, 0), "ours"),  # the device vouches for it
+        ((1, 0, 34, 6), "ours"),  # a local sender
+        ((1, 5, 34, 6), "ours"),  # its superframe
+        ((0, 5, 0, 0), "ours"),  # a list of whole datagrams, made by GRO
+        ((1, 0, 84, 6), "done"),
+        ((1, 0, 84, 16), "done"),
+        ((1, 0, 592, 6), "done"),
+        ((1, 0, 42, 6), "done"),
+        ((1, 0, 84, 8), "tunnel"),  # SCTP
+        ((1, 5, 84, 6), "tunnel"),  # a superframe of the inner sender: UDP, TCP over IPv4, the same with ECN, over IPv6
+        ((1, 1, 84, 16), "tunnel"),
+        ((1, 0x81, 84, 16), "tunnel"),
+        ((1, 4, 104, 16), "tunnel"),
+        ((0, 1, 0, 0), "tunnel"),
+        ((1, 0, 593, 6), "tunnel"),  # beyond the payload
+        ((1, 0, 65535, 6), "tunnel"),
+        ((1, 0, 41, 6), "tunnel"),  # before it
+        ((1, 0, 0, 6), "tunnel"),
+    ],
+)
+def test_what_a_sender_left_to_its_device_is_told_by_where_its_checksum_starts(probe, left, whose):
+    assert probe.work_left(*left) == whose
+
+
 # The socket
 
 
