@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import conflicts, tomllines
 from .errors import COMMAND_LINE, Complaint, ConfigError
-from .model import DEFAULT_CONTROL, Config, LinkSettings, RelaySettings
+from .model import DEFAULT_CONTROL, DEFAULT_LINK, Config, LinkSettings, RelaySettings
 from .notation import check_link
 from .settings import LINK, RELAY, RULE, counted, written
 from .sheet import Draft, Sheet, parent
@@ -63,7 +63,7 @@ def parse_config(files: Sequence[tuple[str, str]], control: str = DEFAULT_CONTRO
     kept = {name: draft.kept for name, draft in drafts.items()}
     complaints += conflicts.find(rules, reading.where, kept)
     return Parsed(
-        Config(relay, reading.links, rules), _warnings(complaints), reading.where, frozenset(reading.defaults)
+        Config(relay, reading.link_settings(), rules), _warnings(complaints), reading.where, frozenset(reading.defaults)
     )
 
 
@@ -93,12 +93,17 @@ def _warnings(complaints: Sequence[Complaint]) -> tuple[Complaint, ...]:
     raise ConfigError(ordered)
 
 
+def _link_settings(read: Mapping[str, Any]) -> LinkSettings:
+    named = {"ring_bytes" if key == "ring" else key: value for key, value in read.items()}
+    return LinkSettings(**named)
+
+
 class _Reading:
     """What the files have given so far, and where each name stood first."""
 
     def __init__(self, complaints: list[Complaint]) -> None:
         self.relay: dict[str, Any] = {}
-        self.links: dict[str, LinkSettings] = {}
+        self.links: dict[str, dict[str, Any]] = {}
         self.defaults: dict[str, Any] = {}
         self.drafts: dict[str, Draft] = {}
         self._complaints = complaints
@@ -131,8 +136,12 @@ class _Reading:
             sheet.attempt(path, check_link, name)
             read = sheet.keys(path, value, LINK)
             if self._claim(sheet, path):
-                ring = read.pop("ring", LinkSettings().ring_bytes)
-                self.links[name] = LinkSettings(**read, ring_bytes=ring)
+                self.links[name] = read
+
+    def link_settings(self) -> dict[str, LinkSettings]:
+        """Give each link's settings; what one does not say is as ``[links.default]`` has it, in whichever file."""
+        common = self.links.get(DEFAULT_LINK, {})
+        return {name: _link_settings(common | read) for name, read in self.links.items()}
 
     def rules(self, sheet: Sheet, data: dict[str, Any]) -> None:
         """Take the rules; one that stands twice is checked all the same."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from . import protocols, remedy
 from .errors import Complaint
+from .model import DEFAULT_LINK
 from .notation import EXAMPLE, format_stream
 from .settings import not_yet
 from .tomllines import key_text
@@ -88,7 +89,7 @@ def find(rules: Mapping[str, Rule], where: Where, kept: Mapping[str, Sequence[in
 
 def link_warnings(config: Config, where: Where, existing: Collection[str]) -> list[Complaint]:
     """Warn of links that rules name and this machine does not have; a disabled rule waits for nothing."""
-    wanted = [(key_text(("links", name)), name, "its settings wait") for name in config.links]
+    wanted = [(key_text(("links", name)), name, "its settings wait") for name in config.links if name != DEFAULT_LINK]
     for name, rule in config.rules.items():
         if rule.enabled:
             wanted += [(f"{rule_key(name)}.input", i.stream.link or "", "the rule stays pending") for i in rule.inputs]

@@ -377,7 +377,7 @@ def _explain_ring(ifname: str, error: OSError) -> str:
     if error.errno == errno.EPERM:
         return f"capturing on {ifname} needs CAP_NET_RAW: run as root or grant the capability"
     if error.errno == errno.ENOMEM:
-        return f"no memory for the ring of {ifname}: lower links.{ifname}.ring"
+        return f"no memory for the ring of {ifname}: lower links.{ifname}.ring, or links.default.ring for all links"
     return f"no ring on {ifname}: {error.strerror}"
 
 

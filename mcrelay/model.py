@@ -84,9 +84,15 @@ class Rule:
     origin: Literal["file", "runtime"] = "file"
 
 
+# No link with IPv4 has this name, which /proc/sys/net/ipv4/conf needs itself (linux/net/ipv4/devinet.c).
+DEFAULT_LINK = "default"
+
+
 @dataclass(frozen=True, slots=True)
 class LinkSettings:
-    """``[links.NAME]``: how frames are captured on one link. ``ring_bytes`` is the total for all workers.
+    """``[links.NAME]``: how frames are captured on one link; with NAME "default" on every link that says nothing else.
+
+    ``ring_bytes`` is the total for all workers, and memory that the kernel gives up as soon as the link is used.
 
     ``gro``: the kernel is asked to merge datagrams of a flow before they are captured.
     """
@@ -113,6 +119,10 @@ class Config:
     relay: RelaySettings = RelaySettings()
     links: dict[str, LinkSettings] = field(default_factory=dict)
     rules: dict[str, Rule] = field(default_factory=dict)
+
+    def link(self, name: str) -> LinkSettings:
+        """Give the settings of the link ``name``: its own, else those of ``[links.default]``."""
+        return self.links.get(name) or self.links.get(DEFAULT_LINK) or LinkSettings()
 
 
 @dataclass(frozen=True, slots=True)

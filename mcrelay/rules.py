@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from . import remedy
 from .model import InputSpec, OutputSpec, PlanSpec, RingSpec, RuleSpec
-from .model import LinkSettings as _LinkSettings
 from .notation import format_stream
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def compile_plan(config: Config, links: Mapping[str, Link]) -> PlanSpec:
     """Say for every rule what is to be done on the ``links`` (by name) that exist now."""
     rules = tuple(_compile_rule(rule, links) for rule in config.rules.values())
     live = {each.iif for rule in rules for each in rule.inputs if each.live}
-    rings = {links[name].ifindex: RingSpec(name, config.links.get(name, _LinkSettings())) for name in sorted(live)}
+    rings = {links[name].ifindex: RingSpec(name, config.link(name)) for name in sorted(live)}
     active = [each for rule in rules if rule.enabled for each in rule.outputs if each.state == "active"]
     macs = {int(links[each.oif].mac.replace(":", ""), 16) for each in active if each.oif and links[each.oif].mac}
     addresses = {each.source_address for each in active if each.source_address}

@@ -10,7 +10,7 @@ import re
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
-from .model import Input, Output, Rate, RelaySettings, Rule
+from .model import DEFAULT_LINK, Input, Output, Rate, RelaySettings, Rule
 from .notation import format_stream
 from .rate import format_rate
 from .settings import FLAGS, INPUT, MIB, MOST_RATE, OUTPUT, RELAY
@@ -56,7 +56,9 @@ def config_tables(config: Config) -> Table:
     for name, settings in config.links.items():
         size = settings.ring_bytes
         ring = f"{size // MIB}MiB" if size % MIB == 0 else size
-        links[name] = {"profile": settings.profile, "ring": ring} | ({"gro": True} if settings.gro else {})
+        links[name] = {"profile": settings.profile, "ring": ring}
+        if settings.gro or config.link(DEFAULT_LINK).gro:
+            links[name]["gro"] = settings.gro
     return {"relay": relay, "links": links, "rules": {name: rule_table(rule) for name, rule in config.rules.items()}}
 
 

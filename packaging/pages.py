@@ -54,7 +54,7 @@ KEYS = {
     },
     "LINK": {
         "profile": '"throughput", or "latency": a short wait for a price in CPU time. ["throughput"]',
-        "ring": 'Size of the receive ring, e.g. "32MiB".',
+        "ring": 'Memory of the receive ring, from "1MiB" to "1GiB", taken for each input link. ["32MiB"]',
         "gro": "Let the kernel merge datagrams of a flow before they are captured: less work, some latency. [false]",
     },
     "INPUT": {
@@ -136,7 +136,7 @@ def configuration_page() -> str:
     lines += [".nf", *(quote(line) for line in EXAMPLE.splitlines()), ".fi"]
     sections = [
         ("[relay]", "RELAY", "The relay as a whole; a change needs a restart."),
-        ("[links.NAME]", "LINK", "A network link."),
+        ("[links.NAME]", "LINK", "A network link; default in place of NAME: every link that does not say otherwise."),
         ("[rules.NAME]: the input", "INPUT", "Beside `input`, the stream that is relayed, and `description`."),
         ("[rules.NAME]: outputs", "OUTPUT", OUTPUTS),
         ("[rules.NAME]: the rule", "FLAGS", "True or false."),

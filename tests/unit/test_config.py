@@ -425,6 +425,17 @@ def test_a_link_has_the_profile_that_it_is_given():
     assert {name: each.profile for name, each in links.items()} == {"eth1": "latency", "eth2": "throughput"}
 
 
+def test_what_a_link_does_not_say_is_as_the_default_for_all_links_has_it():
+    common = '[links.default]\nring = "4MiB"\nprofile = "latency"\ngro = true\n'
+    own = '[links.eth1]\nring = "64MiB"\n[links.eth2]\nprofile = "throughput"\ngro = false\n'
+    for files in ([("f.toml", common + own)], [("a.toml", own), ("b.toml", common)]):
+        found = parse_config(files).config
+        assert found.link("eth1") == LinkSettings("latency", 64 << 20, gro=True)
+        assert found.link("eth2") == LinkSettings("throughput", 4 << 20, gro=False)
+        assert found.link("eth3") == LinkSettings("latency", 4 << 20, gro=True)
+    assert parse_config([("f.toml", own)]).config.link("eth3") == LinkSettings()
+
+
 def test_deleting_a_line_of_the_table_is_what_allows_a_feature(monkeypatch):
     monkeypatch.setattr(settings, "NOT_YET", ())
     text = RULE + '[{ to = "10.9.0.7", ttl = "decrement", source_address = "keep" }]\nvlan = 100'

@@ -383,7 +383,7 @@ def test_rules_without_a_file_are_named_without_a_place():
 
 def test_links_that_do_not_exist_are_warned_of_with_near_names():
     config = Config(
-        links={"eht0": LinkSettings(), "eth1": LinkSettings()},
+        links={"eht0": LinkSettings(), "eth1": LinkSettings(), "default": LinkSettings()},
         rules={
             "x": rule("x", f"{G1}%eth11", f"{G2}%wlan7", "10.9.0.7", f"{G2}%eth1"),
             "off": rule("off", f"{G1}%eth12", f"{G3}%eth12", enabled=False),

@@ -44,6 +44,13 @@ def only(plan):
     return spec.inputs[0], spec.outputs[0]
 
 
+def test_a_ring_is_made_as_its_link_says_else_as_the_default_for_all_links():
+    both = (rule(), rule("10.9.0.7:5004%in0", entry="239.1.1.1:5000%out0", name="y"))
+    common, own = LinkSettings(ring_bytes=4 << 20), LinkSettings("latency")
+    rings = compiled(*both, settings={"default": common, "in0": own}).rings
+    assert rings == {4: RingSpec("in0", own), 5: RingSpec("out0", common)}
+
+
 def test_a_rule_whose_links_are_up_is_active_and_says_all_that_the_loop_needs():
     plan = compiled(rule(allow=(IPv4Network("192.168.0.0/16"),)))
     entry, output = only(plan)

@@ -86,7 +86,7 @@ def test_no_defaults_of_the_files_change_what_is_written(each):
 def test_a_whole_configuration_is_read_back_the_same(each, more):
     head = (
         '[relay]\ncontrol = "/run/x.sock"\ncpus = [3]\n[links.in0]\nring = 1048577\n[links."eth0.1"]\nring = "8MiB"\n'
-        "gro = true\n"
+        'gro = true\n[links.default]\ngro = true\nring = "4MiB"\n[links.in1]\ngro = false\n'
     )
     config = parse_config([("f.toml", head if more else "")]).config
     config = Config(config.relay, config.links, {each.name: each})
