@@ -110,7 +110,8 @@ class Engine:
         for ifindex, capture in rings.items():
             self._filter(capture, capture.groups | wanted[ifindex], troubles)
         self._generation += 1
-        plans = [self._compile(i, spec, rings, sockets) for i in range(self._workers)]
+        begun = self._ledger.begin((rule.name, output.to) for rule in spec.rules for output in rule.outputs)
+        plans = [self._compile(i, spec, rings, sockets, begun) for i in range(self._workers)]
         await self._crew.publish(plans, self._generation)
         for ifindex, capture in rings.items():
             self._filter(capture, wanted[ifindex], troubles)
@@ -219,7 +220,12 @@ class Engine:
             return
 
     def _compile(
-        self, worker: int, spec: PlanSpec, rings: dict[int, _Capture], sockets: dict[Slot, _Egress]
+        self,
+        worker: int,
+        spec: PlanSpec,
+        rings: dict[int, _Capture],
+        sockets: dict[Slot, _Egress],
+        begun: list[tuple[list[Block], list[Block]]],
     ) -> PlanOwner:
         index = {ifindex: i for i, ifindex in enumerate(rings)}
         inputs = [
@@ -245,6 +251,7 @@ class Engine:
             [int(address) for address in spec.own_addresses],
             self._scratches[worker],
             worker,
+            [(output[worker], source[worker]) for output, source in begun],
         )
 
     def _policer(self, worker: int, slot: Slot, limit: Rate | None) -> PolicerState | None:
@@ -303,6 +310,7 @@ class Engine:
         """Read every counter. Counters of rules that never had a plan are absent."""
         return Snapshot(
             inputs=self._ledger.inputs(),
+            retired=self._ledger.retired(),
             outputs=self._ledger.outputs(),
             rings={
                 each.spec.ifname: self._ledger.ring(each.spec.ifname, _ring_words(each), coarse=each.coarse)

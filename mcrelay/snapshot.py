@@ -19,10 +19,11 @@ class InputCount:
 
 @dataclass(frozen=True, slots=True)
 class OutputCount:
-    """Counters of one output."""
+    """Counters of one output; ``since_packets`` is what its rule had let through (rx - drops) before it began."""
 
     tx_packets: int
     tx_bytes: int
+    since_packets: int
     tx_errors: dict[str, int]
 
 
@@ -47,9 +48,13 @@ class WorkerCount:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All of it; counters of rules that never had a plan are absent."""
+    """All of it; counters of rules that never had a plan are absent.
+
+    ``retired`` is, by rule, what inputs counted that the rule had before and has no more.
+    """
 
     inputs: dict[Slot, InputCount]
+    retired: dict[str, InputCount]
     outputs: dict[Slot, OutputCount]
     rings: dict[str, RingCount]
     sndbufs: dict[str, int]  # bytes the kernel granted, by output link

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 _NO_INPUT = InputCount(0, 0, None, dict.fromkeys(DROPS, 0))
-_NO_OUTPUT = OutputCount(0, 0, dict.fromkeys(SEND_ERRORS, 0))
+_NO_OUTPUT = OutputCount(0, 0, 0, dict.fromkeys(SEND_ERRORS, 0))
 
 
 def rules(service: Service) -> list[Row]:
@@ -103,6 +103,7 @@ def stats(service: Service) -> Row:
 def _rule_stats(snapshot: Snapshot, status: RuleStatus) -> Row:
     name = status.rule.name
     inputs = [snapshot.inputs.get((name, each.text), _NO_INPUT) for each in status.inputs]
+    inputs.append(snapshot.retired.get(name, _NO_INPUT))
     times = [each.last_packet_time for each in inputs if each.last_packet_time is not None]
     return {
         "name": name,
@@ -111,7 +112,13 @@ def _rule_stats(snapshot: Snapshot, status: RuleStatus) -> Row:
         "last_packet_time": max(times, default=None),
         "drops": {reason: sum(each.drops[reason] for each in inputs) for reason in DROPS},
         "outputs": [
-            {"to": each.to, "tx_packets": count.tx_packets, "tx_bytes": count.tx_bytes, "tx_errors": count.tx_errors}
+            {
+                "to": each.to,
+                "since_packets": count.since_packets,
+                "tx_packets": count.tx_packets,
+                "tx_bytes": count.tx_bytes,
+                "tx_errors": count.tx_errors,
+            }
             for each in status.outputs
             for count in [snapshot.outputs.get((name, each.to), _NO_OUTPUT)]
         ],

@@ -48,6 +48,7 @@ cdef struct InputCounters:
 cdef struct OutputCounters:
     uint64_t tx_packets
     uint64_t tx_bytes
+    uint64_t since_packets      # what its rule's inputs had let through when this output began
     uint64_t errors[10]         # by SendError
 
 

@@ -12,10 +12,10 @@ cdef enum: CACHE_LINE = 64
 
 FRAME_WORDS = len(VERDICTS)
 INPUT_WORDS = 3 + len(DROPS)            # rx_packets, rx_bytes, last_packet_ns, then the drops
-OUTPUT_WORDS = 2 + len(SEND_ERRORS)     # tx_packets, tx_bytes, then the errors
+OUTPUT_WORDS = 3 + len(SEND_ERRORS)     # tx_packets, tx_bytes, since_packets, then the errors
 assert len(VERDICTS) == VERDICT_COUNT and sizeof(FrameCounters) == 8 * VERDICT_COUNT
 assert len(DROPS) == DROP_COUNT and sizeof(InputCounters) == 8 * (3 + DROP_COUNT)
-assert len(SEND_ERRORS) == SEND_ERROR_COUNT and sizeof(OutputCounters) == 8 * (2 + SEND_ERROR_COUNT)
+assert len(SEND_ERRORS) == SEND_ERROR_COUNT and sizeof(OutputCounters) == 8 * (3 + SEND_ERROR_COUNT)
 
 
 @cython.final

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from .counters cimport InputCounters
+from .counters cimport InputCounters, OutputCounters
 from .demux cimport Table
 from .echo cimport OwnSet
 from .egress cimport Output
@@ -24,6 +24,11 @@ cdef struct Capture:
     Ring *ring
     Table table
 
+cdef struct Beginning:
+    # An output that is new with this plan, and one input of its rule, which may have counted before: since_packets.
+    OutputCounters *output
+    const InputCounters *input
+
 cdef struct Plan:
     uint64_t generation
     Capture *captures
@@ -33,6 +38,8 @@ cdef struct Plan:
     Output *outputs
     uint32_t output_count
     Prefix *prefixes
+    Beginning *beginnings
+    uint32_t beginning_count
     OwnSet own                  # what our outputs send with
     pollfd *polls               # one a capture, then the worker's wake-up; revents are the worker's
     bint spins                  # some ring is for low latency: look again before sleeping

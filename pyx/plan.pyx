@@ -25,7 +25,7 @@ cdef void *array(size_t count, size_t size) except NULL:
 cdef class PlanOwner:
     def __cinit__(
         self, uint64_t generation, list rings not None, list inputs not None, own_macs=(), own_addresses=(),
-        Scratch scratch=None, uint32_t worker=0,
+        Scratch scratch=None, uint32_t worker=0, beginnings=(),
     ):
         """``rings`` are RingSocket. ``inputs`` are tuples
 
@@ -34,7 +34,8 @@ cdef class PlanOwner:
         and outputs tuples ``(EgressSocket or None when parked, Block, burst, keep_dscp)``; addresses are ints in
         host byte order. ``own_macs`` and ``own_addresses`` are ints too: what our outputs send with. Raises ValueError
         for two inputs with one key, MemoryError. A worker whose plans share a ``scratch`` allocates the less;
-        ``worker`` is its number, the one by which it uses the sockets.
+        ``worker`` is its number, the one by which it uses the sockets. ``beginnings`` are ``(Block, Block)``: an output
+        that is new with this plan and an input of its rule, once for each input.
         """
         cdef uint32_t i, outputs, prefixes
         cdef RingSocket ring
@@ -42,7 +43,8 @@ cdef class PlanOwner:
         prefixes = sum([len(entry[5]) for entry in inputs])
         if scratch is None:
             scratch = Scratch()
-        self.owned = (rings, inputs, scratch)     # sockets, counters and policers are kept alive by these lists
+        beginnings = list(beginnings)
+        self.owned = (rings, inputs, scratch, beginnings)   # keeps sockets, counters and policers alive
         self.worker = worker
         self.plan.generation = generation
         self.plan.queue = &self.queue
@@ -52,6 +54,7 @@ cdef class PlanOwner:
         self.plan.inputs = <Input *>array(len(inputs), sizeof(Input))
         self.plan.outputs = <Output *>array(outputs, sizeof(Output))
         self.plan.prefixes = <Prefix *>array(prefixes, sizeof(Prefix))
+        self.plan.beginnings = <Beginning *>array(len(beginnings), sizeof(Beginning))
         for i in range(len(rings)):
             ring = rings[i]
             self.plan.captures[i].ring = &ring.ring
@@ -64,6 +67,8 @@ cdef class PlanOwner:
         self._own([mac_member(mac) for mac in own_macs] + [ipv4_member(address) for address in own_addresses])
         for entry in inputs:
             self._add_input(*entry)
+        for begun in beginnings:
+            self._add_beginning(*begun)
 
     def _add_input(self, uint32_t capture, uint32_t group, uint32_t source, uint16_t port, Block counters not None,
                    list allow not None, list outputs not None, PolicerState policer=None):
@@ -95,6 +100,11 @@ cdef class PlanOwner:
             self._add_output(*output)
         self.plan.input_count += 1
 
+    def _add_beginning(self, Block output not None, Block input not None):
+        self.plan.beginnings[self.plan.beginning_count].output = <OutputCounters *>output.memory
+        self.plan.beginnings[self.plan.beginning_count].input = <const InputCounters *>input.memory
+        self.plan.beginning_count += 1
+
     def _own(self, list members):
         cdef uint32_t size = 2
         cdef uint64_t member
@@ -124,6 +134,7 @@ cdef class PlanOwner:
         free(self.plan.inputs)
         free(self.plan.outputs)
         free(self.plan.prefixes)
+        free(self.plan.beginnings)
         free(self.plan.own.members)
         queue_free(&self.queue)
 

@@ -23,6 +23,7 @@ class PlanOwner:
         own_addresses: Iterable[int] = (),
         scratch: Scratch | None = None,
         worker: int = 0,
+        beginnings: Iterable[tuple[Block, Block]] = (),
     ) -> PlanOwner: ...
     @property
     def generation(self) -> int: ...

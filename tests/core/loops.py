@@ -107,7 +107,7 @@ class To:
 
     @property
     def counted(self):
-        packets, size, *errors = self.block.read()
+        packets, size, _, *errors = self.block.read()
         return packets, size, {name: count for name, count in zip(SEND_ERRORS, errors, strict=True) if count}
 
 

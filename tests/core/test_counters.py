@@ -29,4 +29,4 @@ def test_a_block_starts_at_zero(words):
 
 
 def test_words_are_fields_then_reasons():
-    assert (len(VERDICTS), 3 + len(DROPS), 2 + len(SEND_ERRORS)) == (FRAME_WORDS, INPUT_WORDS, OUTPUT_WORDS)
+    assert (len(VERDICTS), 3 + len(DROPS), 3 + len(SEND_ERRORS)) == (FRAME_WORDS, INPUT_WORDS, OUTPUT_WORDS)

@@ -104,6 +104,27 @@ def test_two_hundred_adds_and_deletes():
         assert [each["group"] for each in relay.show("groups")] == [GROUP]
 
 
+def test_a_new_input_or_output_leaves_the_books_in_order():
+    """A changed input goes on with what the rule had received; a new output begins with what it came too late for."""
+    outputs = ["239.10.0.1:5004%out0", "239.10.0.2:5004%out0"]
+    with relaying(RULE) as relay:
+        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0")
+        late = receiver(relay.lab.sink, "239.10.0.2:5004%eth0")
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 500)
+        relay.at_rest()
+        relay.reload(f'[rules.x]\ninput = "239.7.7.7:5000%in0"\noutputs = {json.dumps(outputs)}\n')
+        send(relay.lab.source, "239.7.7.7:5000%eth0", "--count", 300)
+        relay.at_rest()
+        ask(relay.socket, "replace", name="x", rule={"input": INPUT, "outputs": outputs})
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 200)
+        assert_adds_up(relay.at_rest())
+        rule = relay.rule("x")
+        assert rule["rx_packets"] == 1000
+        assert [(each["since_packets"], each["tx_packets"]) for each in rule["outputs"]] == [(0, 1000), (500, 500)]
+        assert heard(sink, relay.lab.sink)["received"] == 1000
+        assert heard(late, relay.lab.sink)["received"] == 500
+
+
 def test_replacing_enabling_disabling_reloading_and_saving():
     with relaying(ROOMY + OTHER) as relay, bystander(relay):
         for i in range(30):

@@ -25,7 +25,7 @@ class Block:
 def ledger():
     """Of two workers."""
     return Ledger(
-        lambda: [Block(0, 0, 0, 0, 0) for _ in range(2)], lambda: [Block(0, 0, 0, 0) for _ in range(2)], NAMES
+        lambda: [Block(0, 0, 0, 0, 0) for _ in range(2)], lambda: [Block(0, 0, 0, 0, 0) for _ in range(2)], NAMES
     )
 
 
@@ -45,8 +45,25 @@ def test_an_input_that_has_had_no_packet_has_no_time(ledger):
 
 
 def test_an_output_is_the_sum_of_its_workers(ledger):
-    count(ledger.output(OUTPUT), (1, 100, 7, 0), (2, 200, 0, 8))
-    assert ledger.outputs() == {OUTPUT: OutputCount(3, 300, {"nobufs": 7, "mtu": 8})}
+    count(ledger.output(OUTPUT), (1, 100, 30, 7, 0), (2, 200, 40, 0, 8))
+    assert ledger.outputs() == {OUTPUT: OutputCount(3, 300, 70, {"nobufs": 7, "mtu": 8})}
+
+
+def test_what_a_former_input_counted_stays_its_rules_and_is_before_a_new_output(ledger):
+    count(ledger.input(INPUT), (10, 100, 5_000_000_000, 1, 0), (20, 200, 3_000_000_000, 0, 2))
+    ledger.output(OUTPUT)
+    new = ("x", "in2")
+    ledger.input(new)
+    ledger.keep({new}, {OUTPUT})
+    assert ledger.inputs()[new].rx_packets == 0
+    assert ledger.retired() == {"x": InputCount(30, 300, 5.0, {"source": 1, "echo": 2})}
+    assert ledger.drops() == {"x": {"source": 1, "echo": 2}}
+    assert ledger.begin([OUTPUT]) == [], "it goes on"
+    added = ("x", "out2")
+    assert ledger.begin([OUTPUT, added]) == [(ledger.output(added), ledger.input(new))]
+    assert ledger.outputs()[added].since_packets == 27
+    ledger.keep({("y", "in")}, set())
+    assert ledger.retired() == {}, "the rule is gone"
 
 
 def test_counters_are_made_once(ledger):
@@ -59,7 +76,7 @@ def test_what_is_kept_goes_on_and_what_is_not_begins_again(ledger):
     for slot in (INPUT, ("y", "in")):
         count(ledger.input(slot), (1, 1, 0, 0, 0), (0, 0, 0, 0, 0))
     for slot in (OUTPUT, ("y", "out")):
-        count(ledger.output(slot), (1, 1, 0, 0), (0, 0, 0, 0))
+        count(ledger.output(slot), (1, 1, 0, 0, 0), (0, 0, 0, 0, 0))
     ledger.keep({INPUT}, {OUTPUT})
     assert ledger.inputs().keys() == {INPUT}
     assert ledger.outputs().keys() == {OUTPUT}
