@@ -145,6 +145,15 @@ def service_in(namespace, config: str, features: Features):
         assert not thread.is_alive()
 
 
+def carries(namespace, link: str) -> bool:
+    """Whether the kernel counts the carrier of a link by now, up to a second late (linux/net/core/link_watch.c).
+
+    Before that nobody can use the link. True for a link that does not exist.
+    """
+    found = namespace.run("ip", "-j", "link", "show", "dev", link, check=False).stdout
+    return all(each["operstate"] == "UP" for each in json.loads(found or "[]"))
+
+
 def receiver(namespace, stream: str, *options: object) -> subprocess.Popen:
     """`mcrelay recv` in a namespace, every socket of it bound and joined by the time this returns."""
     streams = options[options.index("--streams") + 1] if "--streams" in options else None

@@ -7,7 +7,20 @@ import signal
 import time
 
 import pytest
-from harness import GROUP, INPUT, SOURCE, assert_adds_up, assert_exact, heard, receiver, relaying, report, send, sender
+from harness import (
+    GROUP,
+    INPUT,
+    SOURCE,
+    assert_adds_up,
+    assert_exact,
+    carries,
+    heard,
+    receiver,
+    relaying,
+    report,
+    send,
+    sender,
+)
 
 from mcrelay import links
 
@@ -38,6 +51,7 @@ def test_a_link_made_again_under_its_name_relays_again_and_a_bystander_loses_not
             relay.lab.lab.veth((host, "in1", source, "extra0"))
             host.ip("link set in1 up", "addr add 203.0.113.1/24 dev in1")
             source.ip("link set extra0 up", "addr add 203.0.113.2/24 dev extra0")
+            relay.wait_for(lambda: carries(host, "in1"), "carrier")
             assert relay.wait_for(lambda: relay.state("gone") == "active", "active rule") < 1
             late = receiver(relay.lab.sink, "239.10.0.2:5004%eth0", "--count", 500)
             send(source, "239.1.1.1:5000%extra0", "--rate", 1_000, "--count", 500)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import struct
 import time
+from pathlib import Path
 
 import pytest
 from harness import GROUP, INPUT, MCRELAY, SOURCE, assert_adds_up, heard, receiver, relaying, report, sender
@@ -58,6 +60,15 @@ def start_again(relay, manager: Manager, environment: dict[str, str]) -> None:
         relay.process = relay.lab.relay.popen(*command, stderr=log, pass_fds=fds)
 
 
+def starved_seconds(process) -> float:
+    """How long the main thread of a process was ready to run and had no CPU, since others had them all.
+
+    The second field of /proc/PID/schedstat (linux/Documentation/scheduler/sched-stats.rst). The promise is about what
+    the relay does; on a machine that gives it no CPU this comes on top.
+    """
+    return int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[1]) / 1e9
+
+
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart_sends_no_leave_and_costs_less_than_a_second(tmp_path, end):
     with Manager(tmp_path) as manager:
@@ -69,11 +80,15 @@ def test_a_restart_sends_no_leave_and_costs_less_than_a_second(tmp_path, end):
             capture = IgmpCapture(relay.lab.switch, "to-relay")
             time.sleep(1)
             first = set(manager.kept)
+            starved = -starved_seconds(relay.process)
             relay.process.send_signal(end)
+            os.waitid(os.P_PID, relay.process.pid, os.WEXITED | os.WNOWAIT)
+            starved += starved_seconds(relay.process)
             relay.process.wait(timeout=5)
             assert f"{SOURCE}@{GROUP}" in relay.lab.mdb()["to-relay"]
             start_again(relay, manager, environment)
             relay.wait_for(lambda: len(manager.kept) == 1 and set(manager.kept) != first, "the store's change of guard")
+            starved += starved_seconds(relay.process)
             relay.wait_for(lambda: relay.rule()["rx_packets"] > 2 * RATE, "stream through the next process")
             source.send_signal(signal.SIGINT)
             sent = report(source)["sent"]
@@ -83,7 +98,7 @@ def test_a_restart_sends_no_leave_and_costs_less_than_a_second(tmp_path, end):
             capture.close()
             assert got["duplicated"] == got["reordered"] == got["corrupted"] == 0
             gap_seconds = (sent - got["received"]) / RATE
-            assert 0 < gap_seconds < 1
+            assert 0 < gap_seconds < 1 + starved
             assert f"{SOURCE}@{GROUP}" in relay.lab.mdb()["to-relay"]
             assert_adds_up(stats)
             relay.stop()
