@@ -42,6 +42,11 @@ class DropLog:
             del self._seen[key]
             self._open.pop(key, None)
 
+    @property
+    def dropping(self) -> set[str]:
+        """Rules that drop what is more than their limit now."""
+        return {rule for rule, reason in self._open if reason == "policer"}
+
     def _follow(self, key: tuple[str, str], count: int, now: float) -> None:
         before = self._seen.get(key, 0)
         self._seen[key] = count

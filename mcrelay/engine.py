@@ -27,7 +27,7 @@ from ._core.ring import RingSocket
 from ._core.worker import Worker
 from .crew import Crew
 from .ledger import Ledger, Names, total
-from .snapshot import Slot, Snapshot, WorkerCount
+from .snapshot import FrameLosses, Slot, Snapshot, WorkerCount
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -329,6 +329,20 @@ class Engine:
         """Datagrams that rules dropped, by rule and reason, of the rules that dropped any: watched all the time."""
         return self._ledger.drops()
 
+    def errors(self) -> dict[Slot, dict[str, int]]:
+        """Datagrams that outputs did not send, by output and reason, of the outputs that failed with any."""
+        return self._ledger.errors()
+
+    def lost_frames(self) -> dict[str, list[FrameLosses]]:
+        """By link and ring: frames by verdict, and under ``ring`` those that found no room; with the last one's group.
+
+        The group is None where no frame of that verdict has named one since the ring was made.
+        """
+        return {
+            capture.spec.ifname: [_frame_losses(ring) for ring in capture.sockets]
+            for capture in self._captures.values()
+        }
+
     @property
     def turns(self) -> tuple[int, ...]:
         """Turns of each worker's loop."""
@@ -379,6 +393,12 @@ def _ring_words(capture: _Capture) -> list[int]:
     """Received, dropped, then the verdicts. The latter are read first: never more of them than frames."""
     frames = total(ring.frames.read() for ring in capture.sockets)
     return [*total(ring.statistics() for ring in capture.sockets), *frames]
+
+
+def _frame_losses(ring: RingSocket) -> FrameLosses:
+    words = zip(VERDICTS, ring.frames.read(), ring.lost_groups(), strict=True)
+    lost = {verdict: (count, IPv4Address(group) if group else None) for verdict, count, group in words}
+    return {**lost, "ring": (ring.statistics()[1], None)}
 
 
 def _explain_ring(ifname: str, error: OSError) -> str:

@@ -124,6 +124,15 @@ class Ledger(Generic[C]):
                     counts[reason] += count
         return found
 
+    def errors(self) -> dict[Slot, dict[str, int]]:
+        """Datagrams that outputs did not send, by output and reason, of the outputs that failed with any."""
+        found: dict[Slot, dict[str, int]] = {}
+        for slot, held in self._outputs.items():
+            parts = [each.read()[3:] for each in held]
+            if any(map(any, parts)):
+                found[slot] = _named(self._names.send_errors, total(parts))
+        return found
+
     def _input_count(self, parts: Sequence[Sequence[int]]) -> InputCount:
         packets, size, last_ns, *drops = _summed(parts)
         return InputCount(packets, size, last_ns / 1e9 if last_ns else None, _named(self._names.drops, drops))

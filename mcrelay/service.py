@@ -21,6 +21,7 @@ from .gro import Gro
 from .guard import Guard
 from .guardian import Limits
 from .links import LinkWatch, Presence
+from .losses import LossLog, narrow_outputs
 from .membership import Memberships
 from .model import PlanSpec
 from .notify import Watchdog
@@ -69,6 +70,8 @@ class Service:
         self._presence = Presence()
         self._dead: set[int] = set()  # ifindexes of links that were deleted, and whose sockets are still to be replaced
         self._drops = DropLog()
+        self._losses = LossLog()
+        self._narrow: set[str] = set()
         self._dirty = asyncio.Event()
         self._lock = asyncio.Lock()
         self._watch: LinkWatch | None = None
@@ -143,6 +146,7 @@ class Service:
         if self._watch is not None:
             await self.guard.explain(self.links, self._watch.route_to)
         self._drops.look(self.engine.drops(), time.monotonic())
+        self._losses.look(self.engine.errors(), self.engine.lost_frames(), self._spec, time.monotonic())
         for name, kind in self._cutting_links():
             log.warning(
                 "link=%s sends datagram by datagram: its queueing discipline (%s) cuts runs and may drop pieces unseen",
@@ -190,6 +194,7 @@ class Service:
                 self._troubles = await self.engine.apply(spec, dead)
                 self._spec = spec
                 self._warn_of_neighbours()
+                self._warn_of_narrow_outputs()
             self._reconcile_joins(spec, dead, retry=retry)
             if not self._inherited:  # the process before us may still have joined
                 users = self.memberships.users
@@ -289,6 +294,17 @@ class Service:
         if text and text != self._neighbours_said:
             log.warning("%s", text)
         self._neighbours_said = text
+
+    def _warn_of_narrow_outputs(self) -> None:
+        """Say once of every output that its link takes less than the input brings."""
+        found = set(narrow_outputs(self._spec, self.links))
+        for text in sorted(found - self._narrow):
+            log.warning("%s", text)
+        self._narrow = found
+
+    def losing(self) -> set[str]:
+        """Names of the rules that lose something now: what is not sent, not captured, or more than a limit."""
+        return self._losses.losing(self._spec) | self._drops.dropping
 
     def statuses(self) -> list[RuleStatus]:
         """How every rule stands now."""

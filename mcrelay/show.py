@@ -66,7 +66,8 @@ def show_rules(rules: list[Row], *, colour: bool) -> str:
     for rule in rules:
         exclusive = rule.get("exclusive") or {"state": None, "reason": None}
         mark = " exclusive" if exclusive["state"] == "on" else ""
-        first = [rule["name"], rule["state"], ", ".join(each["from"] for each in rule["inputs"]) + mark]
+        state = rule["state"] + (" losing" if rule.get("losing") else "")
+        first = [rule["name"], state, ", ".join(each["from"] for each in rule["inputs"]) + mark]
         for output in rule["outputs"]:
             source = f"{output['source_address'] or '?'}:{output['source_port']}"
             if output["state"] == "active":
@@ -79,6 +80,8 @@ def show_rules(rules: list[Row], *, colour: bool) -> str:
             first = ["", "", ""]
             if output["reason"] and output["reason"] != rule["reason"]:
                 reasons.append(f"{rule['name']} -> {output['to']}: {output['state']}: {output['reason']}")
+        if rule.get("losing"):
+            reasons.append(f"{rule['name']}: losing: the counters are in `mcrelay show stats`, the cause in the log")
         if rule["reason"]:
             reasons.append(f"{rule['name']}: {rule['state']}: {rule['reason']}")
         if exclusive["reason"]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 Slot = tuple[str, str]  # (rule, input or output text): what counters and sockets are kept under
+
+FrameLosses = dict[str, tuple[int, IPv4Address | None]]  # of one ring, by verdict: count, and the group of the last
 
 
 @dataclass(frozen=True, slots=True)

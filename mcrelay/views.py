@@ -29,16 +29,18 @@ _NO_OUTPUT = OutputCount(0, 0, 0, dict.fromkeys(SEND_ERRORS, 0))
 
 def rules(service: Service) -> list[Row]:
     """Every rule, how it stands and why."""
-    return [_rule(service, status) for status in service.statuses()]
+    losing = service.losing()
+    return [_rule(service, status, losing=status.rule.name in losing) for status in service.statuses()]
 
 
-def _rule(service: Service, status: RuleStatus) -> Row:
+def _rule(service: Service, status: RuleStatus, *, losing: bool) -> Row:
     return {
         "name": status.rule.name,
         "description": status.rule.description,
         "origin": status.rule.origin,
         "state": status.state,
         "reason": status.reason or None,
+        "losing": losing,
         "exclusive": _exclusive(service, status),
         "inputs": [_input(each) for each in status.inputs],
         "outputs": [_output(service, status.rule.name, each) for each in status.outputs],

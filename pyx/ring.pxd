@@ -4,9 +4,9 @@ A *place* is what changes hands: a block of many frames in a TPACKET_V3 ring (pr
 in a TPACKET_V2 ring (profile "latency").
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from .counters cimport Block, FrameCounters
+from .counters cimport VERDICT_COUNT, Block, FrameCounters
 from .kernel cimport (
     TP_STATUS_KERNEL, TP_STATUS_USER, load_acquire_u32, store_release_u32, tpacket2_hdr, tpacket3_hdr,
     tpacket_block_desc,
@@ -24,6 +24,7 @@ cdef struct Ring:
     uint32_t left
     int fd
     FrameCounters *counters
+    uint64_t lost_groups[VERDICT_COUNT]     # by Verdict: the group of the last frame that was lost so, 0: none
 
 cdef struct Frame:
     # What a ring says of one frame, the same for both kinds.

@@ -1,15 +1,16 @@
 """Set-up of a receive ring; the walk over it is in ring.pxd (packet(7), packet_mmap.rst)."""
 
 cimport cython
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint16_t, uint32_t
 
 from .counters cimport VERDICT_COUNT, Block, FrameCounters
 from .kernel cimport (
     AF_PACKET, BLOCK_STATUS_AT, ETH_P_ALL, MAP_FAILED, MAP_SHARED, PACKET_FANOUT, PACKET_FANOUT_CBPF,
     PACKET_FANOUT_DATA, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_IGNORE_OUTGOING, PACKET_RX_RING, PACKET_STATISTICS,
-    PACKET_VERSION, PACKET_VNET_HDR, PROT_READ, PROT_WRITE, SO_ATTACH_FILTER, SOCK_CLOEXEC, SOCK_RAW, SOL_PACKET,
-    SOL_SOCKET, TPACKET_V2, TPACKET_V3, bind, calloc, close, free, getsockname, getsockopt, htons, mmap, munmap,
-    setsockopt, sock_filter, sock_fprog, sockaddr, sockaddr_ll, socket, tpacket_req3, tpacket_stats_v3,
+    PACKET_VERSION, PACKET_VNET_HDR, PROT_READ, PROT_WRITE, SOCK_CLOEXEC, SOCK_RAW, SOL_PACKET, SOL_SOCKET,
+    SO_ATTACH_FILTER, TPACKET_V2, TPACKET_V3, bind, calloc, close, free, getsockname, getsockopt, htons,
+    load_relaxed_u64, mmap, munmap, setsockopt, sock_filter, sock_fprog, sockaddr, sockaddr_ll, socket, tpacket_req3,
+    tpacket_stats_v3,
 )
 from .system cimport check, set_option
 
@@ -168,6 +169,11 @@ cdef class RingSocket:
         for each in others:
             set_option(each.ring.fd, SOL_PACKET, PACKET_FANOUT, group & 0xffff | PACKET_FANOUT_CBPF << 16,
                        "PACKET_FANOUT")
+
+    def lost_groups(self):
+        """By verdict, in the order of VERDICTS: the group of the last frame that was lost so, 0 for none."""
+        cdef uint32_t i
+        return tuple([load_relaxed_u64(&self.ring.lost_groups[i]) for i in range(VERDICT_COUNT)])
 
     def statistics(self):
         """(received, dropped) frames since the ring was made. PACKET_STATISTICS counts drops as received and

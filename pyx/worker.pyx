@@ -4,8 +4,8 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from .counters cimport (
-    DROP_COUNT, DROP_ECHO, DROP_POLICER, DROP_SOURCE, DROPPED, NO_MATCH, RELAYED, SEND_NOBUFS, SEND_PARKED, TUNNEL,
-    VERDICT_COUNT, VLAN, InputCounters, Verdict,
+    DROP_COUNT, DROP_ECHO, DROP_POLICER, DROP_SOURCE, DROPPED, FRAGMENT, NO_MATCH, RELAYED, SEND_NOBUFS, SEND_PARKED,
+    TUNNEL, VERDICT_COUNT, VLAN, InputCounters, Verdict,
 )
 from .demux cimport MISS, Key, find, mapped
 from .echo cimport is_own
@@ -13,7 +13,7 @@ from .egress cimport Output
 from .kernel cimport (
     CLOCK_MONOTONIC, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, SO_ERROR, SOL_SOCKET, TP_STATUS_CSUM_VALID,
     TP_STATUS_CSUMNOTREADY, TP_STATUS_VLAN_VALID, add, getsockopt, load_acquire_ptr, load_acquire_u32,
-    load_acquire_u64, load_relaxed_u64, now_ns, poll, read, relax, store_relaxed_u64, store_release_ptr,
+    load_acquire_u64, load_relaxed_u64, now_ns, poll, read, read_be32, relax, store_relaxed_u64, store_release_ptr,
     store_release_u32, store_release_u64,
 )
 from .offload cimport finish_inner, is_inner, segment_bytes
@@ -24,7 +24,7 @@ from .ring cimport (
     Frame, Ring, acquire, first_frame, frame_count, half_free, handed_over, release, view_frame,
 )
 from .runs cimport send_chain
-from .wire cimport Datagram, parse
+from .wire cimport ETHERNET_BYTES, IPV4_BYTES, Datagram, parse
 
 cdef enum:
     GATHER = 3072               # sends in hand after which a turn takes no further place; below ENTRIES by a block
@@ -138,18 +138,28 @@ cdef inline void relay_place(Plan *plan, Capture *capture, uint32_t most) noexce
     cdef const uint8_t *at = ring.at
     cdef uint32_t left = ring.left
     cdef Frame frame
+    cdef Verdict verdict
     cdef uint32_t i
     for i in range(VERDICT_COUNT):
         verdicts[i] = 0
     while left and plan.queue.sends < most:
         at = view_frame(ring, at, &frame)
-        verdicts[<uint32_t>relay_frame(plan, capture, &frame)] += 1
+        verdict = relay_frame(plan, capture, &frame)
+        verdicts[<uint32_t>verdict] += 1
+        if verdict >= FRAGMENT:
+            note_lost(ring, verdict, &frame)
         left -= 1
     ring.at = at
     ring.left = left
     for i in range(VERDICT_COUNT):
         if verdicts[i]:
             add(&ring.counters.frames[i], verdicts[i])
+
+
+cdef inline void note_lost(Ring *ring, Verdict verdict, const Frame *frame) noexcept nogil:
+    """Remember whose frame was lost. The ring's filter has read the destination too, so it is there, or cut off."""
+    if frame.size >= ETHERNET_BYTES + IPV4_BYTES:
+        store_relaxed_u64(&ring.lost_groups[<uint32_t>verdict], read_be32(frame.mac + ETHERNET_BYTES + 16))
 
 
 @cython.cdivision(True)         # segment is not 0 where it divides; the check would want the GIL

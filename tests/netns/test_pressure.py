@@ -154,3 +154,20 @@ def test_runs_form_again_when_the_queue_that_cut_them_is_gone():
 
 def frames_received(namespace) -> int:
     return int(namespace.call(Path("/proc/thread-self/net/dev").read_text).split("eth0:")[1].split()[1])
+
+
+def test_fragments_and_refused_datagrams_are_said_and_the_rule_is_losing():
+    rule = f'[rules.x]\ninput = "{INPUT}"\noutputs = [{{ to = "239.10.0.1:5004%out0", df = true }}]\n'
+    with relaying(rule) as relay:
+        assert relay.show("rules")[0]["losing"] is False
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 20, "--size", 3000)
+        relay.wait_for(lambda: f"link=in0 losing=fragment group={GROUP} rule=x: " in relay.log.read_text(), "a line")
+        assert relay.show("rules")[0]["losing"] is True
+        relay.wait_for(lambda: "losing=fragment ended lost=60" in relay.log.read_text(), "the end")
+        assert relay.show("rules")[0]["losing"] is False
+        relay.lab.relay.ip("link set out0 mtu 1000")
+        relay.wait_for(lambda: "the MTU of out0 is 1000, that of the input 1500" in relay.log.read_text(), "a warning")
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 20, "--size", 1300)
+        relay.wait_for(lambda: "rule=x output=239.10.0.1:5004%out0 losing=mtu: " in relay.log.read_text(), "a line")
+        assert relay.show("rules")[0]["losing"] is True
+        relay.wait_for(lambda: "losing=mtu ended lost=20" in relay.log.read_text(), "the end")
