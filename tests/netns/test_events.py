@@ -6,6 +6,7 @@ Beside every event runs a stream of 20 000 datagrams a second on other links, th
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import struct
@@ -291,20 +292,33 @@ def test_a_routed_output_follows_its_route():
         events.flows()
 
 
+@contextlib.contextmanager
+def stopped(relay):
+    """The relay stands still, and for no longer than what is done meanwhile takes: other load does not delay that.
+
+    The ring holds a quarter of a second at a low rate (256 blocks, each handed over after a millisecond).
+    """
+    with contextlib.suppress(PermissionError):  # as an ordinary user in a namespace
+        os.setpriority(os.PRIO_PROCESS, 0, -20)  # of this thread and of what it starts
+    relay.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        relay.process.send_signal(signal.SIGCONT)
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
+
+
 def test_more_events_than_netlink_can_hold_are_as_good_as_one():
     """The relay is stopped meanwhile, as a host under load may do to it; its ring holds what arrives."""
-    room = '[links.in0]\nring = "128MiB"\n'  # 2 s of its blocks
-    with relaying(room + IN1, sinks=2) as relay, bystander(relay):
+    with relaying(IN1, sinks=2) as relay, bystander(relay):
         host = relay.lab.relay
         events = Events(relay, "in1", "extra0")
         changes = [f"addr {what} 203.0.113.{i}/32 dev lo" for what in ("add", "del") for i in range(1, 251)]
-        relay.process.send_signal(signal.SIGSTOP)
-        try:
+        with stopped(relay):
             host.ip(*changes, *make_in1(relay, 801))
             raise_extra0(relay)
-            assert overflows(relay) > 0
-        finally:
-            relay.process.send_signal(signal.SIGCONT)
+        assert overflows(relay) > 0
         events.flows()
         for _ in range(4):  # and while it runs
             host.ip(*changes)

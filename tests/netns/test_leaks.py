@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import time
@@ -17,7 +18,8 @@ pytestmark = pytest.mark.net
 
 RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
 OTHER = {"input": "239.7.7.7:5000%in0", "outputs": ["239.10.0.9:5004%out0", "198.51.100.2:7000"]}
-GROWTH_KIB = 4 << 10  # of resident memory: what allocators round to, far below one object a turn
+ROUNDS = 4
+GROWTH_KIB = 1 << 10  # of resident memory in a round: what allocators round to, far below one object a turn
 
 
 def held(relay) -> dict[str, object]:
@@ -37,9 +39,18 @@ def resident_kib(relay) -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
 
 
-def assert_where_it_was(relay, before: dict[str, object], kib: int) -> None:
+def assert_where_it_was(relay, before: dict[str, object]) -> None:
     relay.wait_for(lambda: held(relay) == before, f"state as before: {before}, now {held(relay)}", 5)
-    assert resident_kib(relay) - kib < GROWTH_KIB
+
+
+def assert_no_leak(kib: list[int]) -> None:
+    """Memory that is not given back grows in every round.
+
+    A heap keeps what it once needed at most, and on a busy machine it needs more once in a while: plans wait for the
+    loop, answers for their client. That is growth in one round.
+    """
+    grown = [after - before for before, after in itertools.pairwise(kib)]
+    assert min(grown) < GROWTH_KIB, grown
 
 
 def reloads(relay, count: int) -> None:
@@ -87,13 +98,22 @@ def test_after_a_thousand_reloads_ten_thousand_changes_and_two_hundred_links_eve
         for what, count in ((reloads, 10), (recreations, 60), (changes, 500)):
             what(relay, count)  # caches, pools and the heap's free lists reach their size: that is no leak
         time.sleep(0.5)
-        before, kib = held(relay), resident_kib(relay)
+        before, kib = held(relay), [resident_kib(relay)]
         assert before["groups"] == [GROUP]
-        generation = relay.show("stats")["workers"][0]["generation"]
-        with stream(relay, 20_000):
-            reloads(relay, 1_000)
-        assert relay.show("stats")["workers"][0]["generation"] >= generation + 1_000
-        with stream(relay, 2_000):
-            changes(relay, 5_000)  # each adds and deletes
-            recreations(relay, 200)
-        assert_where_it_was(relay, before, kib)
+        for _ in range(ROUNDS):
+            generation = relay.show("stats")["workers"][0]["generation"]
+            with stream(relay, 20_000):
+                reloads(relay, 1_000 // ROUNDS)
+            assert relay.show("stats")["workers"][0]["generation"] >= generation + 1_000 // ROUNDS
+            with stream(relay, 2_000):
+                changes(relay, 5_000 // ROUNDS)  # each adds and deletes
+                recreations(relay, 200 // ROUNDS)
+            assert_where_it_was(relay, before)
+            kib.append(resident_kib(relay))
+        assert_no_leak(kib)
+
+
+def test_a_leak_is_growth_in_every_round_and_a_peak_is_none():
+    assert_no_leak([50_000, 54_200, 54_300, 54_310, 54_310])
+    with pytest.raises(AssertionError):
+        assert_no_leak([50_000, 51_100, 52_200, 53_300, 54_400])
