@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .conflicts import link_warnings, port_warnings
+from .conflicts import capture_complaints, link_warnings, port_warnings
 from .errors import ConfigError
 from .files import config_paths, parse
 from .links import links_now
@@ -45,7 +45,9 @@ def check(paths: tuple[Path, ...], instance: str | None, strict: bool, as_json: 
         rules = len(parsed.config.rules)
         links = {name for _, name in socket.if_nameindex()}
         about_links = link_warnings(parsed.config, parsed.where, links)
-        about_links += port_warnings(parsed.config, parsed.where, _links())
+        known = _links()
+        about_links += port_warnings(parsed.config, parsed.where, known)
+        about_links += capture_complaints(parsed.config, parsed.where, known)
         complaints = sorted([*parsed.warnings, *about_links])
     except ConfigError as error:
         complaints = list(error.complaints)

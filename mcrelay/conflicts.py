@@ -117,6 +117,21 @@ def port_warnings(config: Config, where: Where, links: Mapping[str, Link]) -> li
     return found
 
 
+def capture_complaints(config: Config, where: Where, links: Mapping[str, Link]) -> list[Complaint]:
+    """Refuse inputs on links that cannot be captured on (tun, wireguard, ppp); warn of those without an address."""
+    found = []
+    for name, rule in config.rules.items():
+        for taken in rule.inputs if rule.enabled else ():
+            link = links.get(taken.stream.link or "")
+            key = f"{rule_key(name)}.input"
+            if link is not None and (text := remedy.no_ethernet(link)):
+                found.append(_complaint(where, key, text, "take the input from an Ethernet link"))
+            elif link is not None and not link.addresses and not link.master:
+                problem, advice = remedy.reports_from_nobody(link.name).split("; ", 1)
+                found.append(_complaint(where, key, problem, advice, warning=True))
+    return found
+
+
 def _complaint(where: Where, key: str, problem: str, remedy: str, *, warning: bool = False) -> Complaint:
     file, line = where(key)
     return Complaint(file, line, key, problem, remedy, warning)

@@ -296,6 +296,8 @@ class Guardian:
             sourced = [group for group, sources in self._joined.items() if sources]
             if self._link is not None and self._is_port:
                 warnings["port"] = remedy.port_of(self._link)
+            elif self._link is not None and not self._link.addresses:
+                warnings["no-address"] = remedy.reports_from_nobody(self.name)
             if sourced:
                 warnings |= self._judge_version(now, sourced)
             if self.querier is not None and now - self._heard >= self._limits.silence:

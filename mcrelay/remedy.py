@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 STRICT = 1  # rp_filter
 OPEN_VSWITCH = "openvswitch"
+ETHERNET_TYPES = {1, 772}  # ARPHRD_ETHER and ARPHRD_LOOPBACK of linux/if_arp.h: what starts with an Ethernet header
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,21 @@ class Seen:
     delivered: bool
     filtered: bool | None
     refused: bool = False
+
+
+def reports_from_nobody(name: str) -> str:
+    """A link without an IPv4 address joins all the same (RFC 3376, 4.2.13)."""
+    return (
+        f"{name} has no IPv4 address, so its reports come from 0.0.0.0, which some snooping switches ignore; give it "
+        f"one, any will do: ip address add 169.254.1.1/16 dev {name}"
+    )
+
+
+def no_ethernet(link: Link) -> str:
+    """Say why a link cannot be captured on; nothing if it can. ``hardware``: linux/if_arp.h."""
+    if link.hardware in ETHERNET_TYPES:
+        return ""
+    return f"link {link.name} carries no Ethernet frames (ARPHRD {link.hardware})"
 
 
 def port_of(link: Link) -> str:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from .model import Config, Input, Link, Output, OutputState, Rule, RuleState
 
-ETHERNET_TYPES = {1, 772}  # ARPHRD_ETHER and ARPHRD_LOOPBACK of linux/if_arp.h: what starts with an Ethernet header
 IPV4_UDP_BYTES = 28
 LEAST_MTU = 68  # RFC 791; below it Linux takes addresses and memberships off the link
 AUTO_PORTS = range(20000, 32768)  # below Linux's ephemeral ports (ip_local_port_range starts at 32768)
@@ -59,8 +58,8 @@ def _compile_input(rule: Rule, entry: Input, links: Mapping[str, Link]) -> Input
         state = "disabled"
     elif link is None:
         state, reason = "pending", f"link {name} does not exist"
-    elif link.hardware not in ETHERNET_TYPES:
-        state, reason = "error", f"link {name} carries no Ethernet frames (ARPHRD {link.hardware})"
+    elif trouble := remedy.no_ethernet(link):
+        state, reason = "error", trouble
     elif trouble := _trouble(link):
         state, reason = "parked", trouble
     else:

@@ -179,6 +179,24 @@ def test_an_input_on_a_port_is_warned_of_and_a_disabled_rule_is_not(run, monkeyp
     assert f":2: rules.a.input: eth0 is a port of {master}: take the input from {master}; else the stream ends" in line
 
 
+@pytest.mark.parametrize(("kind", "hardware"), [("tun", 65534), ("ppp", 512), ("gre", 778)])
+def test_an_input_that_cannot_be_captured_is_refused(run, monkeypatch, kind, hardware):
+    link = Link("eth0", 2, up=True, carrier=True, operstate="UP", mtu=1500, hardware=hardware)
+    monkeypatch.setattr(module, "links_now", lambda: {"eth0": link})
+    result = run(a=GOOD.format("a", 1) + GOOD.format("b", 2) + "enabled = false\n")
+    assert result.exit_code == 2, kind
+    (line,) = result.stderr.splitlines()
+    assert f":2: rules.a.input: link eth0 carries no Ethernet frames (ARPHRD {hardware}); take the input from" in line
+
+
+def test_an_input_link_without_an_address_is_warned_of(run, monkeypatch):
+    link = Link("eth0", 2, up=True, carrier=True, operstate="UP", mtu=1500)
+    monkeypatch.setattr(module, "links_now", lambda: {"eth0": link})
+    result = run(a=GOOD.format("a", 1))
+    assert result.exit_code == 0
+    assert "rules.a.input: eth0 has no IPv4 address, so its reports come from 0.0.0.0" in result.stderr
+
+
 def test_where_netlink_is_closed_the_rest_is_checked(run, monkeypatch):
     def closed():
         raise PermissionError

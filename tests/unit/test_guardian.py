@@ -636,3 +636,13 @@ def test_the_higher_rp_filter_counts_and_an_unreadable_one_is_off(tmp_path):
 def test_many_groups_are_not_all_named():
     text = remedy.older_querier("in0", Query(QUERIER, 2, None), [IPv4Address(0xE8000001 + i) for i in range(20)])
     assert "232.0.0.1, 232.0.0.2, 232.0.0.3 and 17 more" in text
+
+
+@pytest.mark.parametrize("groups", [(ASM,), (ASM, SSM)])
+def test_a_link_without_an_address_is_warned_of_until_it_has_one(groups):
+    scene = Scene(dict.fromkeys(groups, ())).settle()
+    scene.link(replace(LINK, addresses=()))
+    assert scene.kinds() == {"no-address"}
+    assert "0.0.0.0" in scene.guardian.warnings[0].text
+    scene.link(LINK)
+    assert scene.kinds() == set()
