@@ -15,7 +15,7 @@ QUIET_SECONDS = 5.0  # without a drop: it is over
 
 SAYINGS = {
     "policer": "more arrives than its limit lets through",
-    "echo": "frames that this host sent come back: something mirrors them, or a second relay returns them",
+    "echo": "what this relay sent comes back to it: something mirrors its output link",
 }
 
 

@@ -54,8 +54,11 @@ class _Capture:
 
 @dataclass(slots=True)
 class _Egress:
+    """``sent``: source address and port, destination address and port of its datagrams, as the kernel chose them."""
+
     spec: OutputSpec
     socket: EgressSocket
+    sent: tuple[int, int, int, int]
 
 
 @dataclass(slots=True)
@@ -170,7 +173,9 @@ class Engine:
                     sockets[slot] = kept
                     continue
                 try:
-                    sockets[slot] = _Egress(output, self._open_socket(output))
+                    opened = self._open_socket(output)
+                    source = (int(opened.local_address), opened.source_port)
+                    sockets[slot] = _Egress(output, opened, (*source, int(output.address), output.port))
                 except OSError as error:
                     troubles.outputs[slot] = _explain_output(output, error)
         return sockets
@@ -247,8 +252,8 @@ class Engine:
             self._generation,
             [capture.sockets[worker] for capture in rings.values()],
             inputs,
-            spec.own_macs,
-            [int(address) for address in spec.own_addresses],
+            [held.sent for held in sockets.values()],
+            [index[ifindex] for ifindex, ring in spec.rings.items() if ring.loopback and ifindex in index],
             self._scratches[worker],
             worker,
             [(output[worker], source[worker]) for output, source in begun],

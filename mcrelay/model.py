@@ -235,24 +235,22 @@ class RuleSpec:
 
 @dataclass(frozen=True, slots=True)
 class RingSpec:
-    """One link that frames are captured on."""
+    """One link that frames are captured on. ``loopback``: all that it carries was sent here, and nothing came back."""
 
     ifname: str
     settings: LinkSettings
+    loopback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PlanSpec:
     """Everything the relay is to do, computed from a Config and the links as they are: no side effect, no socket.
 
-    ``rings`` is keyed by ifindex. ``own_macs`` and ``own_addresses`` are what the outputs send with: a frame that
-    arrives with one of them has come back.
+    ``rings`` is keyed by ifindex.
     """
 
     rules: tuple[RuleSpec, ...] = ()
     rings: dict[int, RingSpec] = field(default_factory=dict)
-    own_macs: frozenset[int] = frozenset()
-    own_addresses: frozenset[IPv4Address] = frozenset()
 
     @property
     def memberships(self) -> frozenset[Membership]:

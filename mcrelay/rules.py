@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from .model import Config, Input, Link, Output, OutputState, Rule, RuleState
 
+LOOPBACK_TYPE = 772  # ARPHRD_LOOPBACK of linux/if_arp.h
 IPV4_UDP_BYTES = 28
 LEAST_MTU = 68  # RFC 791; below it Linux takes addresses and memberships off the link
 AUTO_PORTS = range(20000, 32768)  # below Linux's ephemeral ports (ip_local_port_range starts at 32768)
@@ -24,16 +25,13 @@ def compile_plan(config: Config, links: Mapping[str, Link]) -> PlanSpec:
     """Say for every rule what is to be done on the ``links`` (by name) that exist now."""
     rules = tuple(_compile_rule(rule, links) for rule in config.rules.values())
     live = {each.iif for rule in rules for each in rule.inputs if each.live}
-    rings = {links[name].ifindex: RingSpec(name, config.link(name)) for name in sorted(live)}
-    active = [each for rule in rules if rule.enabled for each in rule.outputs if each.state == "active"]
-    macs = {int(links[each.oif].mac.replace(":", ""), 16) for each in active if each.oif and links[each.oif].mac}
-    addresses = {each.source_address for each in active if each.source_address}
-    return PlanSpec(
-        rules,
-        rings,
-        own_macs=frozenset(macs - {0}),  # lo has no MAC address
-        own_addresses=frozenset(each for each in addresses if not each.is_loopback),
-    )
+    rings = {
+        links[name].ifindex: RingSpec(
+            name, config.link(name), loopback=links[name].hardware == LOOPBACK_TYPE
+        )
+        for name in sorted(live)
+    }
+    return PlanSpec(rules, rings)
 
 
 def _compile_rule(rule: Rule, links: Mapping[str, Link]) -> RuleSpec:

@@ -23,6 +23,7 @@ cdef struct Input:
 cdef struct Capture:
     Ring *ring
     Table table
+    bint loopback               # its frames are all ours: none of them is an echo
 
 cdef struct Beginning:
     # An output that is new with this plan, and one input of its rule, which may have counted before: since_packets.

@@ -5,7 +5,7 @@ from libc.stdint cimport uint16_t
 
 from .counters cimport Block, InputCounters, OutputCounters
 from .demux cimport Key, mapped, table_build, table_free, table_insert
-from .echo cimport ipv4_member, mac_member, place
+from .echo cimport Sent, place
 from .egress cimport EgressSocket
 from .kernel cimport POLLIN, calloc, free
 from .policer cimport PolicerState
@@ -24,7 +24,7 @@ cdef void *array(size_t count, size_t size) except NULL:
 @cython.final
 cdef class PlanOwner:
     def __cinit__(
-        self, uint64_t generation, list rings not None, list inputs not None, own_macs=(), own_addresses=(),
+        self, uint64_t generation, list rings not None, list inputs not None, own=(), loopback=(),
         Scratch scratch=None, uint32_t worker=0, beginnings=(),
     ):
         """``rings`` are RingSocket. ``inputs`` are tuples
@@ -32,10 +32,11 @@ cdef class PlanOwner:
             (ring index, group, source or 0, port, Block, [(network, mask)], outputs[, PolicerState or None])
 
         and outputs tuples ``(EgressSocket or None when parked, Block, burst, keep_dscp)``; addresses are ints in
-        host byte order. ``own_macs`` and ``own_addresses`` are ints too: what our outputs send with. Raises ValueError
-        for two inputs with one key, MemoryError. A worker whose plans share a ``scratch`` allocates the less;
-        ``worker`` is its number, the one by which it uses the sockets. ``beginnings`` are ``(Block, Block)``: an output
-        that is new with this plan and an input of its rule, once for each input.
+        host byte order. ``own`` are tuples (source address, source port, destination address, destination port), what
+        our outputs send with; ``loopback`` are the indexes of rings on which nothing is an echo. Raises ValueError for
+        two inputs with one key, MemoryError. A worker whose plans share a ``scratch`` allocates the less; ``worker`` is
+        its number, the one by which it uses the sockets. ``beginnings`` are ``(Block, Block)``: an output that is new
+        with this plan and an input of its rule, once for each input.
         """
         cdef uint32_t i, outputs, prefixes
         cdef RingSocket ring
@@ -64,7 +65,9 @@ cdef class PlanOwner:
             table_build(&self.plan.captures[i].table, sum([entry[0] == i for entry in inputs]), len(inputs))
             self.plan.capture_count += 1
         self.plan.polls[len(rings)].events = POLLIN
-        self._own([mac_member(mac) for mac in own_macs] + [ipv4_member(address) for address in own_addresses])
+        for i in loopback:
+            self.plan.captures[i].loopback = True
+        self._own(list(own))
         for entry in inputs:
             self._add_input(*entry)
         for begun in beginnings:
@@ -107,13 +110,14 @@ cdef class PlanOwner:
 
     def _own(self, list members):
         cdef uint32_t size = 2
-        cdef uint64_t member
+        cdef Sent member
         while size < 2 * len(members):
             size *= 2
-        self.plan.own.members = <uint64_t *>array(size, sizeof(uint64_t))
+        self.plan.own.members = <Sent *>array(size, sizeof(Sent))
         self.plan.own.mask = size - 1
-        for member in members:
-            self.plan.own.members[place(&self.plan.own, member)] = member
+        for source, source_port, group, port in members:
+            member = Sent(source, group, source_port, port)
+            self.plan.own.members[place(&self.plan.own, &member)] = member
 
     def _add_output(self, EgressSocket socket, Block counters not None, uint32_t burst, bint keep_dscp):
         cdef Output *output = &self.plan.outputs[self.plan.output_count]

@@ -198,7 +198,9 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, const Frame *frame
     add(&input.counters.rx_packets, count)
     add(&input.counters.rx_bytes, size)
     store_relaxed_u64(&input.counters.last_packet_ns, stamp)
-    if is_own(&plan.own, frame.mac, datagram.source):
+    if not capture.loopback and is_own(
+        &plan.own, datagram.source, datagram.group, datagram.source_port, datagram.port
+    ):
         add(&input.counters.drops[<uint32_t>DROP_ECHO], count)
         return DROPPED
     if input.prefix_count and not let_in(plan, input, datagram.source):

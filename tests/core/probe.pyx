@@ -13,7 +13,7 @@ from mcrelay._core.counters cimport (
     VERDICT_COUNT, VLAN, OutputCounters, Verdict,
 )
 from mcrelay._core.demux cimport MISS, Address, Key, Table, find, hash_of, mapped, table_build, table_free, table_insert
-from mcrelay._core.echo cimport OwnSet, ipv4_member, is_own, mac_member, place
+from mcrelay._core.echo cimport OwnSet, Sent, is_own, place
 from mcrelay._core.egress cimport (
     Egress, EgressSocket, Output, can_be_asynchronous, drain, measure, reason_of,
 )
@@ -434,25 +434,22 @@ def bucket(PolicerState state not None):
 
 
 cdef class Own:
-    """The MAC and IPv4 addresses that our own frames leave with; ``slots`` a power of two, one at least free."""
+    """What our outputs send with; ``slots`` a power of two, one at least free."""
 
     cdef OwnSet own
 
-    def __cinit__(self, macs, addresses, uint32_t slots):
-        cdef uint64_t member
+    def __cinit__(self, members, uint32_t slots):
+        cdef Sent member
         self.own.mask = slots - 1
-        self.own.members = <uint64_t *>calloc(slots, sizeof(uint64_t))
+        self.own.members = <Sent *>calloc(slots, sizeof(Sent))
         if self.own.members == NULL:
-            raise MemoryError()
-        for member in [mac_member(mac) for mac in macs] + [ipv4_member(address) for address in addresses]:
-            self.own.members[place(&self.own, member)] = member
+            raise MemoryError
+        for source, source_port, group, port in members:
+            member = Sent(source, group, source_port, port)
+            self.own.members[place(&self.own, &member)] = member
 
     def __dealloc__(self):
         free(self.own.members)
 
-    def holds(self, bytes frame not None, uint32_t source):
-        cdef uint8_t *memory = exact_copy(frame)
-        try:
-            return bool(is_own(&self.own, memory, source))
-        finally:
-            free(memory)
+    def holds(self, source, source_port, group, port):
+        return bool(is_own(&self.own, source, group, source_port, port))

@@ -10,7 +10,7 @@ import time
 import weakref
 
 import pytest
-from core.frames import GROUP, PORT, SOURCE, ethernet, frame, ipv4, number, ones_sum, tagged, udp
+from core.frames import GROUP, PORT, SOURCE, SOURCE_PORT, ethernet, frame, ipv4, number, ones_sum, tagged, udp
 from core.loops import (
     ACCEPT_ALL,
     UDP_SEGMENT,
@@ -273,22 +273,24 @@ def test_what_exceeds_the_limit_is_dropped_and_counted(wire):
     assert quiet(sink)
 
 
-def test_our_own_frames_are_dropped_when_they_come_back(wire):
+def test_our_own_datagrams_are_dropped_when_they_come_back_and_nobody_elses(wire):
+    """One end that is the same (address, MAC, port) makes nobody one of us: appliances may have any of them."""
     sink = wire.sink()
     entry = From([To(wire.output_to(sink))])
     ring = wire.ring(ACCEPT_ALL)
-    ours = (0x020000000001, number("198.51.100.1"))  # the MAC address that core.frames sends with
-    strange = frame(b"strange")
-    strange = strange[:6] + bytes.fromhex("020000000002") + strange[12:]
-    returned = frame(b"address", source="198.51.100.1")
-    returned = returned[:6] + bytes.fromhex("020000000002") + returned[12:]
-    with Running(plan_of(1, [ring], [entry], own_macs=[ours[0]], own_addresses=[ours[1]])):
-        for each in (frame(b"mac"), returned, strange):
+    ours = number("198.51.100.1")
+    with Running(plan_of(1, [ring], [entry], own=[(ours, SOURCE_PORT, number(GROUP), PORT)])):
+        for each in (
+            frame(b"back", source="198.51.100.1"),
+            frame(b"a mac of ours"),
+            frame(b"an address of ours", source="198.51.100.1", source_port=SOURCE_PORT + 1),
+            frame(b"a port of ours", source="198.51.100.2"),
+        ):
             wire.raw.send(each)
-        settle(ring, 3)
-    assert verdicts(ring) == {"relayed": 1, "dropped": 2}
-    assert entry.counted[2] == {"echo": 2}
-    assert take(sink, 1) == [b"strange"]
+        settle(ring, 4)
+    assert verdicts(ring) == {"relayed": 3, "dropped": 1}
+    assert entry.counted[2] == {"echo": 1}
+    assert take(sink, 3) == [b"a mac of ours", b"an address of ours", b"a port of ours"]
     assert quiet(sink)
 
 

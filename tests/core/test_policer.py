@@ -1,9 +1,9 @@
-"""The token bucket, and the set of our own addresses."""
+"""The token bucket, and the set of what our own outputs send."""
 
 from __future__ import annotations
 
 import pytest
-from core.frames import frame, number
+from core.frames import number
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -69,25 +69,19 @@ def test_rates_that_it_cannot_count_to_are_refused(rate):
         PolicerState(rate, True)
 
 
-macs = st.frozensets(st.integers(1, 2**48 - 1), max_size=8)
-addresses = st.frozensets(st.integers(1, 2**32 - 1), max_size=7)
+addresses = st.sampled_from([number("192.0.2.1"), number("192.0.2.2"), number("239.1.1.1"), 1, 2**32 - 1])
+ports = st.sampled_from([1, 5000, 20000, 65535])
+ends = st.tuples(addresses, ports, addresses, ports)
 
 
-@given(macs, addresses, st.integers(0, 2**48 - 1), st.integers(0, 2**32 - 1))
-def test_a_frame_is_ours_by_its_mac_or_its_source_and_nothing_else(probe, mine, sources, mac, source):
-    own = probe.Own(mine, sources, 16)
-    for address in (*mine, mac):
-        packet = frame()[:6] + address.to_bytes(6, "big") + frame()[12:]
-        for ip in (*sources, source):
-            assert own.holds(packet, ip) == (address in mine or ip in sources)
-
-
-def test_a_mac_is_not_mistaken_for_an_address_of_the_same_number(probe):
-    own = probe.Own([0xC0000201], [], 4)
-    assert not own.holds(frame(), number("192.0.2.1"))
-    assert own.holds(frame()[:6] + (0xC0000201).to_bytes(6, "big") + frame()[12:], 0)
+@given(st.frozensets(ends, max_size=7), ends)
+def test_a_datagram_is_ours_by_all_four_of_its_ends_and_by_nothing_less(probe, sent, other):
+    own = probe.Own(sent, 16)
+    for each in (*sent, other):
+        assert own.holds(*each) == (each in sent)
 
 
 def test_nothing_is_ours_when_nothing_is_sent(probe):
-    own = probe.Own([], [], 2)
-    assert not own.holds(bytes(60), 0)
+    own = probe.Own([], 2)
+    assert not own.holds(0, 0, 0, 0)
+    assert not own.holds(number("192.0.2.1"), 20000, number("239.1.1.1"), 5000)
