@@ -351,6 +351,10 @@ def _feeding(
         plain = next((n for n in rules if n in together and not rules[n].reflect), None)
         if plain is not None:
             yield _circle(feeds, plain, where)
+        elif not any(_ends_by_itself(rules[each]) for each in together):
+            problem = "rules that reflect each other without a limit allow one relay only"
+            remedy = 'a second relay with the same rules returns everything: add a limit to one of them, e.g. "20kpps"'
+            yield _complaint(where, f"{rule_key(name)}.reflect", problem, remedy, warning=True)
     blamed = set()
     for name, others in feeds.items():
         for other, (sent, taken) in others.items():
@@ -361,6 +365,11 @@ def _feeding(
             problem = f"{feeder} sends to this on {sent.stream.link}, and a relay does not hear itself"
             source = f": {format_stream(sent.rule.inputs[0].stream)}" if sent.rule.inputs else ""
             yield _complaint(where, taken.key, problem, f"take what {rule_key(name)} takes{source}")
+
+
+def _ends_by_itself(rule: Rule) -> bool:
+    """Whether a datagram that goes round by this rule is stopped some time, or many of them are slowed down."""
+    return any(taken.limit for taken in rule.inputs) or any(sent.ttl == "decrement" for sent in rule.outputs)
 
 
 def _circle(feeds: _Feeds, start: str, where: Where) -> Complaint:

@@ -15,7 +15,7 @@ QUIET_SECONDS = 5.0  # without a drop: it is over
 
 SAYINGS = {
     "policer": "more arrives than its limit lets through",
-    "echo": "what this relay sent comes back to it: something mirrors its output link",
+    "echo": "what this relay sent comes back to it: something mirrors its output link, or a second relay returns it",
 }
 
 

@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 from .kernel cimport CMSG_DATA, CMSG_SPACE, cmsghdr, iovec, mmsghdr, msghdr, pollfd
+from .repeats cimport Repeats
 
 cdef enum:
     NONE = 0xffffffff           # end of a chain
@@ -20,6 +21,8 @@ cdef struct Chain:
     # Datagrams of one input, in order of arrival.
     uint32_t head, tail, count
     uint32_t bytes
+    uint32_t source             # of the newest datagram
+    uint32_t watch              # so many more are looked at for having come back (repeats.pxd)
 
 cdef struct Message:
     # What one mmsghdr holds, for the accounting.
@@ -46,6 +49,7 @@ cdef struct Queue:
     mmsghdr *headers
     Message *messages
     iovec *vectors
+    Repeats *repeats            # what was relayed lately
     uint8_t *controls           # control_bytes each: UDP_SEGMENT, then IP_TOS, headers already written
 
 

@@ -3,6 +3,7 @@
 cimport cython
 
 from .kernel cimport CMSG_LEN, IP_TOS, IPPROTO_IP, IPPROTO_UDP, UDP_SEGMENT, calloc, free, memset
+from .repeats cimport RECENT, Recent
 
 
 cdef int queue_build(Queue *queue, Scratch scratch, uint32_t inputs, uint32_t outputs) except -1:
@@ -39,9 +40,12 @@ cdef class Scratch:
         parts.messages = <Message *>calloc(MESSAGES, sizeof(Message))
         parts.vectors = <iovec *>calloc(VECTORS, sizeof(iovec))
         parts.controls = <uint8_t *>calloc(MESSAGES, space)
+        parts.repeats = <Repeats *>calloc(1, sizeof(Repeats))
+        if parts.repeats != NULL:
+            parts.repeats.recent = <Recent *>calloc(RECENT, sizeof(Recent))
         if (
             parts.entries == NULL or parts.headers == NULL or parts.messages == NULL or parts.vectors == NULL
-            or parts.controls == NULL
+            or parts.controls == NULL or parts.repeats == NULL or parts.repeats.recent == NULL
         ):
             raise MemoryError("a queue")
         for i in range(<uint32_t>MESSAGES):
@@ -60,3 +64,6 @@ cdef class Scratch:
         free(self.parts.messages)
         free(self.parts.vectors)
         free(self.parts.controls)
+        if self.parts.repeats != NULL:
+            free(self.parts.repeats.recent)
+        free(self.parts.repeats)

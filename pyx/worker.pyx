@@ -20,6 +20,7 @@ from .offload cimport finish_inner, is_inner, segment_bytes
 from .plan cimport Capture, Input, Plan, PlanOwner
 from .policer cimport conforms
 from .queue cimport ENTRIES, NONE, Blocked, Chain, Queue, chain_rest, push
+from .repeats cimport WATCHED, comes_back
 from .ring cimport (
     Frame, Ring, acquire, first_frame, frame_count, half_free, handed_over, release, view_frame,
 )
@@ -169,6 +170,7 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, const Frame *frame
     cdef Key key
     cdef uint32_t found, count, size, segment, at
     cdef Input *input
+    cdef Chain *chain
     cdef uint64_t stamp
     cdef Verdict verdict
     segment = segment_bytes(frame.mac)
@@ -200,6 +202,16 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, const Frame *frame
     store_relaxed_u64(&input.counters.last_packet_ns, stamp)
     if not capture.loopback and is_own(
         &plan.own, datagram.source, datagram.group, datagram.source_port, datagram.port
+    ):
+        add(&input.counters.drops[<uint32_t>DROP_ECHO], count)
+        return DROPPED
+    chain = &plan.queue.chains[found]
+    if chain.source != datagram.source:
+        chain.source = datagram.source
+        chain.watch = max(chain.watch, <uint32_t>WATCHED)
+    if chain.watch and not capture.loopback and comes_back(
+        plan.queue.repeats, found, &chain.watch, datagram.payload, <uint16_t>(segment if count > 1 else size),
+        datagram.source, stamp,
     ):
         add(&input.counters.drops[<uint32_t>DROP_ECHO], count)
         return DROPPED

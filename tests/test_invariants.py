@@ -151,7 +151,7 @@ def test_inline_code_of_the_loop_allocates_nothing_and_raises_nothing(path):
         assert not re.search(word, code), word
 
 
-@pytest.mark.parametrize("name", ["wire", "demux", "counters", "ring", "queue", "echo", "policer"])
+@pytest.mark.parametrize("name", ["wire", "demux", "counters", "ring", "queue", "echo", "repeats", "policer"])
 def test_code_per_frame_makes_no_system_call(name):
     code = code_of(ROOT / f"pyx/{name}.pxd")
     assert not re.search(

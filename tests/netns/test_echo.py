@@ -47,7 +47,8 @@ def test_a_sender_that_shares_an_address_or_a_mac_with_an_output_is_relayed(alik
 
 @pytest.mark.parametrize("first", ["lo", "out0"])
 def test_a_publisher_on_this_host_is_relayed_from_lo_whichever_address_it_sends_with(first):
-    config = f'[rules.x]\ninput = "239.7.7.7:5000%lo"\noutputs = ["239.10.0.1:5004%out0"]\n[rules.y]\ninput = "{INPUT}"\noutputs = ["239.8.8.8:1%out0"]\n'
+    config = '[rules.x]\ninput = "239.7.7.7:5000%lo"\noutputs = ["239.10.0.1:5004%out0"]\n'
+    config += f'[rules.y]\ninput = "{INPUT}"\noutputs = ["239.8.8.8:1%out0"]\n'
     with relaying(config) as relay:
         relay.lab.relay.ip("link set lo multicast on", "route add 239.0.0.0/8 dev lo")
         sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
 import time
 from contextlib import contextmanager
@@ -104,3 +105,92 @@ def test_a_limit_in_bits_counts_payload_also_of_superframes():
         got = heard(sink, relay.lab.sink)
         assert 18_000 <= got["received"] <= 24_000  # 10 000 a second, for two seconds, and the bucket's 1000
         assert_adds_up(stats)
+
+
+@contextmanager
+def two_relays(rules: str, other: str):
+    """Two hosts that both join segments 0 and 1, each with a relay; a host on each segment."""
+    with Lab() as lab, tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+        names = ("segment0", "segment1", "relay", "second", "host", "far")
+        segment0, segment1, relay, second, host, far = lab.add(*names)
+        lab.veth(
+            (segment0, "p0", relay, "l0"), (segment0, "p1", second, "l0"), (segment0, "p2", host, "eth0"),
+            (segment1, "p0", relay, "l1"), (segment1, "p1", second, "l1"), (segment1, "p2", far, "eth0"),
+        )  # fmt: skip
+        for number, each in enumerate((relay, second, host), 1):
+            each.ip(f"addr add 192.0.2.{number}/24 dev {'eth0' if each is host else 'l0'}")
+        for number, each in enumerate((relay, second, far), 1):
+            each.ip(f"addr add 198.51.100.{number}/24 dev {'eth0' if each is far else 'l1'}")
+        for each in (relay, second):
+            each.ip("link set l0 up", "link set l1 up")
+        for each in (host, far):
+            each.ip("link set eth0 up")
+        for each in (segment0, segment1):
+            bridge(each, "br0", ["p0", "p1", "p2"], querier=False)
+            while not forwarding(each):
+                time.sleep(0.02)
+        first = RelayUnderTest(SimpleNamespace(relay=relay, host=host, far=far), rules, Path(one))
+        first.start()
+        peer = RelayUnderTest(SimpleNamespace(relay=second), other, Path(two))
+        peer.start()
+        yield first, peer
+        first.stop()
+        peer.stop()
+
+
+BOTH_WAYS = """
+    [rules.there]
+    input = "239.1.1.1:5000%l0"
+    outputs = ["239.1.1.1:5000%l1"]
+    reflect = true
+    [rules.back]
+    input = "239.1.1.1:5000%l1"
+    outputs = ["239.1.1.1:5000%l0"]
+    reflect = true
+"""
+THERE = '[rules.there]\ninput = "239.1.1.1:5000%l0"\noutputs = ["239.2.2.2:5000%l1"]\n'
+BACK = '[rules.back]\ninput = "239.2.2.2:5000%l1"\noutputs = ["239.1.1.1:5000%l0"]\n'
+
+
+@pytest.mark.parametrize(
+    ("rules", "other"), [(BOTH_WAYS, BOTH_WAYS), (THERE, BACK)], ids=["same rules", "a ring of two"]
+)
+@pytest.mark.parametrize("count", [1, 300])
+def test_what_a_second_relay_sends_back_ends_and_is_said(rules, other, count):
+    with two_relays(rules, other) as (relay, peer):
+        send(relay.lab.host, "239.1.1.1:5000%eth0", "--count", count)
+        both = (relay, peer)  # whichever notices first ends it
+        relay.wait_for(lambda: any(rule["drops"]["echo"] for each in both for rule in rules_of(each)), "an echo")
+        for each in both:
+            assert_adds_up(each.at_rest())  # it does come to rest
+            assert all(rule["rx_packets"] < 3_000 * count for rule in rules_of(each))  # the rounds of SILENT_NS
+        relay.wait_for(lambda: any("dropping=echo" in each.log.read_text() for each in both), "log line")
+
+
+def rules_of(relay):
+    return relay.show("stats")["rules"]
+
+
+@pytest.mark.parametrize("sender", ["one that repeats itself", "two that send the same"])
+def test_senders_that_repeat_their_bytes_are_no_loop(sender):
+    """A keepalive is the same bytes each second, and a standby sender sends what the first one sends."""
+    config = '[rules.x]\ninput = "226.2.2.2:2068%in0"\noutputs = ["239.10.0.1:5004%out0"]\n'
+    with relaying(config, querier=False) as relay:
+        addresses = ["192.168.168.55", "192.168.168.56"][: 1 if sender.startswith("one") else 2]
+        relay.lab.source.ip("addr add 192.168.168.56/24 dev eth0")
+        sockets = [relay.lab.source.socket() for _ in addresses]
+        try:
+            for sock, address in zip(sockets, addresses, strict=True):
+                sock.bind((address, 0))
+                sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+            for _ in range(500):
+                for sock in sockets:
+                    sock.sendto(b"the same bytes, each time", ("226.2.2.2", 2068))
+                time.sleep(0.002)
+            stats = relay.at_rest()
+            assert_adds_up(stats)
+            assert relay.rule()["outputs"][0]["tx_packets"] + relay.rule()["drops"]["echo"] == 500 * len(sockets)
+            assert relay.rule()["drops"]["echo"] <= len(sockets) - 1
+        finally:
+            for sock in sockets:
+                sock.close()

@@ -9,7 +9,7 @@ import pytest
 
 from mcrelay import settings
 from mcrelay.conflicts import find, link_warnings
-from mcrelay.model import Config, Input, LinkSettings, Output, Rule
+from mcrelay.model import Config, Input, LinkSettings, Output, Rate, Rule
 from mcrelay.notation import parse_stream
 
 
@@ -26,14 +26,21 @@ def rule(name, taken, *sent, allow=None, vlan="none", ttl=16, source_address="au
 
 
 def said(*rules):
-    """What is said of the rules: rule a stands in a.toml, its input on line 1, its outputs from line 2 on."""
+    """What is said of the rules: a stands in a.toml, its input on line 1, its outputs from line 2 on, reflect on 9."""
 
     def where(key):
         _, name, end = key.split(".")
+        if end == "reflect":
+            return f"{name}.toml", 9
         return f"{name}.toml", 1 if end == "input" else 2 + int(end.removeprefix("outputs[").removesuffix("]"))
 
     found = find({r.name: r for r in rules}, where)
     return [f"warning: {c}" if c.warning else str(c) for c in found]
+
+
+def errors(*rules):
+    """The same without warnings."""
+    return [line for line in said(*rules) if not line.startswith("warning: ")]
 
 
 @pytest.fixture
@@ -322,10 +329,23 @@ def test_two_circles_are_two_complaints():
 def test_a_circle_in_which_each_says_reflect_is_allowed():
     a = rule("a", f"{G1}%eth0", f"{G1}%eth1", reflect=True)
     b = rule("b", f"{G1}%eth1", f"{G1}%eth0", reflect=True)
-    assert not said(a, b)
+    assert not errors(a, b)
     assert said(a, replace(b, reflect=False)) == [
         f"b.toml:2: rules.b.outputs[0]: rules feed each other in a circle: b -> a -> b; {ONE_WAY}"
     ]
+
+
+def test_a_circle_without_a_limit_allows_one_relay_only_and_that_is_said():
+    a = rule("a", f"{G1}%eth0", f"{G1}%eth1", reflect=True)
+    b = rule("b", f"{G1}%eth1", f"{G1}%eth0", reflect=True)
+    (line,) = said(a, b)
+    assert line.startswith(
+        "warning: a.toml:9: rules.a.reflect: rules that reflect each other without a limit allow one"
+    )
+    assert line.endswith('add a limit to one of them, e.g. "20kpps"')
+    limited = replace(b, inputs=(replace(b.inputs[0], limit=Rate(1000, "pps")),))
+    assert not said(a, limited)
+    assert not said(a, replace(b, outputs=(replace(b.outputs[0], ttl="decrement"),)))
 
 
 def test_ten_thousand_rules_in_one_circle_are_found_in_a_moment():
