@@ -26,9 +26,7 @@ def compile_plan(config: Config, links: Mapping[str, Link]) -> PlanSpec:
     rules = tuple(_compile_rule(rule, links) for rule in config.rules.values())
     live = {each.iif for rule in rules for each in rule.inputs if each.live}
     rings = {
-        links[name].ifindex: RingSpec(
-            name, config.link(name), loopback=links[name].hardware == LOOPBACK_TYPE
-        )
+        links[name].ifindex: RingSpec(name, config.link(name), loopback=links[name].hardware == LOOPBACK_TYPE)
         for name in sorted(live)
     }
     return PlanSpec(rules, rings)
