@@ -1,10 +1,10 @@
 """A second relay that sends our datagrams back: payloads that return again and again from somebody else.
 
-Nothing of it is in the header: the other relay sends from an address of its own. So a worker remembers payloads that it
-relayed lately. One that comes back from another source many times, each time soon after the last, is withheld once: if
-it was we who kept it going it never returns, and from then on what that source sends back is dropped. If it does return,
-somebody simply sends the same bytes, and it is relayed. A sender that repeats itself is never suspected, and a stream of
-one sender is not looked at: memory is asked only after the source of an input changed.
+Nothing of it is in the header: the other relay sends from an address of its own. So a worker remembers payloads that
+it relayed lately. One that comes back from another source many times, each time soon after the last, is withheld once:
+if it was we who kept it going it never returns, and from then on what that source sends back is dropped. If it does
+return, somebody simply sends the same bytes, and it is relayed. A sender that repeats itself is never suspected, and a
+stream of one sender is not looked at: memory is asked only after the source of an input changed.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
