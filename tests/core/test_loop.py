@@ -26,7 +26,7 @@ from core.loops import (
     wait_until,
 )
 
-from mcrelay._core.counters import INPUT_WORDS, OUTPUT_WORDS, Block
+from mcrelay._core.counters import INPUT_WORDS, OUTPUT_WORDS, VERDICTS, Block
 from mcrelay._core.egress import EgressSocket, RunSwitch
 from mcrelay._core.plan import PlanOwner
 from mcrelay._core.policer import PolicerState
@@ -85,6 +85,19 @@ def test_every_kind_of_frame_is_counted_once_under_its_own_verdict(wire):
     known = {kinds["relayed"][i]: payload for i, payload in enumerate([b"a", b"bb", b"c", b"d"])}
     assert take(sink, 80) == [known[each] for verdict, each in todo if verdict == "relayed"]
     assert quiet(sink)
+
+
+def test_the_group_of_the_last_frame_that_was_lost_is_remembered(wire):
+    groups = {"fragment": "226.2.2.9", "malformed": "226.2.2.8"}
+    ring = wire.ring(ACCEPT_ALL)
+    with Running(plan_of(1, [ring], [From([])])):
+        for each in (frame(), frame(fragment=3), frame(checksum=1)):
+            wire.raw.send(each)
+        wire.raw.send(frame(fragment=0x2000, group=groups["fragment"]))
+        wire.raw.send(frame(checksum=1, group=groups["malformed"]))
+        settle(ring, 5)
+    named = {name: group for name, group in zip(VERDICTS, ring.lost_groups(), strict=True) if group}
+    assert named == {verdict: number(group) for verdict, group in groups.items()}
 
 
 def test_a_frame_the_filter_cuts_short_is_truncated_and_not_relayed(wire):
