@@ -36,6 +36,7 @@ MEASURES_SPEED = {
     "012-ways-out",
     "013-capture-point",
     "014-packet-superframes",
+    "016-small-slots",
 }
 AT_ONCE = 4
 TIMEOUT_S, TOO_SLOW = 180, 3

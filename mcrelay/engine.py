@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["DROPS", "SEND_ERRORS", "VERDICTS", "Engine", "Troubles"]
 
 log = logging.getLogger(__name__)
+SUPERFRAME_BYTES = 65535  # of IPv4, as GRO makes them
 
 
 @dataclass(slots=True)
@@ -149,7 +150,9 @@ class Engine:
         """Open a ring for each worker, and have the kernel deal the groups out among them; else their filters do."""
         settings = wanted.settings
         size = settings.ring_bytes // self._workers
-        sockets = [RingSocket(ifindex, size, settings.profile == "latency") for _ in range(self._workers)]
+        slots = settings.profile == "latency"
+        frame = SUPERFRAME_BYTES if settings.gro else wanted.mtu
+        sockets = [RingSocket(ifindex, size, slots, frame) for _ in range(self._workers)]
         split = self._workers > 1 and not self._features.fanout
         if self._workers > 1 and not split:
             try:

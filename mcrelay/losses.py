@@ -39,7 +39,7 @@ OUTPUT_SAYINGS = {
 LINK_SAYINGS = {
     "ring": "frames came faster than the worker took them; raise links.{link}.ring",
     "fragment": "datagrams arrive in fragments, which are not relayed; have the sender send datagrams that fit its MTU",
-    "truncated": "frames are larger than a slot of the ring; lower the MTU of the sender",
+    "truncated": "more frames larger than a slot than can wait; set links.{link}.profile to throughput",
     "malformed": "a length or a checksum is wrong: damaged on the way, or by the sender",
     "tunnel": "a tunnel's inner datagrams are left to a device to cut; switch UDP segmentation off where they are sent",
 }

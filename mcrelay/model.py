@@ -235,11 +235,16 @@ class RuleSpec:
 
 @dataclass(frozen=True, slots=True)
 class RingSpec:
-    """One link that frames are captured on. ``loopback``: all that it carries was sent here, and nothing came back."""
+    """One link that frames are captured on.
+
+    ``loopback``: all that it carries was sent here, and nothing came back. ``mtu`` is for making a ring: one that
+    stands goes on if it changes.
+    """
 
     ifname: str
     settings: LinkSettings
     loopback: bool = False
+    mtu: int = field(default=1500, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

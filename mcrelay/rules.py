@@ -25,11 +25,12 @@ def compile_plan(config: Config, links: Mapping[str, Link]) -> PlanSpec:
     """Say for every rule what is to be done on the ``links`` (by name) that exist now."""
     rules = tuple(_compile_rule(rule, links) for rule in config.rules.values())
     live = {each.iif for rule in rules for each in rule.inputs if each.live}
-    rings = {
-        links[name].ifindex: RingSpec(name, config.link(name), loopback=links[name].hardware == LOOPBACK_TYPE)
-        for name in sorted(live)
-    }
+    rings = {links[name].ifindex: _ring(config, links[name]) for name in sorted(live)}
     return PlanSpec(rules, rings)
+
+
+def _ring(config: Config, link: Link) -> RingSpec:
+    return RingSpec(link.name, config.link(link.name), loopback=link.hardware == LOOPBACK_TYPE, mtu=link.mtu)
 
 
 def _compile_rule(rule: Rule, links: Mapping[str, Link]) -> RuleSpec:

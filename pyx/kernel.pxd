@@ -102,7 +102,7 @@ cdef extern from "kernel.h" nogil:
     enum: ETH_P_ALL, PACKET_VERSION, PACKET_VNET_HDR, PACKET_RX_RING, PACKET_STATISTICS, PACKET_IGNORE_OUTGOING
     enum: PACKET_FANOUT, PACKET_FANOUT_DATA, PACKET_FANOUT_CBPF, PACKET_FANOUT_FLAG_UNIQUEID, BLOCK_STATUS_AT
     enum: TPACKET_V2, TPACKET_V3, TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_VLAN_VALID, TP_STATUS_CSUMNOTREADY
-    enum: TP_STATUS_CSUM_VALID
+    enum: TP_STATUS_CSUM_VALID, TP_STATUS_COPY, PACKET_COPY_THRESH
     enum: MSG_DONTWAIT, MSG_ERRQUEUE, MSG_TRUNC, MSG_WAITFORONE
     enum: SO_EE_ORIGIN_ICMP
 
@@ -131,6 +131,7 @@ cdef extern from "kernel.h" nogil:
     cmsghdr *CMSG_NXTHDR(msghdr *message, cmsghdr *header)
     int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
     int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, timespec *timeout)
+    ssize_t recv(int fd, void *buffer, size_t size, int flags)
     ssize_t recvmsg(int fd, msghdr *message, int flags)
     ssize_t sendmsg(int fd, const msghdr *message, int flags)
     struct sock_extended_err:

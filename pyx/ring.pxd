@@ -8,9 +8,15 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from .counters cimport VERDICT_COUNT, Block, FrameCounters
 from .kernel cimport (
-    TP_STATUS_KERNEL, TP_STATUS_USER, load_acquire_u32, store_release_u32, tpacket2_hdr, tpacket3_hdr,
-    tpacket_block_desc,
+    TP_STATUS_KERNEL, TP_STATUS_USER, load_acquire_u32, store_release_u32, tpacket2_hdr,
+    tpacket3_hdr, tpacket_block_desc,
 )
+
+cdef enum:
+    # The largest frame there is (65 535 bytes of IPv4, its headers, the ring's own), and how many of them a turn has
+    # room for before it sends what it has.
+    LARGE_BYTES = 66048
+    LARGE_FRAMES = 16
 
 cdef struct Ring:
     uint8_t **places            # into the mapping, in the order in which the kernel fills them
@@ -20,6 +26,8 @@ cdef struct Ring:
     uint32_t next               # the place that the kernel hands over next; only the worker moves these three
     uint32_t oldest             # the first that is ours
     uint32_t held               # how many are ours
+    uint8_t *large              # LARGE_FRAMES of LARGE_BYTES, for frames that no slot holds; NULL where all places do
+    uint32_t fetched            # how many of them are in use
     const uint8_t *at           # in the newest of these: the next frame, and how many are left to look at
     uint32_t left
     int fd
@@ -62,6 +70,7 @@ cdef inline void release(Ring *ring) noexcept nogil:
     """Give back every place that is done with: all that are ours, but one with frames left. Every pointer into them is
     dead from here on."""
     cdef uint32_t kept = 1 if ring.left else 0
+    ring.fetched = 0
     while ring.held > kept:
         store_release_u32(status_of(ring, ring.oldest), TP_STATUS_KERNEL)
         ring.oldest = ring.oldest + 1 if ring.oldest + 1 < ring.place_count else 0

@@ -5,12 +5,12 @@ from libc.stdint cimport uint16_t, uint32_t
 
 from .counters cimport VERDICT_COUNT, Block, FrameCounters
 from .kernel cimport (
-    AF_PACKET, BLOCK_STATUS_AT, ETH_P_ALL, MAP_FAILED, MAP_SHARED, PACKET_FANOUT, PACKET_FANOUT_CBPF,
-    PACKET_FANOUT_DATA, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_IGNORE_OUTGOING, PACKET_RX_RING, PACKET_STATISTICS,
-    PACKET_VERSION, PACKET_VNET_HDR, PROT_READ, PROT_WRITE, SOCK_CLOEXEC, SOCK_RAW, SOL_PACKET, SOL_SOCKET,
-    SO_ATTACH_FILTER, TPACKET_V2, TPACKET_V3, bind, calloc, close, free, getsockname, getsockopt, htons,
-    load_relaxed_u64, mmap, munmap, setsockopt, sock_filter, sock_fprog, sockaddr, sockaddr_ll, socket, tpacket_req3,
-    tpacket_stats_v3,
+    AF_PACKET, BLOCK_STATUS_AT, ETH_P_ALL, MAP_FAILED, MAP_SHARED, PACKET_COPY_THRESH, PACKET_FANOUT,
+    PACKET_FANOUT_CBPF, PACKET_FANOUT_DATA, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_IGNORE_OUTGOING, PACKET_RX_RING,
+    PACKET_STATISTICS, PACKET_VERSION, PACKET_VNET_HDR, PROT_READ, PROT_WRITE, SOCK_CLOEXEC, SOCK_RAW, SOL_PACKET,
+    SOL_SOCKET, SO_ATTACH_FILTER, SO_RCVBUF, SO_RCVBUFFORCE, TPACKET_V2, TPACKET_V3, bind, calloc, close, free,
+    getsockname, getsockopt, htons, load_relaxed_u64, mmap, munmap, setsockopt, sock_filter, sock_fprog, sockaddr,
+    sockaddr_ll, socket, tpacket_req3, tpacket_stats_v3,
 )
 from .system cimport check, set_option
 
@@ -22,11 +22,13 @@ cdef enum:
     MIN_BLOCKS = 4
     MANY_BLOCKS = 256
     RETIRE_MS = 1
-    # Latency: slots that hold the largest superframe (65 535 bytes of IPv4, its headers, the ring's own). The kernel
+    # Latency: slots that hold a frame of the link's MTU; a larger one, a superframe, comes by `fetch`. The kernel
     # does not let a slot cross the end of a block, so large blocks waste little.
-    SLOT_BYTES = 66048
+    SLOT_HEAD_BYTES = 96        # the ring's own headers (TPACKET2_HDRLEN, struct virtio_net_hdr), Ethernet's, a tag
+    SLOT_ALIGN = 16             # TPACKET_ALIGNMENT
     SLOTS_BLOCK_BYTES = 1 << 20
     MIN_SLOT_BLOCKS = 2
+    LARGE_QUEUE_BYTES = 8 << 20     # for frames that `fetch` has not read yet; the kernel may grant less
 
 DROP_ALL = b"\x06\x00\x00\x00\x00\x00\x00\x00"      # BPF: ret 0
 
@@ -39,14 +41,31 @@ cdef uint32_t block_bytes(size_t ring_bytes) noexcept:
     return size
 
 
-cdef int map_places(RingSocket owner, size_t ring_bytes) except -1:
+cdef uint32_t slot_bytes(uint32_t frame_bytes) noexcept:
+    return min(<uint32_t>LARGE_BYTES, (frame_bytes + SLOT_HEAD_BYTES + SLOT_ALIGN - 1) // SLOT_ALIGN * SLOT_ALIGN)
+
+
+cdef int expect_large(RingSocket owner) except -1:
+    """Have the kernel queue what is larger than a slot, and make room to read it into."""
+    cdef int room = LARGE_QUEUE_BYTES
+    owner.ring.large = <uint8_t *>calloc(LARGE_FRAMES, LARGE_BYTES)
+    if owner.ring.large == NULL:
+        raise MemoryError("a ring")
+    set_option(owner.ring.fd, SOL_PACKET, PACKET_COPY_THRESH, 1, "PACKET_COPY_THRESH")
+    if setsockopt(owner.ring.fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof(room)) < 0:     # needs CAP_NET_ADMIN
+        set_option(owner.ring.fd, SOL_SOCKET, SO_RCVBUF, room, "SO_RCVBUF")
+    return 0
+
+
+cdef int map_places(RingSocket owner, size_t ring_bytes, uint32_t frame_bytes) except -1:
     """Have the kernel make the ring, map it, and note where each place begins."""
     cdef Ring *ring = &owner.ring
     cdef tpacket_req3 request
     cdef uint32_t per_block, i
     cdef void *memory
     request.tp_block_size = SLOTS_BLOCK_BYTES if ring.slots else block_bytes(ring_bytes)
-    request.tp_frame_size = SLOT_BYTES if ring.slots else request.tp_block_size     # V3 packs; this only has to divide
+    # V3 packs frames into a block; there the frame size only has to divide it.
+    request.tp_frame_size = slot_bytes(frame_bytes) if ring.slots else request.tp_block_size
     per_block = request.tp_block_size // request.tp_frame_size
     request.tp_block_nr = <uint32_t>max(
         ring_bytes // request.tp_block_size, <size_t>(MIN_SLOT_BLOCKS if ring.slots else MIN_BLOCKS)
@@ -81,6 +100,8 @@ cdef void unmap(RingSocket owner) noexcept:
         owner.memory = NULL
     free(owner.ring.places)
     owner.ring.places = NULL
+    free(owner.ring.large)
+    owner.ring.large = NULL
     if owner.ring.fd >= 0:
         close(owner.ring.fd)
         owner.ring.fd = -1
@@ -96,11 +117,12 @@ cdef int set_program(int fd, int level, int option, const unsigned char[::1] pro
 
 @cython.final
 cdef class RingSocket:
-    def __cinit__(self, int ifindex, size_t ring_bytes, bint latency=False):
+    def __cinit__(self, int ifindex, size_t ring_bytes, bint latency=False, uint32_t frame_bytes=1500):
         """Capture nothing yet on link ``ifindex``: the filter drops all until ``attach``.
 
-        ``latency`` makes it a ring of slots, each handed over with its frame; else one of blocks. The order matters:
-        no protocol until the filter stands and the ring is mapped, else frames of every link and of no rule get in.
+        ``latency`` makes it a ring of slots, each handed over with its frame; else one of blocks. A slot holds
+        ``frame_bytes`` above Ethernet: the link's MTU, or 65535 where superframes are the rule. The order matters: no
+        protocol until the filter stands and the ring is mapped, else frames of every link and of no rule get in.
         Raises OSError (EPERM without CAP_NET_RAW, ENOMEM, ENODEV).
         """
         cdef sockaddr_ll address
@@ -112,7 +134,9 @@ cdef class RingSocket:
         self.ring.fd = check(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0), "AF_PACKET socket (needs CAP_NET_RAW)")
         set_option(self.ring.fd, SOL_PACKET, PACKET_VERSION, TPACKET_V2 if latency else TPACKET_V3, "PACKET_VERSION")
         set_option(self.ring.fd, SOL_PACKET, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
-        map_places(self, ring_bytes)
+        if latency:
+            expect_large(self)
+        map_places(self, ring_bytes, frame_bytes)
         set_option(self.ring.fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING")
         self.attach(DROP_ALL)
         address.sll_family = AF_PACKET

@@ -11,10 +11,10 @@ from .demux cimport MISS, Key, find, mapped
 from .echo cimport is_own
 from .egress cimport Output
 from .kernel cimport (
-    CLOCK_MONOTONIC, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, SO_ERROR, SOL_SOCKET, TP_STATUS_CSUM_VALID,
-    TP_STATUS_CSUMNOTREADY, TP_STATUS_VLAN_VALID, add, getsockopt, load_acquire_ptr, load_acquire_u32,
-    load_acquire_u64, load_relaxed_u64, now_ns, poll, read, read_be32, relax, store_relaxed_u64, store_release_ptr,
-    store_release_u32, store_release_u64,
+    CLOCK_MONOTONIC, MSG_DONTWAIT, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, SOL_SOCKET, SO_ERROR, TP_STATUS_COPY,
+    TP_STATUS_CSUMNOTREADY, TP_STATUS_CSUM_VALID, TP_STATUS_VLAN_VALID, add, getsockopt, load_acquire_ptr,
+    load_acquire_u32, load_acquire_u64, load_relaxed_u64, now_ns, poll, read, read_be32, recv, relax,
+    store_relaxed_u64, store_release_ptr, store_release_u32, store_release_u64, virtio_net_hdr,
 )
 from .offload cimport finish_inner, is_inner, segment_bytes
 from .plan cimport Capture, Input, Plan, PlanOwner
@@ -22,7 +22,8 @@ from .policer cimport conforms
 from .queue cimport ENTRIES, NONE, Blocked, Chain, Queue, chain_rest, push
 from .repeats cimport WATCHED, comes_back
 from .ring cimport (
-    Frame, Ring, acquire, first_frame, frame_count, half_free, handed_over, release, view_frame,
+    LARGE_BYTES, LARGE_FRAMES, Frame, Ring, acquire, first_frame, frame_count, half_free, handed_over, release,
+    view_frame,
 )
 from .runs cimport send_chain
 from .wire cimport ETHERNET_BYTES, IPV4_BYTES, Datagram, parse
@@ -145,6 +146,8 @@ cdef inline void relay_place(Plan *plan, Capture *capture, uint32_t most) noexce
         verdicts[i] = 0
     while left and plan.queue.sends < most:
         at = view_frame(ring, at, &frame)
+        if frame.status & <uint32_t>TP_STATUS_COPY:
+            fetch(plan, ring, &frame)
         verdict = relay_frame(plan, capture, &frame)
         verdicts[<uint32_t>verdict] += 1
         if verdict >= FRAGMENT:
@@ -155,6 +158,27 @@ cdef inline void relay_place(Plan *plan, Capture *capture, uint32_t most) noexce
     for i in range(VERDICT_COUNT):
         if verdicts[i]:
             add(&ring.counters.frames[i], verdicts[i])
+
+
+cdef void fetch(Plan *plan, Ring *ring, Frame *frame) noexcept nogil:
+    """Read the whole of a frame larger than its slot: the kernel has queued it (packet(7), PACKET_COPY_THRESH).
+
+    The one system call that a frame may cost, and only such a one. An error of the link stands before the queue, and is
+    gone once it was read: hence the second attempt. What does not come stays as the slot has it, cut short.
+    """
+    cdef uint8_t *room
+    cdef ssize_t size
+    if ring.fetched == LARGE_FRAMES:
+        flush(plan)                             # nothing refers to them any more
+        ring.fetched = 0
+    room = ring.large + <size_t>ring.fetched * LARGE_BYTES
+    size = recv(ring.fd, room, LARGE_BYTES, MSG_DONTWAIT)
+    if size < 0:
+        size = recv(ring.fd, room, LARGE_BYTES, MSG_DONTWAIT)
+    if size == <ssize_t>(frame.wire_size + sizeof(virtio_net_hdr)):
+        ring.fetched += 1
+        frame.mac = room + sizeof(virtio_net_hdr)
+        frame.size = frame.wire_size
 
 
 cdef inline void note_lost(Ring *ring, Verdict verdict, const Frame *frame) noexcept nogil:

@@ -63,8 +63,8 @@ class Wire:
     def close(self):
         self._open.close()
 
-    def ring(self, program=None, ring_bytes=RING_BYTES):
-        ring = self.near.call(lambda: RingSocket(self.ifindex, ring_bytes, self.latency))
+    def ring(self, program=None, ring_bytes=RING_BYTES, frame_bytes=1500):
+        ring = self.near.call(lambda: RingSocket(self.ifindex, ring_bytes, self.latency, frame_bytes))
         self._open.callback(ring.close)
         if program is not None:
             ring.attach(program)

@@ -130,6 +130,40 @@ def test_a_superframe_is_split_into_the_datagrams_it_was_made_of(wire, segment, 
     assert quiet(sink)
 
 
+def test_superframes_among_single_datagrams_keep_their_place(wire):
+    """They are larger than a slot, and waited while no worker ran; the turn reads them where they stand."""
+    sink = wire.sink()
+    entry = From([To(wire.output_to(sink))])
+    ring = wire.ring(ACCEPT_ALL)
+    parts = [i.to_bytes(2, "big") * 600 for i in range(60)]
+    many, single = wire.sender(1200), wire.sender()
+    for at in range(0, 60, 20):
+        single.send(parts[at])
+        single.send(parts[at + 1])
+        many.send(b"".join(parts[at + 2 : at + 19]))
+        single.send(parts[at + 19])
+    with Running(plan_of(1, [ring], [entry])):
+        settle(ring, 12)
+    assert verdicts(ring) == {"relayed": 12}
+    assert take(sink, 60) == parts
+    assert quiet(sink)
+
+
+def test_more_superframes_in_a_turn_than_there_is_room_for_are_sent_in_between(wire):
+    sink = wire.sink()
+    entry = From([To(wire.output_to(sink))])
+    ring = wire.ring(ACCEPT_ALL)
+    sender = wire.sender(1000)
+    parts = [i.to_bytes(2, "big") * 500 for i in range(80)]
+    for at in range(0, 80, 2):
+        sender.send(parts[at] + parts[at + 1])
+    with Running(plan_of(1, [ring], [entry])):
+        settle(ring, 40)
+    assert verdicts(ring) == {"relayed": 40}
+    assert take(sink, 80) == parts
+    assert quiet(sink)
+
+
 # What a tunnel's end leaves to its device: csum_start lies inside our payload.
 
 TUNNEL_HEADER = b"\x08\x00\x00\x00\x00\x00\x07\x00"  # VXLAN, RFC 7348

@@ -212,11 +212,44 @@ def test_a_ring_on_no_link_is_an_error_and_leaks_nothing(wire):
 @pytest.mark.net
 @pytest.mark.parametrize(
     ("latency", "mebibytes", "places"),
-    [(False, 0, 4), (False, 1, 8), (False, 32, 256), (False, 63, 504), (False, 64, 256), (True, 0, 30), (True, 4, 60)],
+    [
+        (False, 0, 4),
+        (False, 1, 8),
+        (False, 32, 256),
+        (False, 63, 504),
+        (False, 64, 256),
+        (True, 0, 1310),
+        (True, 4, 2620),
+        (True, 32, 20960),
+    ],
 )
-def test_a_ring_has_many_small_blocks_before_they_grow_and_slots_for_superframes(wire, latency, mebibytes, places):
+def test_a_ring_has_many_small_blocks_before_they_grow_and_a_slot_for_each_frame(wire, latency, mebibytes, places):
     wire.latency = latency
     assert wire.ring(ring_bytes=mebibytes << 20).places == places
+
+
+@pytest.mark.net
+@pytest.mark.parametrize(("frame_bytes", "places"), [(1500, 1310), (1492, 1310), (9000, 230), (65535, 30)])
+def test_a_slot_is_as_large_as_the_frames_of_its_link(wire, frame_bytes, places):
+    wire.latency = True
+    assert wire.ring(ring_bytes=2 << 20, frame_bytes=frame_bytes).places == places
+
+
+@pytest.mark.net
+@pytest.mark.parametrize(("mtu", "count"), [(1500, 20_000), (9000, 2_000)])
+def test_twenty_thousand_frames_back_to_back_have_room_in_slots(wire, mtu, count):
+    """Nobody reads meanwhile: what the default ring holds is lost by no stall of the worker."""
+    wire.latency = True
+    wire.far.ip(f"link set s0 mtu {mtu}")
+    wire.near.ip(f"link set r0 mtu {mtu}")
+    ring = wire.ring(ACCEPT_ALL, frame_bytes=mtu)
+    whole = frame(bytes(mtu - 28))
+    for _ in range(count):
+        wire.raw.send(whole)
+    assert ring.statistics() == (count, 0)
+    with Running(plan_of(1, [ring], [])):
+        settle(ring, count)
+    assert verdicts(ring) == {"no_match": count}, "and none was cut short"
 
 
 @pytest.mark.net

@@ -171,3 +171,14 @@ def test_fragments_and_refused_datagrams_are_said_and_the_rule_is_losing():
         relay.wait_for(lambda: "rule=x output=239.10.0.1:5004%out0 losing=mtu: " in relay.log.read_text(), "a line")
         assert relay.show("rules")[0]["losing"] is True
         relay.wait_for(lambda: "losing=mtu ended lost=20" in relay.log.read_text(), "the end")
+
+
+@pytest.mark.parametrize("profile", ["latency", "throughput"])
+def test_twenty_thousand_datagrams_back_to_back_lose_nothing_in_either_profile(profile):
+    with relaying(f'[links.in0]\nprofile = "{profile}"\n' + RULE) as relay:
+        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--count", 20_000)
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 1_000_000, "--count", 20_000, "--size", 1316)
+        assert_exact(report(sink), 20_000)
+        stats = relay.at_rest()
+        assert relay.link()["ring_dropped_frames"] == 0
+        assert_adds_up(stats)
