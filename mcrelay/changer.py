@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from . import changes, conflicts
+from .aside import aside
 from .config import RUNTIME, parse_rule
 from .control import Command, Nothing
-from .errors import McrelayError, UsageError
+from .errors import McrelayError, OperationError, UsageError
 from .files import load
 from .model import Config
 from .notation import shown
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from .service import Service
 
 log = logging.getLogger(__name__)
+
+USER_SECONDS = 1.0
+READ_SECONDS = 4.0  # a file that has not answered by then; a client waits 5 s
 
 # What TOML can hold, as deep as a rule goes: JSON's null has no place in it.
 _Plain: TypeAlias = bool | int | float | str
@@ -77,6 +81,7 @@ class Changer:
         self._instance = instance
         self._notifier = notifier
         self._lock = asyncio.Lock()
+        self._users: dict[int, str] = {}  # names by uid, looked up once
         self.reads = {"changes": Command(self._changes)}
         self.changes = {
             "add": Command(self._add, Put),
@@ -88,14 +93,14 @@ class Changer:
         }
 
     async def _add(self, peer: Peer, put: Put) -> dict[str, Any]:
-        async with self._change("add", _of(peer), put.name):
+        async with self._change("add", await self._of(peer), put.name):
             if put.name in self._service.config.rules:
                 remedy = f"take another name, or say mcrelay replace {put.name}"
                 raise UsageError(f"there is a rule {shown(put.name)} already; {remedy}")
             return await self._put(put)
 
     async def _replace(self, peer: Peer, put: Put) -> dict[str, Any]:
-        async with self._change("replace", _of(peer), put.name):
+        async with self._change("replace", await self._of(peer), put.name):
             changes.find_rule(self._service.config, put.name)
             return await self._put(put)
 
@@ -106,21 +111,21 @@ class Changer:
         return self._standing(rule)
 
     async def _delete(self, peer: Peer, named: Named) -> dict[str, Any]:
-        async with self._change("delete", _of(peer), named.name):
+        async with self._change("delete", await self._of(peer), named.name):
             running = self._service.config
             changes.find_rule(running, named.name)
             await self._go_by(changes.without_rule(running, named.name))
             return {"rule": named.name, "in_files": named.name in self._files.config.rules}
 
     async def _enable(self, peer: Peer, named: Named, *, enabled: bool) -> dict[str, Any]:
-        async with self._change("enable" if enabled else "disable", _of(peer), named.name):
+        async with self._change("enable" if enabled else "disable", await self._of(peer), named.name):
             running = self._service.config
             rule = replace(changes.find_rule(running, named.name), enabled=enabled)
             await self._go_by(changes.with_rule(running, self._files.config, rule))
             return self._standing(rule)
 
     async def _reload(self, peer: Peer, how: Reload) -> dict[str, Any]:
-        return await self._go_by_the_files(_of(peer), how)
+        return await self._go_by_the_files(await self._of(peer), how)
 
     async def reload_on_signal(self) -> None:
         """SIGHUP: whatever there is to say, the log says."""
@@ -129,9 +134,9 @@ class Changer:
 
     async def _go_by_the_files(self, by: str, how: Reload) -> dict[str, Any]:
         if how.dry_run:
-            return self._plan(how).told()
+            return self._plan(await self._read(), how).told()
         async with self._change("reload", by) as said:
-            plan = self._plan(how)
+            plan = self._plan(await self._read(), how)
             for warning in plan.parsed.warnings:
                 log.warning("%s", warning)
             running = self._service.config
@@ -161,9 +166,12 @@ class Changer:
             self._service.config = before
             raise
 
-    def _plan(self, how: Reload) -> _Plan:
-        """Say what a reload would do. Raises ConfigError where the files, or what is to be kept, cannot be."""
-        parsed = load(self._paths, self._instance)
+    async def _read(self) -> Parsed:
+        """Read the files, without waiting for one that does not answer. Raises ConfigError, OperationError."""
+        return await aside("reading the configuration", lambda: load(self._paths, self._instance), READ_SECONDS)
+
+    def _plan(self, parsed: Parsed, how: Reload) -> _Plan:
+        """Say what a reload would do. Raises ConfigError where what is to be kept cannot be."""
         running = self._service.config
         made = changes.runtime_changes(self._files.config, running)
         after = changes.keep(parsed.config, made, parsed.where) if how.keep_runtime else parsed.config
@@ -197,6 +205,17 @@ class Changer:
             "origin": status.rule.origin,
             "warnings": [*map(str, warnings), *refused],
         }
+
+    async def _of(self, peer: Peer) -> str:
+        """Who asks, for the log; without a name where the host's name service does not answer soon."""
+        if peer.uid not in self._users:
+            try:
+                found = await aside("looking up a user", lambda: pwd.getpwuid(peer.uid).pw_name, USER_SECONDS)
+            except (KeyError, OperationError):
+                found = ""
+            self._users[peer.uid] = found
+        name = self._users[peer.uid]
+        return f"uid={peer.uid}{f' user={name}' if name else ''} pid={peer.pid}"
 
     @contextlib.asynccontextmanager
     async def _change(self, kind: str, by: str, name: str = "") -> AsyncIterator[list[str]]:
@@ -238,16 +257,3 @@ class _Plan:
 
 def _nowhere(_: str) -> Place:
     return RUNTIME
-
-
-def _of(peer: Peer) -> str:
-    name = _user(peer.uid)
-    return f"uid={peer.uid}{f' user={name}' if name else ''} pid={peer.pid}"
-
-
-@functools.cache
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return ""

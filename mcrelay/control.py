@@ -18,7 +18,7 @@ import stat
 import struct
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -27,16 +27,20 @@ from .errors import Complaint, ConfigError, ControlError, McrelayError
 from .privileges import ADMINS, READERS, group_id
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
     from pathlib import Path
 
     from .privileges import Account
+
+Serve: TypeAlias = "Callable[[socket.socket], Coroutine[Any, Any, None]]"  # a client, until it or we hang up
 
 log = logging.getLogger(__name__)
 
 LINE_BYTES = 1 << 20  # longest request; a reply may be longer
 CLIENTS = 64  # at once, on each socket
 WAITING = 256  # for room
+BACKLOG = 100  # that have not been let in yet
+ACCEPT_AGAIN_SECONDS = 1.0
 GRACE_SECONDS = 0.2  # nobody is hung up on before
 PATIENCE_SECONDS = 2.0  # who finds no room by then is hung up on
 
@@ -85,7 +89,6 @@ class _Client:
     """One connection; ``idle_since`` is a monotonic time while we wait for it, None while it waits for us."""
 
     writer: asyncio.StreamWriter
-    task: asyncio.Task[None]
     idle_since: float | None = None
 
 
@@ -135,7 +138,8 @@ class ControlServer:
         self._changes = changes
         self._lock_fd = -1
         self._listeners: list[tuple[socket.socket, bool]] = []  # bound, not served yet; whether changes are let in
-        self._servers: list[asyncio.Server] = []
+        self._open: list[socket.socket] = []  # served
+        self._tasks: set[asyncio.Task[None]] = set()  # one a client
         self._made: list[Path] = []
         self._rooms = {True: _Room(), False: _Room()}  # by whether changes are let in
 
@@ -162,15 +166,38 @@ class ControlServer:
             self.bind()
         while self._listeners:
             listener, changes = self._listeners.pop()
-            self._servers.append(
-                await asyncio.start_unix_server(self._client(changes), sock=listener, limit=LINE_BYTES)
-            )
+            listener.listen(BACKLOG)
+            self._open.append(listener)
+            self._watch(listener, self._client(changes))
+
+    def _watch(self, listener: socket.socket, serve: Serve) -> None:
+        if listener in self._open:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener, serve)
+
+    def _accept(self, listener: socket.socket, serve: Serve) -> None:
+        """Let in who waits; out of descriptors, let them wait a little: asyncio of 3.11 would try 100 times at once."""
+        loop = asyncio.get_running_loop()
+        try:
+            client, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            log.warning("clients wait: %s; raise LimitNOFILE (ulimit -n)", error.strerror)
+            loop.remove_reader(listener)
+            loop.call_later(ACCEPT_AGAIN_SECONDS, self._watch, listener, serve)
+            return
+        client.setblocking(False)
+        task = loop.create_task(serve(client))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
         """Hang up on everybody and remove the sockets."""
-        for server in self._servers:
-            server.close()
-        tasks = [client.task for room in self._rooms.values() for client in room.clients]
+        for listener in self._open:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+        self._open.clear()
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -217,13 +244,12 @@ class ControlServer:
                 f"cannot make {self._lock_path}: {error.strerror}; run as root, or name another socket with --socket"
             ) from error
 
-    def _client(self, changes: bool) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    def _client(self, changes: bool) -> Serve:
         room = self._rooms[changes]
 
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None, "asyncio serves each client in a task"
-            client = _Client(writer, task)
+        async def serve(connection: socket.socket) -> None:
+            reader, writer = await asyncio.open_unix_connection(sock=connection, limit=LINE_BYTES)
+            client = _Client(writer)
             try:
                 if await room.enter(client):
                     await self._converse(reader, client, changes=changes)

@@ -52,8 +52,11 @@ class Crew:
     def start(self) -> None:
         """Start the threads; they idle until a plan gives them work. Raises UsageError for a CPU that cannot be had."""
         _try_cpus(self._cpus)
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError as error:
+            raise OperationError(f"workers: {error}; raise the limit of processes (ulimit -u, LimitNPROC)") from None
         self._started = True
 
     def _run(self, index: int) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +62,13 @@ def run(paths: tuple[Path, ...], instance: str | None, log_format: str, socket_p
     try:
         privileges.drop(account, admin_uses(parsed.config))
         privileges.warn_of_blocked(watched)
-        asyncio.run(daemon.run())
+        written = logs.set_aside()
+        try:
+            asyncio.run(daemon.run())
+        finally:
+            if not written():  # nobody reads the log, and Python would wait for that at its end
+                daemon.server.remove()
+                os._exit(1 if sys.exc_info()[0] else 0)
     finally:
         daemon.server.remove()
 

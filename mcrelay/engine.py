@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from . import bpf
+from . import bpf, process
 from ._core.counters import DROPS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, Block
 from ._core.egress import EgressSocket, RunSwitch
 from ._core.plan import PlanOwner
@@ -164,6 +164,7 @@ class Engine:
 
     def _open_sockets(self, spec: PlanSpec, dead: Collection[int], troubles: Troubles) -> dict[Slot, _Egress]:
         sockets: dict[Slot, _Egress] = {}
+        room = process.free_descriptors() - _held_back(spec)
         for rule in spec.rules:
             if not any(each.live for each in rule.inputs):
                 continue
@@ -175,10 +176,14 @@ class Engine:
                 if kept is not None and kept.spec == output and output.ifindex not in dead and not _rerouted(kept):
                     sockets[slot] = kept
                     continue
+                if room <= 0:
+                    troubles.outputs[slot] = _no_descriptors()
+                    continue
                 try:
                     opened = self._open_socket(output)
                     source = (int(opened.local_address), opened.source_port)
                     sockets[slot] = _Egress(output, opened, (*source, int(output.address), output.port))
+                    room -= 1
                 except OSError as error:
                     troubles.outputs[slot] = _explain_output(output, error)
         return sockets
@@ -337,6 +342,15 @@ class Engine:
         """Datagrams that rules dropped, by rule and reason, of the rules that dropped any: watched all the time."""
         return self._ledger.drops()
 
+    def last_packet_times(self) -> dict[str, float | None]:
+        """When the newest datagram of each rule came, as its ring stamped it: Unix seconds."""
+        times: dict[str, float | None] = {}
+        counts = [(rule, count) for (rule, _), count in self._ledger.inputs().items()]
+        for rule, count in [*counts, *self._ledger.retired().items()]:
+            if count.last_packet_time is not None:
+                times[rule] = max(count.last_packet_time, times.get(rule) or 0.0)
+        return times
+
     def errors(self) -> dict[Slot, dict[str, int]]:
         """Datagrams that outputs did not send, by output and reason, of the outputs that failed with any."""
         return self._ledger.errors()
@@ -409,6 +423,18 @@ def _frame_losses(ring: RingSocket) -> FrameLosses:
     return {**lost, "ring": (ring.statistics()[1], None)}
 
 
+def _held_back(spec: PlanSpec) -> int:
+    """Descriptors that outputs leave to others: clients, and the tap, presence and helper sockets of links."""
+    return 32 + 4 * len(spec.rings) + len(spec.memberships) // 16
+
+
+def _no_descriptors() -> str:
+    return (
+        f"too many open files: the limit is {process.descriptor_limit()}; "
+        "raise LimitNOFILE (ulimit -n) to 64 and one for each output"
+    )
+
+
 def _explain_ring(ifname: str, error: OSError) -> str:
     if error.errno == errno.EPERM:
         return f"capturing on {ifname} needs CAP_NET_RAW: run as root or grant the capability"
@@ -423,5 +449,5 @@ def _explain_output(output: OutputSpec, error: OSError) -> str:
     if error.errno == errno.ENETUNREACH:
         return f"no route to {output.address}: add one, or name the link with %LINK"
     if error.errno in {errno.EMFILE, errno.ENFILE}:
-        return "too many open files: raise LimitNOFILE"
+        return _no_descriptors()
     return f"no socket for {output.to}: {error.strerror}"

@@ -7,7 +7,6 @@ can play a year in a moment. Everything belongs to the main thread.
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -251,7 +250,7 @@ class Guardian:
                 self._unsent.clear()
 
     def _hear_query(self, query: Query, now: float, *, outgoing: bool) -> None:
-        self.querier = Querier(query.querier, query.version, time.time())
+        self.querier = Querier(query.querier, query.version, now)
         if (query.querier, query.version) not in self._known:
             if len(self._known) >= KNOWN_QUERIERS:
                 self._known.clear()

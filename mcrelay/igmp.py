@@ -61,11 +61,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Querier:
-    """Who asked last on a link, and when (Unix seconds)."""
+    """Who asked last on a link, and when (monotonic seconds)."""
 
     address: IPv4Address
     version: int
-    last_seen_time: float
+    heard: float
 
 
 def parse(frame: bytes) -> Query | Report | None:

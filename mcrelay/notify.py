@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import os
 import socket
 import time
@@ -12,12 +13,21 @@ from .installed import unpacked
 FIRST_FD = 3  # SD_LISTEN_FDS_START of sd-daemon.h
 
 
+WAITING_MAX = 4096  # messages for a manager that does not read; a helper socket each, at most
+LASTING = ("READY", "STOPPING", "FDSTORE")  # what such messages begin with; others are out of date when they arrive
+
+
 class Notifier:
-    """The notify socket, connected once: after a change of user the path may refuse us. Silent where there is none."""
+    """The notify socket, connected once: after a change of user the path may refuse us. Silent where there is none.
+
+    Nothing here waits for the manager. What it has no room for (it reads too late: net.unix.max_dgram_qlen, 10) and
+    has to know some time is kept in order and sent by a later ``send`` or ``flush``; a state of the moment is dropped.
+    """
 
     def __init__(self, path: str | None = None) -> None:
         path = os.environ.get("NOTIFY_SOCKET") if path is None else path
         self._socket: socket.socket | None = None
+        self._waiting: list[tuple[str, tuple[int, ...]]] = []
         if path:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.connect("\0" + path[1:] if path.startswith("@") else path)
@@ -26,18 +36,33 @@ class Notifier:
         """Send assignments such as ``READY=1``; a manager that has gone away is not our trouble."""
         if self._socket is None:
             return
-        try:
-            socket.send_fds(self._socket, ["\n".join(lines).encode()], fds, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            pass  # the next state will tell
-        except OSError:
-            self.close()
+        self._waiting.append(("\n".join(lines), fds))
+        self.flush()
+        if self._waiting and not lines[0].startswith(LASTING):
+            self._waiting.pop()
+        del self._waiting[WAITING_MAX:]
+
+    def flush(self) -> None:
+        """Send what waits, as far as the manager has room for it."""
+        while self._waiting and self._socket is not None:
+            text, fds = self._waiting[0]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            try:
+                # Not socket.send_fds: that of Python 3.11 ignores its flags, and would wait.
+                self._socket.sendmsg([text.encode()], rights, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.close()
+                return
+            self._waiting.pop(0)
 
     def close(self) -> None:
         """Say nothing from now on."""
         if self._socket is not None:
             self._socket.close()
         self._socket = None
+        self._waiting.clear()
 
     def reloading(self) -> None:
         """A reload begins; the ``READY=1`` at its end belongs to it by the time stamp."""
@@ -49,6 +74,11 @@ class Notifier:
 
     def forget(self, name: str) -> None:
         """Let the manager close its duplicate."""
+        unsent = [each for each in self._waiting if f"\nFDNAME={name}\n" in f"{each[0]}\n"]
+        if unsent:  # it never had one, and the descriptor may be another file's by now
+            for each in unsent:
+                self._waiting.remove(each)
+            return
         self.send("FDSTOREREMOVE=1", f"FDNAME={name}")
 
 

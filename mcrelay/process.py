@@ -6,12 +6,27 @@ import contextlib
 import faulthandler
 import resource
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import OperationError
 
 if TYPE_CHECKING:
     from .model import Config
+
+
+def descriptor_limit() -> int:
+    """How many files this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def free_descriptors() -> int:
+    """How many more files this process may open; as many as the limit where /proc is not to be seen."""
+    try:
+        used = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    except OSError:
+        used = 0
+    return descriptor_limit() - used
 
 
 def prepare() -> None:

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, TypeAlias
 
 from . import neighbours, rules
+from .clock import Stamps
 from .droplog import DropLog
 from .engine import Engine, Troubles
 from .errors import OperationError
@@ -53,7 +54,8 @@ class Service:
         self, config: Config, features: Features, notifier: Notifier, inherited: Inherited = (), table: str = "mcrelay"
     ) -> None:
         self.config = config
-        self.started = time.time()
+        self.started = time.monotonic()
+        self.stamps = Stamps()
         self.links: dict[str, Link] = {}
         self.engine = Engine(features, config.relay.workers, config.relay.cpus)
         self.memberships = Memberships(keeper=notifier)
@@ -134,6 +136,7 @@ class Service:
 
     async def _housekeep(self) -> None:
         self.engine.check()
+        self._notifier.flush()
         if self._watchdog.seconds:
             self._watchdog.feed(self.engine.turns)
             self.engine.wake()  # an idle loop turns once for it
@@ -145,6 +148,7 @@ class Service:
         self.guard.look()
         if self._watch is not None:
             await self.guard.explain(self.links, self._watch.route_to)
+        self.stamps.look(self.engine.last_packet_times)
         self._drops.look(self.engine.drops(), time.monotonic())
         self._losses.look(self.engine.errors(), self.engine.lost_frames(), self._spec, time.monotonic())
         for name, kind in self._cutting_links():

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from . import igmp
+from .clock import unix_time
 from .engine import DROPS, SEND_ERRORS, VERDICTS
 from .guardian import OF_SOURCES
 from .snapshot import InputCount, OutputCount
@@ -15,6 +16,7 @@ from .tomltext import config_tables
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .clock import Stamps
     from .guardian import Guardian
     from .model import InputSpec, OutputSpec
     from .service import Service
@@ -92,8 +94,8 @@ def stats(service: Service) -> Row:
     used = {each.iif for status in statuses for each in status.inputs}
     used |= {each.oif for status in statuses for each in status.outputs if each.oif}
     return {
-        "uptime_seconds": round(time.time() - service.started, 3),
-        "rules": [_rule_stats(snapshot, status) for status in statuses],
+        "uptime_seconds": round(time.monotonic() - service.started, 3),
+        "rules": [_rule_stats(snapshot, status, service.stamps) for status in statuses],
         "links": [_link_stats(snapshot, name) for name in sorted(used | snapshot.rings.keys())],
         "workers": [
             {"id": each.number, "cpu_seconds": each.cpu_seconds, "generation": each.generation}
@@ -102,16 +104,17 @@ def stats(service: Service) -> Row:
     }
 
 
-def _rule_stats(snapshot: Snapshot, status: RuleStatus) -> Row:
+def _rule_stats(snapshot: Snapshot, status: RuleStatus, stamps: Stamps) -> Row:
     name = status.rule.name
     inputs = [snapshot.inputs.get((name, each.text), _NO_INPUT) for each in status.inputs]
     inputs.append(snapshot.retired.get(name, _NO_INPUT))
     times = [each.last_packet_time for each in inputs if each.last_packet_time is not None]
+    last = stamps.right(name, max(times, default=None))
     return {
         "name": name,
         "rx_packets": sum(each.rx_packets for each in inputs),
         "rx_bytes": sum(each.rx_bytes for each in inputs),
-        "last_packet_time": max(times, default=None),
+        "last_packet_time": last,
         "drops": {reason: sum(each.drops[reason] for each in inputs) for reason in DROPS},
         "outputs": [
             {
@@ -155,7 +158,7 @@ def links(service: Service) -> list[Row]:
             "querier": {
                 "address": str(querier.address),
                 "version": querier.version,
-                "last_seen_time": round(querier.last_seen_time, 3),
+                "last_seen_time": round(unix_time(querier.heard), 3),
             }
             if guardian and (querier := guardian.querier)
             else None,
