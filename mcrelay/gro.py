@@ -1,8 +1,8 @@
 """GRO as a receive accelerator (``[links.NAME] gro = true``): many datagrams of a flow in one frame, one ring slot.
 
-What is switched on is put back when the link is no input any more, and when the relay stops. A relay that is killed
-leaves it on; the next one that asks for it knows it by the odd time it holds frames, and puts it back at its own end.
-Main thread.
+What is switched on is put back when the link is no input any more, and when the relay stops: by the last of several
+relays, to what the first of them found. A relay that is killed leaves it on; the next one that asks for it knows by the
+odd time that frames are held what that relay had found, and puts it back at its own end. Main thread.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import offload, privileges, sysctl
+from .claims import Claims
 from .genl import GenericNetlink
 from .offload import Timers
 from .status import Standing
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GRO, UDP = "rx-gro", "rx-udp-gro-forwarding"  # as ethtool has them; rx-gro is its generic-receive-offload
-OURS = Timers(defer=2, flush_ns=50_017)  # 50 us, odd enough to be known again
+FLUSH_NS = 50_016  # 50 us, odd enough to be known again; what was on before is added to it
+NOTES = {frozenset(): 0, frozenset({GRO}): 1, frozenset({UDP}): 2, frozenset({GRO, UDP}): 3}
+OURS = {Timers(defer=2, flush_ns=FLUSH_NS + note): on for on, note in NOTES.items()}  # what was on, by timers
 DEFAULT = Timers(0, 0)  # the kernel's
 LEAST_KERNEL = (6, 2)  # before, a packet socket cannot describe such a frame and drops it (docs/linux.md, L9)
 
@@ -47,7 +50,13 @@ class _Held:
 class Gro:
     """Keeps the offloads of input links that ask for it. ``standings`` tells of each by name."""
 
-    def __init__(self, open_netlink: Callable[[], GenericNetlink] = GenericNetlink, release: str | None = None) -> None:
+    def __init__(
+        self,
+        open_netlink: Callable[[], GenericNetlink] = GenericNetlink,
+        release: str | None = None,
+        claims: Claims | None = None,
+    ) -> None:
+        self._claims = claims or Claims()
         self.standings: dict[str, Standing] = {}
         self._open = open_netlink
         self._netlink: GenericNetlink | None = None
@@ -58,6 +67,7 @@ class Gro:
         """Switch it on for these links (names by ifindex), put all others back; ``dead`` ones were deleted."""
         for ifindex in dead:
             self._held.pop(ifindex, None)
+            self._claims.drop(f"gro-{ifindex}")
         for ifindex in self._held.keys() - set(wanted):
             self._put_back(ifindex)
         standings = {name: self._keep(ifindex, name) for ifindex, name in wanted.items()}
@@ -92,14 +102,23 @@ class Gro:
         active = offload.features(netlink, ifindex)
         held = self._held.get(ifindex)
         if held is None:
-            left = OURS in (offload.napis(netlink, ifindex) or {}).values()  # by a relay that was killed
-            held = self._held[ifindex] = _Held(name, active & {GRO, UDP} - ({UDP} if left else set()))
+            held = self._held[ifindex] = _Held(name, self._found(netlink, ifindex, active & {GRO, UDP}))
+            self._claims.make(f"gro-{ifindex}", str(NOTES[frozenset(held.on)]))
         if not {GRO, UDP} <= active:
             offload.set_features(netlink, ifindex, {GRO: True, UDP: True})
             if missing := {GRO, UDP} - offload.features(netlink, ifindex):
                 return Standing("refused", f"the device keeps {' and '.join(sorted(missing))} off")
         reason = self._hold_frames(netlink, ifindex, held)
         return Standing("on", reason)
+
+    def _found(self, netlink: Netlink, ifindex: int, active: set[str]) -> set[str]:
+        """What was on before any relay came: another one knows, or one that was killed has left word of it."""
+        others = self._claims.of_others(f"gro-{ifindex}")
+        for on, note in NOTES.items():
+            if str(note) in others:
+                return set(on)
+        left = [timers for timers in (offload.napis(netlink, ifindex) or {}).values() if timers in OURS]
+        return set(OURS[left[0]]) if left else active
 
     def _hold_frames(self, netlink: Netlink, ifindex: int, held: _Held) -> str:
         """Let GRO wait for more where nobody has set how long; why it does not."""
@@ -110,7 +129,7 @@ class Gro:
             if timers.flush_ns:
                 continue
             try:
-                offload.set_timers(netlink, napi, OURS)
+                offload.set_timers(netlink, napi, Timers(2, FLUSH_NS + NOTES[frozenset(held.on)]))
             except OSError as error:
                 if error.errno != errno.EPERM:
                     raise
@@ -120,11 +139,15 @@ class Gro:
 
     def _put_back(self, ifindex: int) -> None:
         held = self._held.pop(ifindex)
+        self._claims.drop(f"gro-{ifindex}")
         if self._netlink is None:
+            return
+        if self._claims.of_others(f"gro-{ifindex}"):
+            log.info("link=%s gro stays on for another relay", held.name)
             return
         try:
             for napi, timers in (offload.napis(self._netlink, ifindex) or {}).items():
-                if timers == OURS:
+                if timers in OURS:
                     offload.set_timers(self._netlink, napi, held.timers.get(napi, DEFAULT))
             if off := {GRO, UDP} - held.on:
                 offload.set_features(self._netlink, ifindex, dict.fromkeys(sorted(off), False))
