@@ -98,6 +98,7 @@ def test_a_new_napi_instance_gets_the_timers_at_the_next_look():
     held.reconcile({7: "in0"})
     assert kernel.napis.keys() == {9}
     assert kernel.napis[9] in OURS
+    held.close()
 
 
 @pytest.mark.parametrize("on", [(), (GRO,), (UDP,), (GRO, UDP)])
