@@ -10,6 +10,7 @@ are shared.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import socket
@@ -199,7 +200,8 @@ class Engine:
             switch,
             ifindex=output.ifindex,
             link=output.oif or "",
-            source_address=int(output.source_address) if output.bind_source and output.source_address else 0,
+            source_address=int(output.source_address or 0),
+            bind_source=output.bind_source,
             source_port=output.source_port,
             exact_port=output.exact_port,
             ttl=output.ttl,
@@ -386,11 +388,18 @@ class Engine:
 
 
 def _rerouted(egress: _Egress) -> bool:
+    """Ask the kernel with a socket that is made and sends like the output's, so that rules and routes treat it so."""
     spec = egress.spec
-    if spec.ifindex or spec.bind_source:
+    if spec.source_address is not None:
         return False
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
+            if spec.oif:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, spec.oif.encode())
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, (spec.dscp or 0) << 2)
+            with contextlib.suppress(OSError):  # its port picks one of several paths; a reserved one is not ours
+                probe.bind(("", egress.socket.source_port))
             probe.connect((str(spec.address), spec.port))
         except OSError:
             return False  # no route now: what is sent is counted so, and a new socket would not help

@@ -92,11 +92,11 @@ class LinkWatch:
         raise OSError(errno.EAGAIN, f"links change too fast: {DUMP_TRIES} dumps were interrupted")
 
     async def _dump(self) -> dict[str, Link]:
-        addresses: dict[int, list[tuple[bool, IPv4Interface]]] = {}
+        addresses: dict[int, list[tuple[bool, IPv4Interface, int]]] = {}
         async for message in await self._netlink.addr("dump", family=socket.AF_INET):
             local = message.get("local") or message.get("address")
             flags = message.get("flags") or 0
-            entry = (bool(flags & IFA_F_SECONDARY), IPv4Interface(f"{local}/{message['prefixlen']}"))
+            entry = (bool(flags & IFA_F_SECONDARY), IPv4Interface(f"{local}/{message['prefixlen']}"), message["scope"])
             addresses.setdefault(message["index"], []).append(entry)
         cutting = {}
         async for message in await self._netlink.tc("dump"):
@@ -106,7 +106,7 @@ class LinkWatch:
         masters, uppers, lowers = {}, {}, {}
         async for message in await self._netlink.link("dump"):
             held = sorted(addresses.get(message["index"], []), key=lambda entry: entry[0])
-            link = _link(message, tuple(address for _, address in held))
+            link = _link(message, held)
             links[link.name] = link
             slave = message.get(("linkinfo", "slave_kind")) or ""
             if (master := message.get("master")) and slave not in TAKES_NO_FRAMES:
@@ -152,7 +152,7 @@ class LinkWatch:
             self._quiet = False
 
 
-def _link(message: Any, addresses: tuple[IPv4Interface, ...]) -> Link:
+def _link(message: Any, held: list[tuple[bool, IPv4Interface, int]]) -> Link:
     flags = message["flags"]
     return Link(
         name=message.get("ifname"),
@@ -161,10 +161,11 @@ def _link(message: Any, addresses: tuple[IPv4Interface, ...]) -> Link:
         carrier=bool(flags & IFF_LOWER_UP),
         operstate=str(message.get("operstate") or "UNKNOWN"),
         mtu=message.get("mtu"),
-        addresses=addresses,
+        addresses=tuple(address for _, address, _ in held),
         hardware=message["ifi_type"],
         mac=message.get("address") or "",
         carrier_losses=message.get("carrier_down_count") or 0,
+        scopes=tuple(scope for _, _, scope in held),
     )
 
 

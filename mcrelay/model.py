@@ -133,7 +133,8 @@ class Link:
     count since the link was made. ``master`` is the bridge, bond or the like that it is a port of, which takes its
     frames, and ``master_kind`` what that is, as ip-link(8) calls it; ``upper`` is a macvlan or ipvlan link of this
     namespace that takes frames from it. ``cuts`` names a queueing discipline, its own or one of the link below it,
-    that cuts runs into datagrams.
+    that cuts runs into datagrams. ``scopes`` are those of the addresses, in the same order, as rtnetlink(7) numbers
+    them (0: known everywhere); without them every one is 0.
     """
 
     name: str
@@ -150,6 +151,7 @@ class Link:
     master_kind: str = ""
     upper: str = ""
     cuts: str = ""
+    scopes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -166,8 +168,9 @@ class OutputSpec:
     """An output as the loop will have it, or why it cannot: two equal specs may share a socket across plans.
 
     ``ifindex`` 0 means routed (a unicast output without a link). ``source_address`` is the one datagrams will carry,
-    None where the route decides; ``bind_source`` says that it was asked for by address. ``dscp`` None keeps the
-    input's. ``payload_max`` is the largest payload that fits the link's MTU, 0 where the route's must be asked for.
+    None where the route decides (a unicast output that asks for none); ``bind_source`` says that it was asked for.
+    ``dscp`` None keeps the input's. ``payload_max`` is the largest payload that fits the link's MTU,
+    0 where the route's must be asked for.
     An output that is not active is still in the plan: the loop counts each of its datagrams under ``parked``.
     """
 

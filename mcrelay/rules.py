@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from . import remedy
 from .model import InputSpec, OutputSpec, PlanSpec, RingSpec, RuleSpec
 from .notation import format_stream
+from .sources import sends_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,6 +78,7 @@ def _compile_input(rule: Rule, entry: Input, links: Mapping[str, Link]) -> Input
 
 def _compile_output(rule: Rule, output: Output, links: Mapping[str, Link]) -> OutputSpec:
     stream = output.stream
+    address = _ipv4(stream.address)
     link = links.get(stream.link) if stream.link else None
     state: OutputState = "active"
     reason = ""
@@ -88,8 +90,8 @@ def _compile_output(rule: Rule, output: Output, links: Mapping[str, Link]) -> Ou
             state, reason = "parked", trouble
         elif not link.addresses:
             state, reason = "parked", remedy.no_address(link)
-        else:
-            source = link.addresses[0].ip
+        elif address.is_multicast:  # a host's is chosen by the route, also on this link
+            source = sends_from(link, address)
     asked = isinstance(output.source_address, IPv4Address)
     if isinstance(output.source_address, IPv4Address):
         source = output.source_address
@@ -100,7 +102,7 @@ def _compile_output(rule: Rule, output: Output, links: Mapping[str, Link]) -> Ou
     text = format_stream(stream)
     return OutputSpec(
         to=text,
-        address=_ipv4(stream.address),
+        address=address,
         port=_number(stream.port),
         oif=stream.link,
         ifindex=link.ifindex if link else 0,
@@ -112,7 +114,7 @@ def _compile_output(rule: Rule, output: Output, links: Mapping[str, Link]) -> Ou
         dscp=output.dscp if isinstance(output.dscp, int) else None,
         df=output.df,
         burst=1 if cut else output.burst,
-        payload_max=link.mtu - IPV4_UDP_BYTES if link and stream.address.is_multicast else 0,
+        payload_max=link.mtu - IPV4_UDP_BYTES if link and address.is_multicast else 0,
         state=state,
         reason=reason,
     )

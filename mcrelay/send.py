@@ -12,6 +12,7 @@ import struct
 import sys
 import threading
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Protocol
 
 import click
@@ -19,6 +20,7 @@ import click
 from mcrelay.errors import LinkError, OperationError, SettingError, UsageError
 from mcrelay.notation import format_stream, parse_stream
 from mcrelay.rate import parse_rate
+from mcrelay.sources import sends_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -192,7 +194,8 @@ def send(
     targets = consecutive(stream, streams)
     allow_files(len(targets))
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(open_sender(target, ttl, dscp, source_port)) for target in targets]
+        source = source_of(targets[0])
+        sockets = [stack.enter_context(open_sender(each, ttl, dscp, source_port, source)) for each in targets]
         sender = Sender(
             [sock.fileno() for sock in sockets],
             sizes.values,
@@ -245,8 +248,41 @@ def _stopped_by_signals(worker: Worker) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def open_sender(stream: Stream, ttl: int | None, dscp: int, source_port: int | None) -> socket.socket:
-    """Open a UDP socket connected to *stream* (ip(7), udp(7))."""
+def source_of(stream: Stream) -> IPv4Address | None:
+    """Choose the address that a group's datagrams leave with by their link; None leaves it to the kernel."""
+    if stream.link is None or not isinstance(stream.address, IPv4Address) or not stream.address.is_multicast:
+        return None
+    number = link_index(stream.link)
+    if _chosen(stream.address, number, 0) == _chosen(stream.address, number, 1):  # nearly always, and cheap to ask
+        return None
+    from mcrelay.links import links_now  # noqa: PLC0415  a heavy import
+
+    with contextlib.suppress(OSError):  # netlink is closed to us
+        for link in links_now().values():
+            if link.ifindex == number:
+                return sends_from(link, stream.address)
+    return None
+
+
+def _chosen(group: IPv4Address, ifindex: int, dontroute: int) -> str:
+    """What the kernel chooses; without a route it takes an address of link scope first."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_DONTROUTE, dontroute)
+        _choose_link(probe, ifindex, None)
+        with contextlib.suppress(OSError):
+            probe.connect((str(group), 9))
+        return str(probe.getsockname()[0])
+
+
+def _choose_link(sock: socket.socket, ifindex: int, source: IPv4Address | None) -> None:
+    choice = struct.pack("=4s4si", b"", source.packed if source else b"", ifindex)  # struct ip_mreqn
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, choice)
+
+
+def open_sender(
+    stream: Stream, ttl: int | None, dscp: int, source_port: int | None, source: IPv4Address | None = None
+) -> socket.socket:
+    """Open a UDP socket connected to *stream* (ip(7), udp(7)); a group's datagrams leave with *source*."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     group = stream.address.is_multicast
     port = stream.port
@@ -262,8 +298,7 @@ def open_sender(stream: Stream, ttl: int | None, dscp: int, source_port: int | N
         elif stream.link is not None:
             # The link is chosen: a route for groups by a gateway would put the gateway's MAC on the frames.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_DONTROUTE, 1)
-            choice = struct.pack("=4s4si", b"", b"", link_index(stream.link))  # struct ip_mreqn
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, choice)
+            _choose_link(sock, link_index(stream.link), source)
             sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)  # else a full device queue drops in silence
         if source_port is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one port for all streams

@@ -47,7 +47,7 @@ cdef int grow(int fd) except -1:
     return size // 2    # socket(7): the kernel doubles it for its own bookkeeping
 
 
-cdef int choose_link(int fd, uint32_t address, int ifindex, str link) except -1:
+cdef int choose_link(int fd, uint32_t address, int ifindex, str link, uint32_t source) except -1:
     cdef ip_mreqn choice
     cdef bytes name = link.encode()
     if address >> 28 == 14:
@@ -55,6 +55,7 @@ cdef int choose_link(int fd, uint32_t address, int ifindex, str link) except -1:
         set_option(fd, SOL_SOCKET, SO_DONTROUTE, 1, "SO_DONTROUTE")
         memset(&choice, 0, sizeof(choice))
         choice.imr_ifindex = ifindex
+        choice.imr_address.s_addr = htonl(source)   # else another link's, where this one has none of global scope
         return check(setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &choice, sizeof(choice)), "IP_MULTICAST_IF")
     return check(setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, <char *>name, len(name)), f"bind to link {link}")
 
@@ -95,13 +96,13 @@ cdef class EgressSocket:
     def __cinit__(
         self, uint32_t address, uint16_t port, RunSwitch switch not None, *, int ifindex=0, str link="",
         uint32_t source_address=0, uint16_t source_port=0, bint exact_port=False, int ttl=16, int dscp=-1,
-        uint32_t payload_max=0, uint32_t workers=1, bint df=False,
+        uint32_t payload_max=0, uint32_t workers=1, bint df=False, bint bind_source=False,
     ):
         """A socket that sends to ``address``:``port`` (host byte order) and never receives anything.
 
         ``ifindex`` and ``link`` say by which link; 0 and "" leave it to the routing table. ``source_address`` 0 lets
-        the kernel choose. When ``source_port`` is taken by a stranger the next free one of 16 is used, unless
-        ``exact_port``.
+        the kernel choose; another is used for a group that goes out by a link, and with ``bind_source`` always.
+        When ``source_port`` is taken by a stranger the next free one of 16 is used, unless ``exact_port``.
         ``df``: don't-fragment is set on all that is sent, and what is larger than the path fails; else it is never set.
         ``payload_max`` 0 asks the route for its MTU. ``workers`` of them may send. Raises OSError: ENETUNREACH without
         a route, EADDRNOTAVAIL when the source address is not ours, EADDRINUSE, EMFILE.
@@ -127,8 +128,8 @@ cdef class EgressSocket:
             set_option(self.fd, IPPROTO_IP, IP_TOS, dscp << 2, "IP_TOS")
         self.sndbuf = grow(self.fd)
         if ifindex:
-            choose_link(self.fd, address, ifindex, link)
-        self.source_port = take_port(self.fd, source_address, source_port, exact_port)
+            choose_link(self.fd, address, ifindex, link, source_address)
+        self.source_port = take_port(self.fd, source_address if bind_source else 0, source_port, exact_port)
         memset(&to, 0, sizeof(to))
         to.sin_family = AF_INET
         to.sin_port = htons(port)

@@ -17,7 +17,7 @@ STUBS = sorted((ROOT / "mcrelay/_core").glob("*.pyi"))
 
 PURE = {
     "bpf", "config", "conflicts", "errors", "ledger", "model", "notation", "protocols", "rate", "remedy", "rules",
-    "settings", "sheet", "snapshot", "status", "tomllines", "tomltext",
+    "settings", "sheet", "snapshot", "sources", "status", "tomllines", "tomltext",
 }  # fmt: skip
 HARMLESS = {
     "__future__", "bisect", "collections", "contextlib", "dataclasses", "difflib", "enum", "functools", "ipaddress",

@@ -213,3 +213,24 @@ def test_an_output_on_a_port_without_an_address_says_which_link_has_one():
     _, output = only(compiled(rule(), links=(IN, replace(OUT, master="br0", master_kind="bridge", addresses=()))))
     assert output.state == "parked"
     assert output.reason == "link out0 has no IPv4 address to send from: it is a port of br0, so send on br0"
+
+
+@pytest.mark.parametrize(
+    ("group", "held", "source"),
+    [
+        ("239.10.0.1", [("169.254.7.7/16", 253), ("10.20.1.1/24", 0)], "10.20.1.1"),
+        ("239.10.0.1", [("10.20.1.1/24", 0), ("10.30.1.1/24", 0)], "10.20.1.1"),
+        ("239.10.0.1", [("169.254.7.7/16", 253)], "169.254.7.7"),
+        ("239.10.0.1", [("127.0.0.1/8", 254)], "127.0.0.1"),
+        ("239.10.0.1", [("127.0.0.1/8", 254), ("10.40.0.1/16", 200)], "10.40.0.1"),
+        ("224.0.0.251", [("169.254.7.7/16", 253), ("10.20.1.1/24", 0)], "169.254.7.7"),
+        ("224.0.1.129", [("169.254.7.7/16", 253), ("10.20.1.1/24", 0)], "10.20.1.1"),
+        ("10.20.1.9", [("10.20.1.1/24", 0)], None),  # the route's
+    ],
+)
+def test_a_group_leaves_with_the_address_of_its_link_that_is_known_farthest(group, held, source):
+    addresses, scopes = zip(*((IPv4Interface(address), scope) for address, scope in held), strict=True)
+    link = replace(OUT, addresses=addresses, scopes=scopes)
+    _, output = only(compiled(rule(f"{group}:5004%out0"), links=(IN, link)))
+    assert output.source_address == (IPv4Address(source) if source else None)
+    assert output.state == "active"
