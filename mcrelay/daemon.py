@@ -117,6 +117,8 @@ class _Daemon:
     async def _show(self, _: Peer, show: _Show) -> Any:
         if show.noun not in views.NOUNS:
             raise UsageError(f"show {show.noun!r}: say one of {', '.join(views.NOUNS)}")
+        if show.noun == "links":
+            await self._service.look_at_all_links()
         return views.NOUNS[show.noun](self._service)
 
     def _dump(self) -> None:

@@ -1,7 +1,8 @@
 """Links as they are now, and word of every change: rtnetlink through pyroute2 (rtnetlink(7)).
 
-Level-triggered: a notification only says that something changed; the facts always come from a dump that began after it,
-so a repeated notification does no harm, and a lost one none for long.
+Level-triggered: a notification only says which link to look at again; the facts always come from a dump that began
+after it, so a repeated notification does no harm, and a lost one none for long. What concerns no link that is followed
+costs next to nothing: a host may have thousands that come and go.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
 from .model import Link
+from .rtnetlink import ADDRESS_TYPES, LINK_TYPES, Notice, notices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from ipaddress import IPv4Address
 
 # linux/rtnetlink.h, linux/if.h, linux/if_addr.h
@@ -34,7 +36,7 @@ IFA_F_SECONDARY = 0x1
 RTN_UNICAST = 1
 
 DUMP_TRIES = 10  # something changes during each of them
-DUMP_LASTS_SECONDS = 2.0  # while netlink says nothing
+DUMP_LASTS_SECONDS = 300.0  # while netlink says nothing of the links that are followed
 # Queueing disciplines that cut a GSO frame into packets, may drop some of them, and still report success
 # (linux/net/sched: tbf_segment of sch_tbf.c; sch_cake.c, sch_taprio.c, sch_netem.c).
 CUTS_RUNS = {"tbf", "cake", "taprio", "netem"}
@@ -52,7 +54,10 @@ class LinkWatch:
         self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         self._links: dict[str, Link] = {}  # the last dump
         self._dumped = 0.0  # when it began
-        self._quiet = False  # nothing has changed since
+        self._quiet = False  # nothing has changed since of what is followed
+        self._complete = False  # nor of any other link
+        self._names: frozenset[str] | None = None  # of the links that are followed; None: every link
+        self._all_addresses = True
 
     async def __aenter__(self) -> LinkWatch:
         """Subscribe first: a change during the first dump is then noticed."""
@@ -67,28 +72,40 @@ class LinkWatch:
         self._events.close()
         await self._open.aclose()
 
-    async def dump(self, *, fresh: bool = False) -> dict[str, Link]:
+    def follow(self, names: Collection[str] | None, *, all_addresses: bool = False) -> None:
+        """Be woken by these links alone, what they are ports of, and what is made on top of them; None: by every link.
+
+        With *all_addresses* an address of any other link counts too.
+        """
+        wanted = None if names is None else frozenset(names)
+        if not self._complete and self._names is not None and (wanted is None or not wanted <= self._names):
+            self._quiet = False  # what was said of the new ones was not listened to
+        self._names, self._all_addresses = wanted, all_addresses
+
+    async def dump(self, *, fresh: bool = False, complete: bool = False) -> dict[str, Link]:
         """Every link by name, with its IPv4 addresses in the kernel's order, primary ones first.
 
         A dump during which something changed may lack what did not change: it is asked for again. Unless it must be
-        *fresh*, the last one serves again for a while if netlink has said nothing since: every change of a rule asks,
-        and word of what a person has done to a link is here by the time that ip(8) has ended. Raises OSError.
+        *fresh*, the last one serves again if netlink has said nothing since of the links that are followed, or of any
+        if it has to be *complete*: every change of a rule asks, and word of what a person has done to a link is here by
+        the time that ip(8) has ended. Raises OSError.
         """
         self._read()
         now = time.monotonic()
-        if not fresh and self._quiet and now - self._dumped < DUMP_LASTS_SECONDS:
+        told = self._complete if complete else self._quiet
+        if not fresh and told and now - self._dumped < DUMP_LASTS_SECONDS:
             return self._links
         for _ in range(DUMP_TRIES):
-            self._quiet = True
+            self._quiet = self._complete = True
             try:
                 self._links, self._dumped = await self._dump(), now
             except NetlinkDumpInterrupted:
                 continue
             except BaseException:
-                self._quiet = False
+                self._quiet = self._complete = False
                 raise
             return self._links
-        self._quiet = False
+        self._quiet = self._complete = False
         raise OSError(errno.EAGAIN, f"links change too fast: {DUMP_TRIES} dumps were interrupted")
 
     async def _dump(self) -> dict[str, Link]:
@@ -137,19 +154,36 @@ class LinkWatch:
         return None
 
     def _drain(self) -> None:
-        """Being woken is the only signal wanted."""
-        self._read()
-        self._changed()
+        """Wake whoever looks, if it concerns a link that is followed."""
+        if self._read():
+            self._changed()
 
-    def _read(self) -> None:
-        """Take in every notification there is; ENOBUFS (an overflow) is as good as one."""
+    def _read(self) -> bool:
+        """Take in every notification there is; whether one concerns us. ENOBUFS (an overflow) may have been one."""
+        concerned = False
         try:
-            while self._events.recv(65536):
-                self._quiet = False
+            while data := self._events.recv(65536):
+                self._complete = False
+                concerned = concerned or any(map(self._concerns, notices(data)))
         except BlockingIOError:
             pass  # no more of them
         except OSError:
+            self._complete, concerned = False, True
+        if concerned:
             self._quiet = False
+        return concerned
+
+    def _concerns(self, notice: Notice) -> bool:
+        if self._names is None or notice.names & self._names:
+            return True
+        if notice.kind in ADDRESS_TYPES and self._all_addresses:
+            return True
+        followed = [link for name, link in self._links.items() if name in self._names]
+        near = {link.ifindex for link in followed}
+        if notice.ifindex in near or notice.lower in near:
+            return True
+        beside = {name for link in followed for name in (link.master, link.upper) if name}
+        return bool(notice.names & beside) or notice.kind not in LINK_TYPES | ADDRESS_TYPES
 
 
 def _link(message: Any, held: list[tuple[bool, IPv4Interface, int]]) -> Link:

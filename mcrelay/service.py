@@ -7,9 +7,11 @@ Everything here runs in the main thread's event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, TypeAlias
 
 from . import neighbours, rules
@@ -56,7 +58,8 @@ class Service:
         self.config = config
         self.started = time.monotonic()
         self.stamps = Stamps()
-        self.links: dict[str, Link] = {}
+        self.links: dict[str, Link] = {}  # at the last look: right for those that rules name
+        self.all_links: Mapping[str, Link] = {}
         self.engine = Engine(features, config.relay.workers, config.relay.cpus)
         self.memberships = Memberships(keeper=notifier)
         self._notifier = notifier
@@ -236,17 +239,34 @@ class Service:
         """Learn the links as they are; whether any has changed."""
         if self._watch is None:
             return False
+        names = self._named_links()
+        self._watch.follow(None if self._routed() else names, all_addresses=self._addresses_named())
         try:
             links = await self._watch.dump(fresh=bool(dead))  # its notification may be on its way
         except OSError as error:
             log.warning("links cannot be read, looking again in %.0f s: %s", LOOK_SECONDS, error.strerror)
             return False
-        self._presence.watch(links[name].ifindex for name in self._named_links() if name in links)
+        self._presence.watch(links[name].ifindex for name in names if name in links)
         changed = links != self.links
         if changed or dead:
             self._note_links(links, dead)
-        self.links = links
+        self.links = self.all_links = links
         return changed
+
+    def _addresses_named(self) -> bool:
+        """Whether an output has to have a certain source address, of whichever link."""
+        outputs = (each for rule in self.config.rules.values() for each in rule.outputs)
+        return any(isinstance(each.source_address, IPv4Address) for each in outputs)
+
+    def _routed(self) -> bool:
+        """Whether an output goes by the routes, and so by whichever link."""
+        return any(each.stream.link is None for rule in self.config.rules.values() for each in rule.outputs)
+
+    async def look_at_all_links(self) -> None:
+        """Have ``all_links`` right also for those that no rule names, of which nothing is heard."""
+        if self._watch is not None:
+            with contextlib.suppress(OSError):
+                self.all_links = await self._watch.dump(complete=True)
 
     def _named_links(self) -> set[str]:
         """Every link that a rule names; gone through again when the configuration is another."""

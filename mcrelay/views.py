@@ -165,7 +165,7 @@ def links(service: Service) -> list[Row]:
             "warnings": _warnings(guardian),
             "gro": {"state": gro.state, "reason": gro.reason or None} if gro else None,
         }
-        for link in service.links.values()
+        for link in service.all_links.values()
         for guardian, gro in [(service.guard.of(link.name), service.gro.standings.get(link.name))]
     ]
 

@@ -141,3 +141,48 @@ def test_links_are_read_again_once_netlink_has_said_anything(namespaces, monkeyp
             assert await watch.dump() is dumps[4]
 
     here.call(lambda: asyncio.run(look()))
+
+
+OTHERS = {
+    "a link comes and goes": ("link add pod type veth peer name pod1", "link set pod up", "link del pod"),
+    "an address": ("addr add 198.18.7.7/32 dev other0",),
+    "a port of another bridge": ("link add br9 type bridge", "link set other0 master br9", "link del br9"),
+}
+OURS = {
+    "down": "link set here0 down",
+    "an address": "addr add 192.0.2.7/32 dev here0",
+    "renamed": "link set here0 name gone0",
+    "a link that takes the name": "link add there0 type veth peer name there1",
+    "a macvlan on top": "link add mv0 link here0 type macvlan mode bridge",
+    "a port of a bridge": "link set here0 master br0",
+    "deleted": "link del here0",
+}
+
+
+@pytest.mark.parametrize("what", OURS)
+def test_what_happens_to_a_followed_link_is_heard_and_what_happens_to_others_is_not(namespaces, what):
+    (here,) = namespaces.add("here")
+    here.ip(
+        "link add here0 type veth peer name here1", "link set here0 up", "link add other0 type veth peer name other1",
+        "link add br0 type bridge",
+    )  # fmt: skip
+    heard = []
+
+    async def look() -> None:
+        async with links.LinkWatch(lambda: heard.append(1)) as watch:
+            watch.follow({"here0", "there0"})
+            first = await watch.dump()
+            await asyncio.sleep(0.1)
+            heard.clear()
+            for lines in OTHERS.values():
+                here.ip(*lines)
+            await asyncio.sleep(0.1)
+            assert not heard
+            assert await watch.dump() is first
+            here.ip(OURS[what])
+            await asyncio.sleep(0.1)
+            assert heard
+            assert await watch.dump() != first
+            assert "198.18.7.7/32" in map(str, (await watch.dump(complete=True))["other0"].addresses)
+
+    here.call(lambda: asyncio.run(look()))
