@@ -80,6 +80,7 @@ class Engine:
         self._generation = 0
         self._captures: dict[int, _Capture] = {}
         self._egress: dict[Slot, _Egress] = {}
+        self._refused: list[OutputSpec] = []  # outputs to hosts
         self._ledger = Ledger(
             lambda: [Block(INPUT_WORDS) for _ in range(workers)],
             lambda: [Block(OUTPUT_WORDS) for _ in range(workers)],
@@ -131,8 +132,13 @@ class Engine:
             egress.socket.ask_again()
 
     def rerouted(self) -> bool:
-        """Whether an output sends from an address that its route would not choose any more: `connect` fixed it."""
-        return any(_rerouted(egress) for egress in self._egress.values())
+        """Whether another socket would do better for an output to a host.
+
+        It sends from an address that its route would not choose any more, which `connect` fixed, or it was refused.
+        """
+        if any(_rerouted(egress) for egress in self._egress.values()):
+            return True
+        return any(_source(output, output.source_port) is not None for output in self._refused)
 
     def _open_rings(self, spec: PlanSpec, dead: Collection[int], troubles: Troubles) -> dict[int, _Capture]:
         rings: dict[int, _Capture] = {}
@@ -187,6 +193,8 @@ class Engine:
                     room -= 1
                 except OSError as error:
                     troubles.outputs[slot] = _explain_output(output, error)
+                    if not output.address.is_multicast:
+                        self._refused.append(output)
         return sockets
 
     def _open_socket(self, output: OutputSpec) -> EgressSocket:
@@ -388,22 +396,26 @@ class Engine:
 
 
 def _rerouted(egress: _Egress) -> bool:
-    """Ask the kernel with a socket that is made and sends like the output's, so that rules and routes treat it so."""
-    spec = egress.spec
-    if spec.source_address is not None:
+    if egress.spec.source_address is not None:
         return False
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            if spec.oif:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, spec.oif.encode())
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, (spec.dscp or 0) << 2)
-            with contextlib.suppress(OSError):  # its port picks one of several paths; a reserved one is not ours
-                probe.bind(("", egress.socket.source_port))
-            probe.connect((str(spec.address), spec.port))
-        except OSError:
-            return False  # no route now: what is sent is counted so, and a new socket would not help
-        return IPv4Address(probe.getsockname()[0]) != egress.socket.local_address
+    source = _source(egress.spec, egress.socket.source_port)
+    return source is not None and source != egress.socket.local_address
+
+
+def _source(spec: OutputSpec, port: int) -> IPv4Address | None:
+    """Ask the kernel with a socket that is made and sends like a host's output, so that rules and routes treat it so.
+
+    None where it has no answer: what is sent is counted so, and a new socket would not help.
+    """
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        if spec.oif:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, spec.oif.encode())
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, (spec.dscp or 0) << 2)
+        probe.bind((str(spec.source_address or ""), port))  # the port picks one of several paths
+        probe.connect((str(spec.address), spec.port))
+        return IPv4Address(probe.getsockname()[0])
+    return None
 
 
 def _device(output: OutputSpec) -> str:

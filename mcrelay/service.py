@@ -28,6 +28,7 @@ from .losses import LossLog, narrow_outputs
 from .membership import Memberships
 from .model import PlanSpec
 from .notify import Watchdog
+from .routes import RouteWatch
 from .status import RuleStatus, rule_statuses
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Service:
         self.exclusive = Exclusive(table, self.look_again)
         self.gro = Gro()
         self._presence = Presence()
+        self._routes = RouteWatch(self._look_at_routes)
         self._dead: set[int] = set()  # ifindexes of links that were deleted, and whose sockets are still to be replaced
         self._drops = DropLog()
         self._losses = LossLog()
@@ -105,6 +107,7 @@ class Service:
             await self.exclusive.close()  # first: what is not relayed any more is not dropped
             self.guard.close()
             self._presence.close()
+            self._routes.close()
             self.memberships.close()
             self.engine.close()
             self.gro.close()
@@ -177,6 +180,11 @@ class Service:
         """Something may have changed."""
         self._dirty.set()
 
+    def _look_at_routes(self) -> None:
+        """A route, a rule or a next hop is another one; it is nearly always none of ours."""
+        if self.engine.rerouted():
+            self._dirty.set()
+
     async def update(self, config: Config) -> None:
         """Go by ``config``; returns when the worker does. What it leaves unchanged is not touched."""
         self.config = config
@@ -191,6 +199,7 @@ class Service:
             dead = self._dead
             changed = await self._look_at_links(dead)
             spec = self._compile(changed)
+            self._watch_routes(spec)
             await self.exclusive.narrow(spec, dead)
             self.gro.reconcile({i: ring.ifname for i, ring in spec.rings.items() if ring.settings.gro}, dead)
             retry = self._looked - self._tried >= RETRY_SECONDS
@@ -212,6 +221,12 @@ class Service:
                 self._tried = self._looked
             self._dead = set()
             self._report()
+
+    def _watch_routes(self, spec: PlanSpec) -> None:
+        """Before the sockets of the outputs are made, so that no change is missed."""
+        hosts = any(not each.address.is_multicast for rule in spec.rules for each in rule.outputs)
+        with contextlib.suppress(OSError):  # out of descriptors: every look asks for the routes too
+            self._routes.watch(wanted=hosts)
 
     def _compile(self, changed: bool) -> PlanSpec:
         """The plan for the links as they are; that of the last look where nothing can have changed it."""
