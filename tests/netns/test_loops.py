@@ -133,9 +133,11 @@ def two_relays(rules: str, other: str):
         first.start()
         peer = RelayUnderTest(SimpleNamespace(relay=second), other, Path(two))
         peer.start()
-        yield first, peer
-        first.stop()
-        peer.stop()
+        try:
+            yield first, peer
+        finally:
+            first.stop()
+            peer.stop()
 
 
 BOTH_WAYS = """
@@ -194,3 +196,48 @@ def test_senders_that_repeat_their_bytes_are_no_loop(sender):
         finally:
             for sock in sockets:
                 sock.close()
+
+
+def multicast_sender(namespace, address: str) -> socket.socket:
+    sender_socket = namespace.socket()
+    sender_socket.bind((address, 0))
+    sender_socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+    return sender_socket
+
+
+def test_two_senders_whose_payloads_begin_alike_lose_nothing():
+    """As in sACN: a constant preamble, another source, another value behind it; then both pause."""
+    config = '[rules.x]\ninput = "226.2.2.2:2068%in0"\noutputs = ["239.10.0.1:5004%out0"]\n'
+    with relaying(config, querier=False) as relay:
+        relay.lab.source.ip("addr add 192.168.168.56/24 dev eth0")
+        senders = [multicast_sender(relay.lab.source, f"192.168.168.{host}") for host in (55, 56)]
+        try:
+            for n in range(100):
+                for i, each in enumerate(senders):
+                    each.sendto(bytes(40) + bytes([i]) + n.to_bytes(4, "big") + bytes(600), ("226.2.2.2", 2068))
+                time.sleep(0.6 if n == 40 else 0.005)
+            assert_adds_up(relay.at_rest())
+            assert relay.rule()["drops"]["echo"] == 0
+            assert relay.rule()["outputs"][0]["tx_packets"] == 200
+        finally:
+            for each in senders:
+                each.close()
+
+
+def test_after_a_loop_was_ended_the_other_host_is_still_heard():
+    own = '[rules.alive]\ninput = "239.9.9.9:9000%l0"\noutputs = ["239.9.9.9:9000%l1"]\n'
+    with two_relays(BOTH_WAYS + own, BOTH_WAYS) as (relay, peer):
+        send(relay.lab.host, "239.1.1.1:5000%eth0", "--count", 1)
+        relay.wait_for(
+            lambda: any(rule["drops"]["echo"] for each in (relay, peer) for rule in rules_of(each)), "an end"
+        )
+        relay.at_rest()
+        keepalive = multicast_sender(peer.lab.relay, "192.0.2.2")
+        try:
+            for _ in range(100):
+                keepalive.sendto(b"I am alive, I am alive", ("239.9.9.9", 9000))
+                time.sleep(0.01)
+            relay.at_rest()
+            assert relay.rule("alive")["outputs"][0]["tx_packets"] == 100
+        finally:
+            keepalive.close()
