@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -48,6 +49,7 @@ def run(paths: tuple[Path, ...], instance: str | None, log_format: str, socket_p
     exclusive or a link has gro).
     SIGTERM and SIGINT stop it cleanly, SIGHUP reloads the configuration, SIGUSR1 logs how everything stands.
     """
+    gc.disable()  # thousands of rules are made and stay: looking at them again and again finds nothing
     parsed = load(paths, instance)
     logs.set_up(as_json=log_format == "json")
     for warning in parsed.warnings:
@@ -104,10 +106,15 @@ class _Daemon:
         await self.server.start()
         log.info("mcrelay=%s control=%s rules=%d", __version__, path, len(self._service.config.rules))
         try:
-            await self._service.run(self._stop, lambda: log.info("ready %s", self._service.summary()))
+            await self._service.run(self._stop, self._ready)
         finally:
             await self.server.close()
             log.info("stopped")
+
+    def _ready(self) -> None:
+        gc.freeze()
+        gc.enable()
+        log.info("ready %s", self._service.summary())
 
     def _spawn(self, function: Callable[[], Awaitable[Any]]) -> None:
         task = asyncio.ensure_future(function())

@@ -214,7 +214,9 @@ def _order(membership: Membership) -> tuple[int, int, int]:
 
 def _candidates(pool: list[_Helper], membership: Membership) -> list[_Helper]:
     """Sockets worth a try: one that holds the group for another source, then those not known to be full."""
-    held = [helper for helper in pool if membership.group in helper.groups]
+    held = []
+    if membership.source is not None:  # a join of any source is the only one of its group
+        held = [helper for helper in pool if membership.group in helper.groups]
     room = [helper for helper in pool if not helper.full and membership.group not in helper.groups]
     return held[-1:] + room
 

@@ -83,6 +83,7 @@ class Service:
         self._lock = asyncio.Lock()
         self._watch: LinkWatch | None = None
         self._said: dict[tuple[str, str], tuple[str, str]] = {}
+        self._statuses: tuple[PlanSpec, Troubles, dict[Membership, str], list[RuleStatus]] | None = None
         self._reported: tuple[PlanSpec, Troubles, dict[Membership, str]] | None = None  # what `_said` was told of
         self._joins_told: tuple[PlanSpec, set[int], set[int]] | None = None  # plan, links, rings that were refused
         self._neighbours_said = ""
@@ -346,8 +347,13 @@ class Service:
         return self._losses.losing(self._spec) | self._drops.dropping
 
     def statuses(self) -> list[RuleStatus]:
-        """How every rule stands now."""
-        return rule_statuses(self._spec, self._troubles.rings, self._troubles.outputs, self.memberships.failed)
+        """How every rule stands now; put together again only where something can have changed it."""
+        failed = self.memberships.failed
+        held = self._statuses
+        if held is None or held[0] is not self._spec or held[1] is not self._troubles or held[2] != failed:
+            found = rule_statuses(self._spec, self._troubles.rings, self._troubles.outputs, failed)
+            held = self._statuses = (self._spec, self._troubles, failed, found)
+        return held[3]
 
     def summary(self) -> str:
         """One line for a person: rules by state."""
