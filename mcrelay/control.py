@@ -129,6 +129,22 @@ class _Room:
         return True
 
 
+def _remedy(error: OSError, folder: Path) -> str:
+    """What lets the sockets be made; being root helps only where that is what is missing."""
+    another = "or name another socket with --socket"
+    sayings = {
+        errno.EROFS: f"mount something that can be written there (tmpfs on /run), {another}",
+        errno.ENOSPC: f"make room there, {another}",
+        errno.EDQUOT: f"make room there, {another}",
+        errno.ENOTDIR: f"something on the way to {folder} is no folder: remove it, {another}",
+        errno.ELOOP: f"a link on the way to {folder} points at itself: remove it, {another}",
+        errno.ENAMETOOLONG: "name a shorter one with --socket",
+    }
+    if error.errno in {errno.EACCES, errno.EPERM} and os.geteuid():
+        return f"run as root, {another}"
+    return sayings.get(error.errno or 0, f"see who may write to {folder}, {another}")
+
+
 class ControlServer:
     """Both sockets. ``reads`` and ``changes`` map a command to what answers it."""
 
@@ -241,7 +257,7 @@ class ControlServer:
                 os.close(fd)  # its last holder removed it meanwhile
         except OSError as error:
             raise ControlError(
-                f"cannot make {self._lock_path}: {error.strerror}; run as root, or name another socket with --socket"
+                f"cannot make {self._lock_path}: {error.strerror}; {_remedy(error, self._lock_path.parent)}"
             ) from error
 
     def _client(self, changes: bool) -> Serve:

@@ -26,7 +26,7 @@ from .files import load, watched_paths
 from .installed import Installed
 from .notify import Notifier, take_inherited
 from .options import config_options, socket_option
-from .process import admin_uses, prepare
+from .process import admin_uses, prepare, reserved_ports
 from .service import Service
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def run(paths: tuple[Path, ...], instance: str | None, log_format: str, socket_p
     """Run the relay in the foreground, as systemd wants it (Type=notify).
 
     Started by root, it goes on as user mcrelay, or nobody, with CAP_NET_RAW alone (and CAP_NET_ADMIN where a rule is
-    exclusive or a link has gro).
+    exclusive or a link has gro, CAP_NET_BIND_SERVICE where a source_port is below 1024).
     SIGTERM and SIGINT stop it cleanly, SIGHUP reloads the configuration, SIGUSR1 logs how everything stands.
     """
     gc.disable()  # thousands of rules are made and stay: looking at them again and again finds nothing
@@ -62,7 +62,7 @@ def run(paths: tuple[Path, ...], instance: str | None, log_format: str, socket_p
     watched = watched_paths(paths, instance)
     daemon.server.bind(account)
     try:
-        privileges.drop(account, admin_uses(parsed.config))
+        privileges.drop(account, admin_uses(parsed.config), reserved_ports(parsed.config))
         privileges.warn_of_blocked(watched)
         written = logs.set_aside()
         try:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from . import bpf, process
+from . import bpf, process, refusals
 from ._core.counters import DROPS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, Block
 from ._core.egress import EgressSocket, RunSwitch
 from ._core.plan import PlanOwner
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["DROPS", "SEND_ERRORS", "VERDICTS", "Engine", "Troubles"]
 
 log = logging.getLogger(__name__)
+NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 SUPERFRAME_BYTES = 65535  # of IPv4, as GRO makes them
 
 
@@ -150,7 +151,8 @@ class Engine:
             try:
                 rings[ifindex] = self._open_capture(ifindex, wanted)
             except OSError as error:
-                troubles.rings[ifindex] = _explain_ring(wanted.ifname, error)
+                full = error.errno in NO_DESCRIPTORS
+                troubles.rings[ifindex] = _no_descriptors() if full else refusals.of_ring(wanted.ifname, error)
         return rings
 
     def _open_capture(self, ifindex: int, wanted: RingSpec) -> _Capture:
@@ -192,7 +194,8 @@ class Engine:
                     sockets[slot] = _Egress(output, opened, (*source, int(output.address), output.port))
                     room -= 1
                 except OSError as error:
-                    troubles.outputs[slot] = _explain_output(output, error)
+                    full = error.errno in NO_DESCRIPTORS
+                    troubles.outputs[slot] = _no_descriptors() if full else refusals.of_output(output, error)
                     if not output.address.is_multicast:
                         self._refused.append(output)
         return sockets
@@ -411,6 +414,7 @@ def _source(spec: OutputSpec, port: int) -> IPv4Address | None:
         if spec.oif:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, spec.oif.encode())
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         probe.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, (spec.dscp or 0) << 2)
         probe.bind((str(spec.source_address or ""), port))  # the port picks one of several paths
         probe.connect((str(spec.address), spec.port))
@@ -454,21 +458,3 @@ def _no_descriptors() -> str:
         f"too many open files: the limit is {process.descriptor_limit()}; "
         "raise LimitNOFILE (ulimit -n) to 64 and one for each output"
     )
-
-
-def _explain_ring(ifname: str, error: OSError) -> str:
-    if error.errno == errno.EPERM:
-        return f"capturing on {ifname} needs CAP_NET_RAW: run as root or grant the capability"
-    if error.errno == errno.ENOMEM:
-        return f"no memory for the ring of {ifname}: lower links.{ifname}.ring, or links.default.ring for all links"
-    return f"no ring on {ifname}: {error.strerror}"
-
-
-def _explain_output(output: OutputSpec, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"source port {output.source_port} is in use by another program; set source_port to a free one"
-    if error.errno == errno.ENETUNREACH:
-        return f"no route to {output.address}: add one, or name the link with %LINK"
-    if error.errno in {errno.EMFILE, errno.ENFILE}:
-        return _no_descriptors()
-    return f"no socket for {output.to}: {error.strerror}"

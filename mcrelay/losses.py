@@ -30,9 +30,9 @@ OUTPUT_SAYINGS = {
     "noaddr": "there is no address to send from; give its link one",
     "noroute": "there is no route to it; add one",
     "unreachable": "the host does not answer, or nothing listens on the port; see who receives there",
-    "blocked": "this host's nftables output rules refuse it; see `nft list ruleset`",
+    "blocked": "this host's nftables output rules or a prohibit route refuse it; see `nft list ruleset` and `ip route`",
     "ttl": "the TTL is used up; have the sender use a greater one, or give the output a ttl of its own",
-    "other": "the kernel refused to send",
+    "other": "the kernel refused to send, as a blackhole route has it do; see `ip route get` and the address",
 }
 
 # By frame verdict; ``ring`` are frames that found no room.

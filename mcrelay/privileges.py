@@ -31,14 +31,14 @@ ADMINS = "mcrelay-admin"  # the group that may change what runs
 READERS = "mcrelay"  # the group that may look
 NOBODY = 65534  # where there is no such user either: the kernel's overflow uid
 
-CAP_NET_ADMIN, CAP_NET_RAW = 12, 13  # linux/capability.h
-_NAMES = {CAP_NET_ADMIN: "cap_net_admin", CAP_NET_RAW: "cap_net_raw"}
+CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW = 10, 12, 13  # linux/capability.h
+_NAMES = {CAP_NET_BIND_SERVICE: "cap_net_bind_service", CAP_NET_ADMIN: "cap_net_admin", CAP_NET_RAW: "cap_net_raw"}
 _LAST = 63
 _VERSION_3 = 0x20080522
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_KEEPCAPS = 8
-PR_CAPBSET_DROP = 24
+PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_IS_SET, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_LOWER = 1, 2, 3
@@ -83,17 +83,19 @@ def successor() -> Account | None:
     return Account(str(NOBODY), NOBODY, NOBODY)
 
 
-def drop(account: Account | None, admin_uses: Collection[str] = ()) -> None:
+def drop(account: Account | None, admin_uses: Collection[str] = (), ports: Collection[int] = ()) -> None:
     """Become *account*, keep only what relaying needs, and let nothing that we start have more. Logs what was kept.
 
-    CAP_NET_RAW is kept. CAP_NET_ADMIN is kept for *admin_uses*, what the configuration needs it for, and where somebody
-    put it into the ambient set for us (systemd's AmbientCapabilities=): root has every capability, so that alone does
-    not say that we are meant to have it. Raises OperationError.
+    CAP_NET_RAW is kept. CAP_NET_ADMIN is kept for *admin_uses*, what the configuration needs it for,
+    CAP_NET_BIND_SERVICE for reserved source *ports*, and either where somebody put it into the ambient set for us
+    (systemd's AmbientCapabilities=): root has every capability, so that alone does not say that we are meant to have
+    it. Raises OperationError.
     """
     if account is not None:
         wanted = {CAP_NET_RAW}
-        if admin_uses or _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, CAP_NET_ADMIN) == 1:
-            wanted.add(CAP_NET_ADMIN)
+        for capability, needed in ((CAP_NET_ADMIN, admin_uses), (CAP_NET_BIND_SERVICE, ports)):
+            if needed or _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, capability) == 1:
+                wanted.add(capability)
         wanted &= capabilities()
         try:
             _become(account, wanted)
@@ -135,6 +137,13 @@ def capabilities() -> set[int]:
     _call("capget", ctypes.byref(header), ctypes.byref(sets))
     permitted = sets[0].permitted | sets[1].permitted << 32
     return {each for each in range(_LAST + 1) if permitted >> each & 1}
+
+
+def may_be_had(capability: int) -> bool:
+    """Whether the bounding set has it: what is executed may gain it, which does not mean that anybody has it."""
+    with contextlib.suppress(OSError):
+        return _prctl(PR_CAPBSET_READ, capability) == 1
+    return False
 
 
 def _set_capabilities(wanted: Iterable[int], inheritable: Iterable[int] = ()) -> None:

@@ -14,7 +14,7 @@ from .config import parse_rule
 from .features import probe
 from .model import Config
 from .notify import Notifier
-from .process import admin_uses, prepare
+from .process import admin_uses, prepare, reserved_ports
 from .rule_options import read_table, rule_arguments, rule_options
 from .service import Service
 
@@ -28,7 +28,7 @@ def relay(source: str, outputs: tuple[str, ...], **options: Any) -> None:
     logs.set_up()
     prepare()
     config = Config(rules={rule.name: rule})
-    privileges.drop(privileges.successor(), admin_uses(config))
+    privileges.drop(privileges.successor(), admin_uses(config), reserved_ports(config))
     click.echo(asyncio.run(_relay(config)))
 
 

@@ -293,6 +293,7 @@ def open_sender(
             socket.IPPROTO_IP, socket.IP_MULTICAST_TTL if group else socket.IP_TTL, ttl or (16 if group else 64)
         )
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)  # 192.0.2.255 is as good a destination
         if stream.link is not None and not group:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, stream.link.encode())
         elif stream.link is not None:
@@ -310,7 +311,9 @@ def open_sender(
             errno.EADDRNOTAVAIL: f"{stream.source} is not an address of this host; see `ip address`",
             errno.EADDRINUSE: f"port {source_port} is taken; choose another --source-port",
             errno.ENETUNREACH: "there is no route; see `ip route`",
-            errno.EACCES: "the address is a broadcast address or the port is reserved",
+            errno.EACCES: "a prohibit route refuses it, or the source port is reserved; see `ip route` and run as root",
+            errno.EINVAL: "a blackhole route takes it; see `ip route`",
+            errno.EHOSTUNREACH: "an unreachable route refuses it; see `ip route`",
         }
         remedy = remedies.get(error.errno or 0, error.strerror)
         raise OperationError(f"cannot send to {format_stream(stream)}: {remedy}") from error

@@ -32,7 +32,8 @@ PRIVILEGES = """\
 Relaying needs CAP_NET_RAW and nothing else. Started by root, the relay goes on as user mcrelay (nobody where there is
 no such user) with that capability alone before its first thread starts, and logs what it kept. CAP_NET_ADMIN, for
 exclusive rules, links with gro and send buffers beyond net.core.wmem_max, is kept only where the configuration asks
-for it or where it was put into the ambient set: see net-admin.conf among the examples in /usr/share/doc/mcrelay."""
+for it or where it was put into the ambient set: see net-admin.conf among the examples in /usr/share/doc/mcrelay.
+CAP_NET_BIND_SERVICE is kept likewise, for source ports below net.ipv4.ip_unprivileged_port_start."""
 CONFIGURATION = """\
 TOML. All files are merged; a name that is defined twice is an error. Nothing is applied unless all of it can be:
 `mcrelay check` lists every complaint with file, line and remedy. An instance NAME (mcrelay@NAME.service) reads

@@ -8,10 +8,10 @@ from libc.stdint cimport uint16_t
 
 from .kernel cimport (
     AF_INET, IP_MTU_DISCOVER, IP_MULTICAST_ALL, IP_MULTICAST_IF, IP_MULTICAST_TTL, IP_PMTUDISC_DO, IP_PMTUDISC_DONT,
-    IP_TOS, IP_TTL, SO_ATTACH_FILTER, SO_BINDTODEVICE, SO_DONTROUTE, SO_REUSEADDR, SO_SNDBUF, SO_SNDBUFFORCE,
-    SOCK_CLOEXEC, SOCK_DGRAM, aligned_alloc, bind, close, connect, errno, free, getsockname, htonl, htons, ip_mreqn,
-    load_relaxed_u32, memset, ntohl, setsockopt, sock_filter, sock_fprog, sockaddr, sockaddr_in, socket,
-    store_relaxed_u32,
+    IP_TOS, IP_TTL, SO_ATTACH_FILTER, SO_BINDTODEVICE, SO_BROADCAST, SO_DONTROUTE, SO_REUSEADDR, SO_SNDBUF,
+    SO_SNDBUFFORCE, SOCK_CLOEXEC, SOCK_DGRAM, aligned_alloc, bind, close, connect, errno, free, getsockname, htonl,
+    htons, ip_mreqn, load_relaxed_u32, memset, ntohl, setsockopt, sock_filter, sock_fprog, sockaddr, sockaddr_in,
+    socket, store_relaxed_u32,
 )
 from .system cimport check, set_option
 
@@ -118,6 +118,7 @@ cdef class EgressSocket:
         self.fd = check(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), "UDP socket")
         refuse_everything(self.fd)
         set_option(self.fd, SOL_SOCKET, SO_REUSEADDR, 1, "SO_REUSEADDR")
+        set_option(self.fd, SOL_SOCKET, SO_BROADCAST, 1, "SO_BROADCAST")    # the address may be a subnet's for all
         set_option(self.fd, IPPROTO_IP, IP_MULTICAST_ALL, 0, "IP_MULTICAST_ALL")
         set_option(self.fd, IPPROTO_IP, IP_RECVERR, 1, "IP_RECVERR")    # else qdisc drops are silent: ip(7)
         set_option(self.fd, IPPROTO_IP, IP_MULTICAST_TTL, ttl, "IP_MULTICAST_TTL")

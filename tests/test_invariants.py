@@ -16,12 +16,13 @@ CYTHON = sorted([*(ROOT / "pyx").glob("*.pyx"), *(ROOT / "pyx").glob("*.pxd")])
 STUBS = sorted((ROOT / "mcrelay/_core").glob("*.pyi"))
 
 PURE = {
-    "bpf", "config", "conflicts", "errors", "ledger", "model", "notation", "protocols", "rate", "remedy", "rules",
-    "settings", "sheet", "snapshot", "sources", "status", "tomllines", "tomltext",
+    "bpf", "config", "conflicts", "errors", "ledger", "model", "notation", "protocols", "rate", "refusals", "remedy",
+    "rules", "settings", "sheet", "snapshot", "sources", "status", "tomllines", "tomltext",
 }  # fmt: skip
 HARMLESS = {
-    "__future__", "bisect", "collections", "contextlib", "dataclasses", "difflib", "enum", "functools", "ipaddress",
-    "itertools", "json", "math", "operator", "re", "string", "struct", "textwrap", "tomllib", "typing", "zlib",
+    "__future__", "bisect", "collections", "contextlib", "dataclasses", "difflib", "enum", "errno", "functools",
+    "ipaddress", "itertools", "json", "math", "operator", "re", "string", "struct", "textwrap", "tomllib", "typing",
+    "zlib",
 }  # fmt: skip
 IO_CALLS = {"open", "print", "input", "exec", "eval", "__import__", "breakpoint"}
 

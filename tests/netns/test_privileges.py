@@ -159,3 +159,71 @@ def test_nothing_is_imported_once_it_has_dropped():
         relay.stop()
         late = [line for line in relay.log.read_text().splitlines() if line.startswith("late")]
         assert late == []
+
+
+@pytest.mark.parametrize(
+    "how", [("setpriv",), ("setpriv", "--inh-caps", "+net_bind_service", "--ambient-caps", "+net_bind_service")]
+)
+def test_a_reserved_source_port_is_opened_by_whom_root_started_and_by_nobody_else(how):
+    reserved = RULE.replace('["239.10.0.1:5004%out0"]', '[{ to = "239.10.0.1:5004%out0", source_port = 319 }]')
+    ambient = len(how) > 1
+    with relaying(RULE if ambient else reserved) as relay:
+        if ambient:  # by then nothing in the files asks for it
+            relay.stop()
+            with relay.log.open("w") as log:
+                relay.process = relay.lab.relay.popen(
+                    *how, *MCRELAY, "run", "-c", str(relay.config), "--socket", relay.socket, stderr=log
+                )
+            relay.wait_for(lambda: "ready" in relay.log.read_text(), "READY")
+            relay.reload(reserved)
+        assert "cap_net_bind_service" in relay.log.read_text()
+        assert relay.show("rules")[0]["outputs"][0]["source_port"] == 319
+        relays_exactly(relay, 1000)
+    with relaying(RULE) as relay:
+        relay.reload(reserved)
+        assert relay.state() == "error"
+        reason = relay.show("rules")[0]["reason"]
+        assert "source port 319 is a reserved one" in reason
+        assert "ip_unprivileged_port_start=319" in reason
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (["setpriv", "--reuid", "1000", "--clear-groups"], "uid 1000 may be given it and has not got it"),
+        (["setpriv", "--bounding-set", "-net_raw"], "run it as root (in a container: with --cap-add NET_RAW)"),
+    ],
+    ids=["an ordinary user", "not in the bounding set"],
+)
+def test_what_keeps_cap_net_raw_away_is_told_apart(how, said, tmp_path):
+    file = tmp_path / "x.toml"
+    file.write_text(RULE)
+    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
+        folder.chmod(0o755)
+    run = [*how, *MCRELAY, "run", "-c", str(file), "--socket", str(tmp_path / "s")]
+    answer = subprocess.run(run, capture_output=True, text=True, check=False, timeout=20)
+    assert answer.returncode == 1
+    assert said in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("mount", "said"),
+    [
+        ("mount -t tmpfs -o ro tmpfs $0", "mount something that can be written there"),
+        ("mount -t tmpfs -o nr_inodes=1 tmpfs $0", "make room there"),
+    ],
+    ids=["read-only", "full"],
+)
+def test_sockets_that_cannot_be_made_say_what_helps_and_not_to_be_root(mount, said, tmp_path):
+    file, folder = tmp_path / "x.toml", tmp_path / "run"
+    file.write_text(RULE)
+    folder.mkdir()
+    run = [*MCRELAY, "run", "-c", str(file), "--socket", str(folder / "s")]
+    answer = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', str(folder), *run],
+        capture_output=True, text=True, check=False, timeout=20,
+    )  # fmt: skip
+    assert answer.returncode == 1
+    assert said in answer.stderr
+    assert "as root" not in answer.stderr

@@ -104,3 +104,29 @@ def test_thousands_of_changes_are_one_look_a_second_and_the_last_one_is_seen(nam
         assert len(called) == before + 1
 
     here.call(lambda: asyncio.run(watch()))
+
+
+@pytest.mark.parametrize("stream", ["198.51.100.255:6454", "198.51.100.255:6454%out0", "10.255.255.255:6454%out0"])
+def test_an_output_may_go_to_all_hosts_of_a_subnet(stream):
+    with relaying(f'[rules.x]\ninput = "{INPUT}"\noutputs = ["{stream}"]\n') as relay:
+        relay.lab.relay.ip("addr add 10.0.0.1/8 dev out0")
+        becomes(relay, state="active", source_address="10.0.0.1" if stream.startswith("10.") else "198.51.100.1")
+        address, port = stream.partition("%")[0].split(":")
+        relay.lab.sink.ip("addr add 10.0.0.2/8 dev eth0")
+        sink = receiver(relay.lab.sink, f"{address}:{port}", "--count", 50, "--duration", 10)
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 50)
+        assert_exact(report(sink), 50)
+        assert_adds_up(relay.at_rest())
+        sink = receiver(relay.lab.sink, f"{address}:{port}", "--count", 5, "--duration", 10)
+        send(relay.lab.relay, stream, "--count", 5)
+        assert_exact(report(sink), 5)
+
+
+@pytest.mark.parametrize("kind", ["prohibit", "blackhole", "unreachable"])
+def test_a_route_that_refuses_is_named_with_the_command_that_shows_it(kind):
+    with relaying(BOUND) as relay:
+        relay.lab.relay.ip(f"route add {kind} 10.9.0.0/24")
+        relay.reload(ROUTED)
+        assert output(relay)["state"] == "error"
+        assert f"type {kind}" in output(relay)["reason"]
+        assert "ip route get 10.9.0.7" in output(relay)["reason"]
