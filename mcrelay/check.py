@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .conflicts import capture_complaints, link_warnings, port_warnings
+from .conflicts import capture_complaints, link_warnings, port_privileges, port_warnings
 from .errors import ConfigError
 from .files import config_paths, parse
 from .links import links_now
 from .options import config_options
+from .process import reserved_ports
 from .settings import counted
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def check(paths: tuple[Path, ...], instance: str | None, strict: bool, as_json: 
         known = _links()
         about_links += port_warnings(parsed.config, parsed.where, known)
         about_links += capture_complaints(parsed.config, parsed.where, known)
+        about_links += port_privileges(parsed.config, parsed.where, reserved_ports(parsed.config))
         complaints = sorted([*parsed.warnings, *about_links])
     except ConfigError as error:
         complaints = list(error.complaints)

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, TypeAlias
 
-from . import protocols, remedy
+from . import protocols, refusals, remedy
 from .errors import Complaint
 from .model import DEFAULT_LINK
 from .notation import EXAMPLE, format_stream
@@ -114,6 +114,18 @@ def port_warnings(config: Config, where: Where, links: Mapping[str, Link]) -> li
             if link is not None and (text := remedy.port_of(link)):
                 effect = "else the stream ends when switches forget this host, which hears no query on a port"
                 found.append(_complaint(where, f"{rule_key(name)}.input", text, effect, warning=True))
+    return found
+
+
+def port_privileges(config: Config, where: Where, reserved: Collection[int]) -> list[Complaint]:
+    """Warn of source ports that only CAP_NET_BIND_SERVICE opens: who starts the relay is not known here."""
+    found = []
+    for name, rule in config.rules.items():
+        for index, output in enumerate(rule.outputs if rule.enabled else ()):
+            if output.source_port in reserved:
+                key = f"{rule_key(name)}.outputs[{index}]"
+                problem = f"source port {output.source_port} is a reserved one and needs CAP_NET_BIND_SERVICE"
+                found.append(_complaint(where, key, problem, refusals.port_remedy(output.source_port), warning=True))
     return found
 
 

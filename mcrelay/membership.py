@@ -17,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from . import refusals
 from .errors import MembershipError
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class Memberships:
         try:
             fresh = _Helper(self._open(), f"helper-{os.getpid()}-{next(self._serial)}")
         except OSError as error:
-            raise MembershipError(f"no socket for the join of {membership.group}: {error.strerror}") from error
+            raise MembershipError(refusals.of_join(_describe(membership), error)) from error
         with contextlib.ExitStack() as refused:
             refused.callback(fresh.socket.close)
             if not self._try(fresh, membership):
@@ -183,7 +184,7 @@ class Memberships:
         except OSError as error:
             if error.errno in FULL:
                 return False
-            raise MembershipError(f"{_describe(membership)}: {error.strerror}") from error
+            raise MembershipError(refusals.of_join(_describe(membership), error)) from error
         helper.add(membership)
         self._sums = None
         return True

@@ -1,4 +1,4 @@
-"""Why the kernel refuses a ring or an output, and what to do about it, for every errno that a user can cause: pure."""
+"""Why the kernel refuses a ring, a join or an output, and what to do, for every errno that a user can cause: pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .model import OutputSpec
 
-BIND_SERVICE = (
-    "started by root, the relay keeps it if such a port stands in its files by then; under systemd, add"
-    " CAP_NET_BIND_SERVICE in a drop-in to AmbientCapabilities and CapabilityBoundingSet; or for everybody:"
-    " sysctl -w net.ipv4.ip_unprivileged_port_start="
-)
+
+def port_remedy(port: object) -> str:
+    """Say how a relay comes to open a reserved source port (ip_unprivileged_port_start of ip(7))."""
+    return (
+        "started by root, the relay keeps it if such a port stands in its files by then; under systemd, add"
+        " CAP_NET_BIND_SERVICE in a drop-in to AmbientCapabilities and CapabilityBoundingSet; or for everybody:"
+        f" sysctl -w net.ipv4.ip_unprivileged_port_start={port}"
+    )
 
 
 def of_ring(ifname: str, error: OSError) -> str:
@@ -32,7 +35,7 @@ def of_output(output: OutputSpec, error: OSError) -> str:
         return f"source port {output.source_port} is in use by another program; set source_port to a free one"
     if error.errno in {errno.EACCES, errno.EPERM} and (error.strerror or "").startswith("bind to source port"):
         port = output.source_port
-        return f"source port {port} is a reserved one and needs CAP_NET_BIND_SERVICE: {BIND_SERVICE}{port}"
+        return f"source port {port} is a reserved one and needs CAP_NET_BIND_SERVICE: {port_remedy(port)}"
     way = output.address
     sayings = {
         errno.ENETUNREACH: f"no route to {way}: add one, or name the link with %LINK",
@@ -50,6 +53,19 @@ def of_output(output: OutputSpec, error: OSError) -> str:
         errno.ENOMEM: "the kernel has no memory for another socket; see `free` and the memory limit of the service",
     }
     return sayings.get(error.errno or 0, f"no socket for {output.to}: {_raw(error)}")
+
+
+def of_join(what: str, error: OSError) -> str:
+    """Say why the kernel refuses a join (ip(7), linux/net/ipv4/igmp.c); *what* is "joining GROUP"."""
+    sayings = {
+        errno.ENODEV: "its link went away meanwhile, or has no IPv4; it is tried again when the link is back",
+        errno.EADDRNOTAVAIL: "the kernel holds the group in another way already; restart the relay",
+        errno.EMFILE: "too many open files; raise LimitNOFILE (ulimit -n)",
+        errno.ENFILE: "the host has too many open files; raise the sysctl fs.file-max",
+        errno.ENOBUFS: "the kernel has no memory for another socket; see `free` and the memory limit of the service",
+        errno.ENOMEM: "the kernel has no memory for another socket; see `free` and the memory limit of the service",
+    }
+    return f"{what}: {sayings.get(error.errno or 0, _raw(error))}"
 
 
 def _see_route(output: OutputSpec) -> str:

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from mcrelay import check as module
+from mcrelay import process
 from mcrelay.check import check
 from mcrelay.model import Link
 
@@ -203,3 +204,15 @@ def test_where_netlink_is_closed_the_rest_is_checked(run, monkeypatch):
 
     monkeypatch.setattr(module, "links_now", closed)
     assert run(a=GOOD.format("a", 1)).stdout == "1 file, 1 rule: no complaints\n"
+
+
+@pytest.mark.parametrize(
+    ("port", "start", "warned"), [(319, 1024, True), (123, 1024, True), (319, 319, False), (1024, 1024, False)]
+)
+def test_a_source_port_that_an_ordinary_user_cannot_open_is_warned_of(run, monkeypatch, port, start, warned):
+    monkeypatch.setattr(process.sysctl, "read", lambda *_: start)
+    outputs = f'outputs = [{{ to = "10.9.0.1", source_port = {port} }}]'
+    result = run(a=GOOD.format("a", 1).replace('outputs = ["10.9.0.1"]', outputs))
+    assert result.exit_code == 0
+    assert (f"source port {port} is a reserved one" in result.stderr) == warned
+    assert (f"ip_unprivileged_port_start={port}" in result.stderr) == warned

@@ -60,5 +60,21 @@ def test_a_ring_that_is_refused_says_why_and_what_to_do(code, said):
     assert os.strerror(code) not in text
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENODEV, "no IPv4"),
+        (errno.EMFILE, "LimitNOFILE"),
+        (errno.ENOBUFS, "memory"),
+        (errno.EADDRNOTAVAIL, "restart"),
+    ],
+)
+def test_a_join_that_is_refused_says_why_and_what_to_do(code, said):
+    text = refusals.of_join("joining 239.1.1.1", failed("join", code))
+    assert text.startswith("joining 239.1.1.1: ")
+    assert said in text
+    assert os.strerror(code) not in text
+
+
 def test_what_nobody_has_foreseen_is_passed_on_with_its_number():
     assert "errno EPROTO" in refusals.of_output(OUTPUT, failed("connect", errno.EPROTO))
