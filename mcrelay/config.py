@@ -134,7 +134,10 @@ class _Reading:
                 sheet.stray(path, name, "[links.NAME]")
                 continue
             sheet.attempt(path, check_link, name)
-            read = sheet.keys(path, value, LINK)
+            for key in [key for key, inner in value.items() if isinstance(inner, dict)]:
+                whole = tomllines.key_text(("links", f"{name}.{key}"))
+                sheet.complain(f"{path}.{tomllines.key_text((key,))}", "is a table in a table", f"write [{whole}]")
+            read = sheet.keys(path, {k: v for k, v in value.items() if not isinstance(v, dict)}, LINK)
             if self._claim(sheet, path):
                 self.links[name] = read
 

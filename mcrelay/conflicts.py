@@ -98,11 +98,20 @@ def link_warnings(config: Config, where: Where, existing: Collection[str]) -> li
     found = []
     for key, link, effect in wanted:
         if link and link not in existing:
-            near = get_close_matches(link, sorted(existing), n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
+            near = _near(link, existing)
+            hint = f" (did you mean {near}?)" if near else ""
             remedy = f"{effect} until it appears{hint}"
             found.append(_complaint(where, key, f"link {link} does not exist here", remedy, warning=True))
     return found
+
+
+def _near(name: str, existing: Collection[str] | Mapping[str, Link]) -> str:
+    """A link that may be meant: one that has this for its address, or a name nearly like it."""
+    if isinstance(existing, Mapping):
+        for link in existing.values():
+            if any(str(address.ip) == name for address in link.addresses):
+                return link.name
+    return next(iter(get_close_matches(name, sorted(existing), n=1)), "")
 
 
 def port_warnings(config: Config, where: Where, links: Mapping[str, Link]) -> list[Complaint]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
-from .model import Link
+from .model import Link, LinkTable
 from .rtnetlink import ADDRESS_TYPES, LINK_TYPES, Notice, notices
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class LinkWatch:
             for name, link in links.items():
                 if kind := cutting.get(link.ifindex) or cutting.get(lowers.get(link.ifindex, 0)):
                     links[name] = replace(link, cuts=kind)
-        return links
+        return LinkTable(links)
 
     async def route_to(self, address: IPv4Address) -> int | None:
         """The ifindex of the link by which the kernel would send to ``address``; None without a route."""
@@ -178,7 +178,7 @@ class LinkWatch:
             return True
         if notice.kind in ADDRESS_TYPES and self._all_addresses:
             return True
-        followed = [link for name, link in self._links.items() if name in self._names]
+        followed = [self._links[name] for name in self._names if name in self._links]
         near = {link.ifindex for link in followed}
         if notice.ifindex in near or notice.lower in near:
             return True
@@ -199,8 +199,14 @@ def _link(message: Any, held: list[tuple[bool, IPv4Interface, int]]) -> Link:
         hardware=message["ifi_type"],
         mac=message.get("address") or "",
         carrier_losses=message.get("carrier_down_count") or 0,
+        altnames=_altnames(message),
         scopes=tuple(scope for _, _, scope in held),
     )
+
+
+def _altnames(message: Any) -> tuple[str, ...]:
+    properties = message.get("prop_list")
+    return tuple(properties.get_attrs("IFLA_ALT_IFNAME")) if properties else ()
 
 
 def links_now() -> dict[str, Link]:

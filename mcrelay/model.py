@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Keep: TypeAlias = Literal["keep"]
@@ -120,9 +120,10 @@ class Config:
     links: dict[str, LinkSettings] = field(default_factory=dict)
     rules: dict[str, Rule] = field(default_factory=dict)
 
-    def link(self, name: str) -> LinkSettings:
-        """Give the settings of the link ``name``: its own, else those of ``[links.default]``."""
-        return self.links.get(name) or self.links.get(DEFAULT_LINK) or LinkSettings()
+    def link(self, *names: str) -> LinkSettings:
+        """Give the settings of a link with these names: its own, else those of ``[links.default]``."""
+        known = (self.links[name] for name in (*names, DEFAULT_LINK) if name in self.links)
+        return next(known, LinkSettings())
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,25 @@ class Link:
     master_kind: str = ""
     upper: str = ""
     cuts: str = ""
+    altnames: tuple[str, ...] = ()
     scopes: tuple[int, ...] = ()
+
+
+class LinkTable(dict[str, Link]):
+    """Links by name. An altname (ip-link(8), ``property``) finds its link as well; going through lists names alone."""
+
+    def __init__(self, links: dict[str, Link]) -> None:
+        super().__init__(links)
+        self._names = {alias: name for name, link in links.items() for alias in link.altnames}
+
+    def __missing__(self, key: str) -> Link:
+        return super().__getitem__(self._names[key])
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or key in self._names
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return super().get(self._names.get(key, key), default)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -20,6 +20,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _QUAD = re.compile(r"[0-9]+(\.[0-9]+){3}")
 _QUAD_AND_PORT = re.compile(r"([0-9]+(?:\.[0-9]+){3})\.([0-9]+)")  # as tcpdump prints it
 _ADDRESSED = re.compile(r"[0-9]+(?:\.[0-9]+)+(?:/[0-9]+)?(?::[0-9a-z]+)?")
+FIRST_LIKELY_PORT = 100  # what follows a link's name and is less is the number of an alias: eth0:1
 _LINK = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,14}")  # what hints take for a link; check_link is the rule
 _RANGE = "233.252.0.0/24:5000%eth0"
 
@@ -93,6 +94,8 @@ def check_link(name: str) -> None:
         _refuse("no link follows the %", f"write its name, e.g. {EXAMPLE}")
     if size > LINK_NAME_BYTES:
         _refuse(f"link name {shown(name)} has {size} bytes", f"a link name has {LINK_NAME_BYTES} at most, e.g. eth0")
+    if "*" in name or name.endswith("+"):
+        _refuse(f"{shown(name)} stands for several links", "a rule has one link: write a rule for each of them")
     if name in {".", ".."} or any(not c.isprintable() or c.isspace() or c in "/:%" for c in name):
         _refuse(f"{shown(name)} is not a link name", "it has no blanks and none of / : %, e.g. eth0")
 
@@ -166,6 +169,9 @@ def _refuse_misplaced(left: str, right: str) -> None:
 
 def _refuse_port_after_link(link: str, ends: str) -> None:
     name, colon, port = link.partition(":")
+    if colon and _LINK.fullmatch(name) and (":" in ends or not port.isdigit() or int(port) < FIRST_LIKELY_PORT):
+        label = f"{shown(link)} is a label of an address, not a link"
+        _refuse(label, f"name the link, {ends}%{name}; which address an output sends from is source_address")
     if colon and _LINK.fullmatch(name) and _ADDRESSED.fullmatch(f"{ends}:{port}"):
         _refuse(f"{shown(':' + port)} follows the link", f"the link comes last: {ends}:{port}%{name}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
@@ -24,14 +25,33 @@ AUTO_PORTS = range(20000, 32768)  # below Linux's ephemeral ports (ip_local_port
 
 def compile_plan(config: Config, links: Mapping[str, Link]) -> PlanSpec:
     """Say for every rule what is to be done on the ``links`` (by name) that exist now."""
-    rules = tuple(_compile_rule(rule, links) for rule in config.rules.values())
+    rules = _told_apart([_compile_rule(rule, links) for rule in config.rules.values()])
     live = {each.iif for rule in rules for each in rule.inputs if each.live}
     rings = {links[name].ifindex: _ring(config, links[name]) for name in sorted(live)}
     return PlanSpec(rules, rings)
 
 
+def _told_apart(rules: list[RuleSpec]) -> tuple[RuleSpec, ...]:
+    """Refuse an input that another rule has by another name of its link: only here is it known whose name it is."""
+    first: dict[tuple[object, ...], str] = {}
+    told = []
+    for rule in rules:
+        inputs = []
+        for each in rule.inputs:
+            taken = first.setdefault((each.ifindex, each.group, each.source, each.port), rule.name) if each.live else ""
+            if each.live and taken != rule.name:
+                reason = f"rule {taken} has the same input, by another name of link {each.iif}"
+                inputs.append(replace(each, state="error", reason=reason))
+            else:
+                inputs.append(each)
+        told.append(rule if tuple(inputs) == rule.inputs else replace(rule, inputs=tuple(inputs)))
+    return tuple(told)
+
+
 def _ring(config: Config, link: Link) -> RingSpec:
-    return RingSpec(link.name, config.link(link.name), loopback=link.hardware == LOOPBACK_TYPE, mtu=link.mtu)
+    return RingSpec(
+        link.name, config.link(link.name, *link.altnames), loopback=link.hardware == LOOPBACK_TYPE, mtu=link.mtu
+    )
 
 
 def _compile_rule(rule: Rule, links: Mapping[str, Link]) -> RuleSpec:
@@ -64,7 +84,7 @@ def _compile_input(rule: Rule, entry: Input, links: Mapping[str, Link]) -> Input
         reason = remedy.port_of(link)
     return InputSpec(
         text=format_stream(stream),
-        iif=name,
+        iif=link.name if link else name,
         ifindex=link.ifindex if link else 0,
         group=_ipv4(stream.address),
         source=_ipv4(stream.source) if stream.source else None,
@@ -104,7 +124,7 @@ def _compile_output(rule: Rule, output: Output, links: Mapping[str, Link]) -> Ou
         to=text,
         address=address,
         port=_number(stream.port),
-        oif=stream.link,
+        oif=link.name if link else stream.link,
         ifindex=link.ifindex if link else 0,
         source_address=source,
         bind_source=asked,

@@ -186,3 +186,19 @@ def test_what_happens_to_a_followed_link_is_heard_and_what_happens_to_others_is_
             assert "198.18.7.7/32" in map(str, (await watch.dump(complete=True))["other0"].addresses)
 
     here.call(lambda: asyncio.run(look()))
+
+
+def test_a_rule_a_sender_and_a_receiver_find_a_link_by_its_altname():
+    config = f'[rules.x]\ninput = "{INPUT.replace("in0", "lobby")}"\noutputs = ["239.10.0.1:5004%studio"]\n'
+    with relaying(config) as relay:
+        assert relay.state() == "pending"
+        relay.lab.relay.ip("link property add dev in0 altname lobby", "link property add dev out0 altname studio")
+        relay.lab.source.ip("link property add dev eth0 altname from-the-lobby")
+        relay.lab.sink.ip("link property add dev eth0 altname in-the-studio")
+        relay.wait_for(lambda: relay.state() == "active", "active rule")
+        sink = receiver(relay.lab.sink, "239.10.0.1:5004%in-the-studio")
+        send(relay.lab.source, f"{GROUP}:2068%from-the-lobby", "--count", 500)
+        stats = relay.at_rest()
+        assert_exact(heard(sink, relay.lab.sink), 500)
+        assert_adds_up(stats)
+        assert [each["ifname"] for each in stats["links"]] == ["in0", "out0"]

@@ -651,3 +651,11 @@ def test_any_toml_is_taken_or_complained_of_and_never_a_crash(top, rule):
     for complaint in complaints:
         assert str(complaint).isprintable()
         assert 1 <= complaint.line <= lines
+
+
+@pytest.mark.parametrize("name", ["eth0.100", "br-lan.7"])
+def test_a_link_s_name_with_a_dot_in_it_is_to_be_quoted(name):
+    with pytest.raises(ConfigError) as refused:
+        parse_config([("f.toml", f'[links.{name}]\nring = "8MiB"\n')])
+    (said,) = map(str, refused.value.complaints)
+    assert said.endswith(f'is a table in a table; write [links."{name}"]')

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
 from mcrelay import settings
 from mcrelay.conflicts import find, link_warnings
-from mcrelay.model import Config, Input, LinkSettings, Output, Rate, Rule
+from mcrelay.model import Config, Input, Link, LinkSettings, Output, Rate, Rule
 from mcrelay.notation import parse_stream
 
 
@@ -419,3 +419,12 @@ def test_links_that_do_not_exist_are_warned_of_with_near_names():
         ),
         "f.toml:3: rules.x.outputs[0]: link wlan7 does not exist here; this output stays parked until it appears",
     ]
+
+
+def test_an_address_in_the_place_of_a_link_finds_the_link_that_has_it():
+    there = {"lo": Link("lo", 1, up=True, carrier=True, operstate="UNKNOWN", mtu=65536)}
+    there["in0"] = replace(there["lo"], name="in0", ifindex=2, addresses=(IPv4Interface("10.10.1.1/24"),))
+    found = link_warnings(
+        Config(rules={"x": rule("x", f"{G1}%10.10.1.1", f"{G2}%in1")}), lambda _: ("f.toml", 3), there
+    )
+    assert [str(each).rpartition("appears ")[2] for each in found] == ["(did you mean in0?)", "(did you mean in0?)"]

@@ -174,8 +174,8 @@ def test_ipv6_is_written_in_brackets():
 
 
 LINKS = st.text(
-    st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="/:%"), min_size=1
-).filter(lambda name: len(name.encode()) <= 15 and name not in {".", ".."})
+    st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="/:%*"), min_size=1
+).filter(lambda name: len(name.encode()) <= 15 and name not in {".", ".."} and not name.endswith("+"))
 PORTS = st.one_of(st.none(), st.just("any"), st.integers(1, 65535))
 HOSTS = st.integers(1 << 24, (224 << 24) - 1).map(IPv4Address)
 GROUP_ADDRESSES = st.integers((224 << 24) + 1, (240 << 24) - 1).map(IPv4Address)
@@ -270,3 +270,20 @@ def test_a_network_has_a_length_in_bits_and_no_host_bits(text):
 @pytest.mark.parametrize("name", ["eth0", "br-lan", "eth1.100", "veth@x", "é"])
 def test_what_the_kernel_allows_is_a_link_name(name):
     check_link(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("239.1.1.1:5000%eth0:1", "'eth0:1' is a label of an address, not a link; name the link, 239.1.1.1:5000%eth0;"),
+        ("239.1.1.1%eth0:1", "'eth0:1' is a label of an address, not a link; name the link, 239.1.1.1%eth0;"),
+        ("239.1.1.1%eth0:web", "'eth0:web' is a label of an address, not a link;"),
+        ("239.1.1.1%eth0:5000", "':5000' follows the link; the link comes last: 239.1.1.1:5000%eth0"),
+        ("239.1.1.1:5000%eth+", "'eth+' stands for several links; a rule has one link: write a rule for each of them"),
+        ("239.1.1.1:5000%ppp*", "'ppp*' stands for several links; a rule has one link: write a rule for each of them"),
+    ],
+)
+def test_what_other_tools_take_for_links_is_told_apart(text, said):
+    with pytest.raises(NotationError) as refused:
+        parse_stream(text)
+    assert str(refused.value).startswith(said)

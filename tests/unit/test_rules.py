@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcrelay.model import Config, Input, Link, LinkSettings, Membership, Output, RingSpec, Rule
+from mcrelay.config import parse_config
+from mcrelay.model import Config, Input, Link, LinkSettings, LinkTable, Membership, Output, RingSpec, Rule
 from mcrelay.notation import parse_stream
 from mcrelay.rules import AUTO_PORTS, auto_port, compile_plan
 
@@ -234,3 +235,27 @@ def test_a_group_leaves_with_the_address_of_its_link_that_is_known_farthest(grou
     _, output = only(compiled(rule(f"{group}:5004%out0"), links=(IN, link)))
     assert output.source_address == (IPv4Address(source) if source else None)
     assert output.state == "active"
+
+
+def test_a_link_is_found_by_its_altname_and_two_rules_cannot_have_one_input_by_two_names():
+    eth0 = replace(LINKS["eth0"], altnames=("lobby", "uplink"))
+    links = LinkTable({**LINKS, "eth0": eth0})
+    text = """
+        [rules.a]
+        input = "233.252.0.1:5000%lobby"
+        outputs = ["233.252.0.9:1%eth1"]
+        [rules.b]
+        input = "233.252.0.1:5000%eth0"
+        outputs = ["233.252.0.9:2%eth1"]
+        [rules.c]
+        input = "233.252.0.2:5000%uplink"
+        outputs = ["233.252.0.9:3%eth1"]
+        [links.uplink]
+        ring = "8MiB"
+    """
+    spec = compile_plan(parse_config([("f.toml", text)]).config, links)
+    a, b, c = (each.inputs[0] for each in spec.rules)
+    assert (a.iif, a.state, c.iif, c.state) == ("eth0", "active", "eth0", "active")
+    assert (b.state, b.reason) == ("error", "rule a has the same input, by another name of link eth0")
+    assert spec.rings[eth0.ifindex].settings.ring_bytes == 8 << 20
+    assert list(links) == list(LINKS)
