@@ -174,6 +174,7 @@ class Engine:
     def _open_sockets(self, spec: PlanSpec, dead: Collection[int], troubles: Troubles) -> dict[Slot, _Egress]:
         sockets: dict[Slot, _Egress] = {}
         room = process.free_descriptors() - _held_back(spec)
+        self._refused = []
         for rule in spec.rules:
             if not any(each.live for each in rule.inputs):
                 continue

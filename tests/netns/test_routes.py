@@ -58,6 +58,21 @@ def test_an_output_whose_route_comes_after_the_start_is_active_at_once(config, b
         assert_adds_up(relay.at_rest())
 
 
+def test_routes_that_are_not_an_outputs_change_nothing_also_where_it_was_refused_or_has_several_paths():
+    outputs = ", ".join(f'"10.9.0.{i}:7000"' for i in range(1, 9))
+    config = f'[rules.x]\ninput = "{INPUT}"\noutputs = [{outputs}]\n'
+    with relaying(config, sinks=2, sysctls={"ipv4.fib_multipath_hash_policy": 1}) as relay:
+        assert output(relay)["state"] == "error"
+        relay.lab.relay.ip("route add 10.9.0.0/24 nexthop via 198.51.100.2 nexthop via 198.18.1.2")
+        becomes(relay, state="active")
+        generation = lambda: relay.show("stats")["workers"][0]["generation"]  # noqa: E731
+        before = generation()
+        for _ in range(3):
+            relay.lab.relay.ip("route add 10.8.0.0/24 dev out0", "route del 10.8.0.0/24 dev out0")
+            time.sleep(1.2)
+        assert generation() == before
+
+
 @pytest.mark.parametrize("config", [ROUTED, BOUND], ids=["routed", "by its link"])
 def test_an_output_follows_the_source_of_its_route_when_nothing_but_a_route_changes(config):
     with relaying(config) as relay:
