@@ -20,6 +20,7 @@ LEAF = 4  # ranges compared one by one; the tree halves down to that
 
 _LD_WORD, _LD_HALF, _LD_BYTE = 0x20, 0x28, 0x30  # BPF_LD | BPF_ABS | size
 _JA, _JEQ, _JGT, _JGE, _JSET, _RET = 0x05, 0x15, 0x25, 0x35, 0x45, 0x06
+_TAX, _TXA = 0x07, 0x87  # BPF_MISC: the accumulator kept aside, and back
 _MUL, _SHIFT_RIGHT, _MODULO, _RETURN_A = 0x24, 0x74, 0x94, 0x16  # BPF_ALU | operation | BPF_K; BPF_RET | BPF_A
 _PACKET_TYPE = 0xFFFFF000 + 4  # SKF_AD_OFF + SKF_AD_PKTTYPE
 _VLAN_TAG, _VLAN_PRESENT = 0xFFFFF000 + 44, 0xFFFFF000 + 48
@@ -59,27 +60,40 @@ def widen(ranges: Sequence[Range], most: int) -> list[Range]:
     return [(ranges[a][0], ranges[b - 1][1]) for a, b in itertools.pairwise(edges)]
 
 
-def group_filter(ranges: Sequence[Range], share: Share | None = None) -> bytes:
+def group_filter(ranges: Sequence[Range], share: Share | None = None, *, outgoing: bool = False) -> bytes:
     """The program for a ring, as struct sock_filter bytes; with ``share`` for that worker's groups alone.
 
-    Raises ValueError when it would exceed LIMIT.
+    With *outgoing* it passes what this host sends to the groups, and nothing else. A second VLAN tag, that of QinQ, is
+    still in the frame: the destination then stands four bytes further on. Raises ValueError beyond LIMIT.
     """
-    program: list[Instruction] = [
-        (_LD_WORD, 0, 0, _PACKET_TYPE),
-        (_JEQ, 0, 1, _OUTGOING),
-        _DROP,
-        (_LD_HALF, 0, 0, 12),
-        (_JEQ, 1, 0, 0x0800),
-        _DROP,
-        (_LD_BYTE, 0, 0, 23),
-        (_JEQ, 1, 0, 17),
-        _DROP,
-        (_LD_WORD, 0, 0, 30),
-    ]
+    search: list[Instruction] = []
     if share is not None:
         number, workers = share
-        program += [*_MIXED, (_MODULO, 0, 0, workers), (_JEQ, 1, 0, number), _DROP, (_LD_WORD, 0, 0, 30)]
-    program += _search(ranges)
+        search += [(_TAX, 0, 0, 0), *_MIXED, (_MODULO, 0, 0, workers), (_JEQ, 1, 0, number), _DROP, (_TXA, 0, 0, 0)]
+    search += _search(ranges)
+    program: list[Instruction] = [
+        (_LD_WORD, 0, 0, _PACKET_TYPE),
+        (_JEQ, *((1, 0) if outgoing else (0, 1)), _OUTGOING),
+        _DROP,
+        (_LD_HALF, 0, 0, 12),
+        (_JEQ, 3, 0, 0x0800),
+        (_JEQ, 5, 0, 0x8100),
+        (_JEQ, 4, 0, 0x88A8),
+        _DROP,
+        (_LD_BYTE, 0, 0, 23),
+        (_JEQ, 7, 0, 17),
+        _DROP,
+        (_LD_HALF, 0, 0, 16),
+        (_JEQ, 1, 0, 0x0800),
+        _DROP,
+        (_LD_BYTE, 0, 0, 27),
+        (_JEQ, 3, 0, 17),
+        _DROP,
+        (_LD_WORD, 0, 0, 30),
+        (_JA, 0, 0, 1),
+        (_LD_WORD, 0, 0, 34),
+        *search,
+    ]
     if len(program) > LIMIT:
         raise ValueError(f"{len(program)} BPF instructions, the kernel takes {LIMIT}")
     return _encode(program)
@@ -93,13 +107,15 @@ def dealer() -> bytes:
     return _encode([(_LD_WORD, 0, 0, _NETWORK_HEADER + 16), *_MIXED, (_RETURN_A, 0, 0, 0)])
 
 
-def fitting_filter(groups: Iterable[IPv4Address], most: int = LIMIT, share: Share | None = None) -> tuple[bytes, bool]:
+def fitting_filter(
+    groups: Iterable[IPv4Address], most: int = LIMIT, share: Share | None = None, *, outgoing: bool = False
+) -> tuple[bytes, bool]:
     """The narrowest program of at most ``most`` instructions, and whether it is exact."""
     exact = ranges_of(groups)
     count = len(exact)
     while True:
         try:
-            program = group_filter(widen(exact, count), share)
+            program = group_filter(widen(exact, count), share, outgoing=outgoing)
         except ValueError:
             program = b""
         if program and len(program) <= 8 * most:

@@ -28,6 +28,7 @@ from .losses import LossLog, narrow_outputs
 from .membership import Memberships
 from .model import PlanSpec
 from .notify import Watchdog
+from .outgoing import OutgoingCounts
 from .routes import RouteWatch
 from .status import RuleStatus, rule_statuses
 
@@ -73,6 +74,7 @@ class Service:
         self.guard = Guard(self.limits)
         self.exclusive = Exclusive(table, self.look_again)
         self.gro = Gro()
+        self.outgoing = OutgoingCounts()
         self._presence = Presence()
         self._routes = RouteWatch(self._look_at_routes)
         self._dead: set[int] = set()  # ifindexes of links that were deleted, and whose sockets are still to be replaced
@@ -107,6 +109,7 @@ class Service:
             self._notifier.send("STOPPING=1")
             await self.exclusive.close()  # first: what is not relayed any more is not dropped
             self.guard.close()
+            self.outgoing.close()
             self._presence.close()
             self._routes.close()
             self.memberships.close()
@@ -157,6 +160,7 @@ class Service:
             await self.guard.explain(self.links, self._watch.route_to)
         self.stamps.look(self.engine.last_packet_times)
         self._drops.look(self.engine.drops(), time.monotonic())
+        self.outgoing.look(self._spec, time.monotonic())
         self._losses.look(self.engine.errors(), self.engine.lost_frames(), self._spec, time.monotonic())
         for name, kind in self._cutting_links():
             log.warning(
@@ -218,6 +222,7 @@ class Service:
                 await self.exclusive.widen(spec, self._troubles.rings, self.links, users, retry=retry)
             heard = {each.iif for rule in spec.rules for each in rule.inputs if each.live or each.state == "pending"}
             self.guard.reconcile(heard, self.links, self.memberships.joined, dead)
+            self.outgoing.reconcile(spec, dead)
             if retry:
                 self._tried = self._looked
             self._dead = set()

@@ -113,6 +113,7 @@ def show_stats(stats: Row, *, colour: bool) -> str:
         links.append([link["ifname"], link["filter"] or "-", frames, drops, sndbuf])
         others = {verdict: n for verdict, n in link["frames"].items() if verdict != "relayed"}
         notes += _detail(f"{link['ifname']}: frames not relayed", others)
+        notes += _detail(f"{link['ifname']}: frames not captured", {"sent by this host": link["outgoing_frames"]})
     if links:
         parts.append(render(["LINK", "FILTER", "FRAMES", "RING DROPS", "SNDBUF"], links, colour=colour, right=numbers))
     if notes:

@@ -96,7 +96,9 @@ def stats(service: Service) -> Row:
     return {
         "uptime_seconds": round(time.monotonic() - service.started, 3),
         "rules": [_rule_stats(snapshot, status, service.stamps) for status in statuses],
-        "links": [_link_stats(snapshot, name) for name in sorted(used | snapshot.rings.keys())],
+        "links": [
+            _link_stats(snapshot, name, service.outgoing.frames(name)) for name in sorted(used | snapshot.rings.keys())
+        ],
         "workers": [
             {"id": each.number, "cpu_seconds": each.cpu_seconds, "generation": each.generation}
             for each in snapshot.workers
@@ -130,7 +132,7 @@ def _rule_stats(snapshot: Snapshot, status: RuleStatus, stamps: Stamps) -> Row:
     }
 
 
-def _link_stats(snapshot: Snapshot, name: str) -> Row:
+def _link_stats(snapshot: Snapshot, name: str, outgoing: int) -> Row:
     """``filter`` is null for a link that only sends, ``sndbuf`` (bytes) for one that only receives."""
     ring = snapshot.rings.get(name)
     return {
@@ -140,6 +142,7 @@ def _link_stats(snapshot: Snapshot, name: str) -> Row:
         "rx_frames": ring.rx_frames if ring else 0,
         "frames": ring.frames if ring else dict.fromkeys(VERDICTS, 0),
         "ring_dropped_frames": ring.dropped if ring else 0,
+        "outgoing_frames": outgoing,  # of groups of rules, sent on this link by this host: not captured
     }
 
 

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from .counters cimport FRAGMENT, MALFORMED, NOT_UDP, RELAYED, TRUNCATED, Verdict
+from .counters cimport FRAGMENT, MALFORMED, NOT_UDP, RELAYED, TRUNCATED, VLAN, Verdict
 from .kernel cimport htons, ntohs, read_be16, read_be32, read_raw16, read_raw32
 
 cdef enum:
@@ -10,6 +10,8 @@ cdef enum:
     IPV4_BYTES = 20
     UDP_BYTES = 8
     ETHERTYPE_IPV4 = 0x0800
+    ETHERTYPE_CTAG = 0x8100     # IEEE 802.1Q; the kernel has taken the outer tag off, so this one is a second
+    ETHERTYPE_STAG = 0x88a8
     MORE_FRAGMENTS_OR_OFFSET = 0x3fff
     PAYLOAD_MAX = 65507         # 65535 less the IPv4 and UDP headers
 
@@ -74,7 +76,7 @@ cdef inline Verdict parse(
     if size < ETHERNET_BYTES:
         return MALFORMED
     if read_be16(frame + 12) != ETHERTYPE_IPV4:
-        return NOT_UDP
+        return VLAN if read_be16(frame + 12) in (ETHERTYPE_CTAG, ETHERTYPE_STAG) else NOT_UDP
     size -= ETHERNET_BYTES
     if size < IPV4_BYTES or ip[0] >> 4 != 4:
         return MALFORMED

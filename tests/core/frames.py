@@ -65,6 +65,6 @@ def frame(payload=b"payload", *, padding=0, **fields):
     )
 
 
-def tagged(untagged: bytes, tci: int) -> bytes:
-    """IEEE 802.1Q: tag control information after the addresses."""
-    return untagged[:12] + struct.pack("!HH", 0x8100, tci) + untagged[12:]
+def tagged(untagged: bytes, tci: int, tpid: int = 0x8100) -> bytes:
+    """IEEE 802.1Q: tag control information after the addresses; a provider's tag has another EtherType."""
+    return untagged[:12] + struct.pack("!HH", tpid, tci) + untagged[12:]

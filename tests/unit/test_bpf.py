@@ -8,7 +8,7 @@ import struct
 from ipaddress import IPv4Address
 
 import pytest
-from core.frames import ethernet, frame, ipv4, number, udp
+from core.frames import ethernet, frame, ipv4, number, tagged, udp
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +32,7 @@ def check(program):
     steps = instructions(program)
     assert 0 < len(steps) <= 4096
     for at, (code, yes, no, value) in enumerate(steps):
-        assert code in {*LOADS, *JUMPS, 0x05, 0x06}
+        assert code in {*LOADS, *JUMPS, 0x05, 0x06, 0x07, 0x87, 0x24, 0x74, 0x94}
         if code in JUMPS:
             assert at + 1 + max(yes, no) < len(steps)
         if code == 0x05:
@@ -188,7 +188,7 @@ def test_more_groups_than_the_kernel_takes_instructions_for_are_let_through_and_
     assert not passes(program, addressed(groups[-1] + 1))
 
 
-@given(st.integers(14, 200), group_sets)
+@given(st.integers(24, 200), group_sets)
 @settings(max_examples=60)
 def test_a_program_for_less_memory_is_a_wider_one(most, groups):
     program, exact = bpf.fitting_filter(map(IPv4Address, groups), most)
@@ -273,3 +273,23 @@ def test_a_kernel_that_takes_no_filter_is_trouble_for_that_ring_and_no_endless_l
     assert "in0" in troubles.rings[7]
     assert ring.tries < 20
     assert capture.groups == frozenset()
+
+
+@pytest.mark.parametrize("tpid", [0x8100, 0x88A8])
+def test_a_frame_with_a_second_tag_passes_by_its_group_too(tpid):
+    """The kernel has taken the outer tag off; the inner one is still in the frame."""
+    assert passes(TWO, tagged(addressed("226.2.2.2"), 7, tpid), tag=100)
+    assert not passes(TWO, tagged(addressed("226.2.2.3"), 7, tpid), tag=100)
+    assert not passes(TWO, tagged(ethernet(bytes(60), ethertype=0x86DD), 7, tpid), tag=100)
+    tcp = addressed("226.2.2.2")
+    assert not passes(TWO, tagged(tcp[:23] + bytes([6]) + tcp[24:], 7, tpid), tag=100)
+
+
+@given(group_sets, st.integers(0xE0000000, 0xEFFFFFFF))
+def test_what_this_host_sends_is_counted_by_the_same_groups_and_nothing_that_arrives(groups, other):
+    program, _ = bpf.fitting_filter(map(IPv4Address, groups), outgoing=True)
+    check(program)
+    for group in (*groups, other):
+        assert passes(program, addressed(group), OUTGOING) == (group in groups)
+        assert not passes(program, addressed(group), MULTICAST)
+        assert run(program, addressed(group), MULTICAST)[1] == 3
