@@ -20,7 +20,7 @@ from trial import Setting, Trial
 from way import Way
 from workloads import Workload
 
-from mcrelay.netns import Lab
+from mcrelay.commands.lab import Lab
 
 WORKLOADS = {each.name: each for each in vars(workloads).values() if isinstance(each, Workload)}
 

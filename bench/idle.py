@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mcrelay.netns import standard_lab
+from mcrelay.commands.lab import standard_lab
 
 RULE = '[rules.x]\ninput = "226.2.2.2:2068%in0"\noutputs = ["239.10.0.1:5004%out0"]\n'
 

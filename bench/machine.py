@@ -10,7 +10,7 @@ from typing import Any
 
 import meter
 
-from mcrelay.programs import search_path
+from mcrelay.linux.programs import search_path
 
 SYSCTLS = ("net.core.rmem_max", "net.core.wmem_max", "net.core.netdev_max_backlog", "kernel.sched_rt_runtime_us")
 

@@ -12,7 +12,7 @@ from search import TOLERANCE
 from trial import Trial
 from way import UnsupportedError
 
-from mcrelay.netns import Lab
+from mcrelay.commands.lab import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -24,7 +24,7 @@ from rich.console import Console
 from trial import BACKLOG_SHARE, SENT_SHARE, Setting
 from way import Way
 
-from mcrelay.netns import missing_privilege
+from mcrelay.commands.lab import missing_privilege
 
 NAMES = ("stream", "shapes", "fanout", "superframes", "rules", "flood", "start", "latency", "exactness", "micro")
 WIDTH = 180  # of the table as text

@@ -17,7 +17,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mcrelay.netns import Lab, Namespace
+    from mcrelay.commands.lab import Lab, Namespace
 
 IN_GROUP, IN_PORT = IPv4Address("239.1.0.0"), 5000  # of the first stream; the others follow
 OUT_GROUP, OUT_PORT = IPv4Address("239.2.0.0"), 6000  # output j of stream i: group i x outputs + j

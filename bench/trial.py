@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from way import Way
     from workloads import Workload
 
-    from mcrelay.netns import Lab
+    from mcrelay.commands.lab import Lab
 
 SENT_SHARE = 0.98  # of what was offered: below, the sender could not keep up, and the rate was not tried
 BUSY = 0.9  # of a core: what is left is no use to a second sender

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from topology import OUT_GROUP, OUT_PORT
 
-from mcrelay.programs import search_path
+from mcrelay.linux.programs import search_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable

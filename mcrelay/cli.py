@@ -8,20 +8,20 @@ import sys
 
 import click
 
-from .errors import ConfigError, McrelayError
+from mcrelay.errors import ConfigError, McrelayError
 
 # name: (module, what --help says); modules are imported when their command is used
 COMMANDS = {
-    "run": ("daemon", "Run the relay in the foreground: the daemon."),
+    "run": ("run", "Run the relay in the foreground: the daemon."),
     "relay": ("relay", "Relay one stream until Ctrl-C, without any file."),
     "check": ("check", "Check a configuration and say everything that is wrong with it."),
     "show": ("show", "Show what the running relay does."),
-    "add": ("change", "Add a rule to the running relay."),
-    "replace": ("change", "Put another rule in the place of one that runs."),
-    "delete": ("change", "Delete a rule of the running relay."),
-    "enable": ("change", "Let a rule run that was disabled."),
-    "disable": ("change", "Stop relaying by a rule, and keep it."),
-    "reload": ("change", "Make what runs what the files say."),
+    "add": ("rules", "Add a rule to the running relay."),
+    "replace": ("rules", "Put another rule in the place of one that runs."),
+    "delete": ("rules", "Delete a rule of the running relay."),
+    "enable": ("rules", "Let a rule run that was disabled."),
+    "disable": ("rules", "Stop relaying by a rule, and keep it."),
+    "reload": ("rules", "Make what runs what the files say."),
     "save": ("save", "Write the rules that only run into a file."),
     "send": ("send", "Send test traffic."),
     "recv": ("recv", "Receive test traffic and say what was lost."),
@@ -39,7 +39,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f".{COMMANDS[cmd_name][0]}", __package__)
+        module = importlib.import_module(f"mcrelay.commands.{COMMANDS[cmd_name][0]}")
         command = getattr(module, cmd_name)
         return command if isinstance(command, click.Command) else None
 

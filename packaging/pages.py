@@ -17,8 +17,8 @@ from pathlib import Path
 import click
 from click.shell_completion import get_completion_class
 
-from mcrelay import settings
 from mcrelay.cli import COMMANDS, cli
+from mcrelay.config import schema
 
 DATE = dt.datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), dt.UTC)
 
@@ -143,9 +143,9 @@ def configuration_page() -> str:
         ("[rules.NAME]: the rule", "FLAGS", "True or false."),
     ]  # fmt: skip
     for title, table, text in sections:
-        known, told = set(getattr(settings, table)), set(KEYS[table])
+        known, told = set(getattr(schema, table)), set(KEYS[table])
         if known != told:
-            sys.exit(f"packaging/pages.py and mcrelay/settings.py differ about {table}: {sorted(known ^ told)}")
+            sys.exit(f"packaging/pages.py and mcrelay/config/schema.py differ about {table}: {sorted(known ^ told)}")
         lines += [f'.SH "{quote(title)}"', *paragraphs(text)]
         lines += terms((key, text + missing(key)) for key, text in KEYS[table].items())
     return "\n".join([*lines, ".SH SEE ALSO", ".BR mcrelay (1)", ""])
@@ -153,7 +153,7 @@ def configuration_page() -> str:
 
 def missing(key: str) -> str:
     """Say what the schema knows of a key and does not do yet."""
-    texts = [what.replace("{}", "other than the default") for name, _, what, _ in settings.NOT_YET if name == key]
+    texts = [what.replace("{}", "other than the default") for name, _, what, _ in schema.NOT_YET if name == key]
     return f" Not supported yet: {', '.join(texts)}." if texts else ""
 
 

@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mcrelay import netns
+from mcrelay.commands.lab import Lab, StandardLab, missing_privilege, standard_lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-privilege = functools.cache(netns.missing_privilege)
+privilege = functools.cache(missing_privilege)
 
 
 @pytest.fixture
-def namespaces() -> Iterator[netns.Lab]:
+def namespaces() -> Iterator[Lab]:
     """An empty Lab: add namespaces and links of your own. All is removed after the test."""
     if reason := privilege():
         pytest.skip(reason)
-    with netns.Lab() as lab:
+    with Lab() as lab:
         yield lab
 
 
 @pytest.fixture
-def lab() -> Iterator[netns.StandardLab]:
-    """source --- switch --- relay --- sink, the bridge already pruning: see mcrelay.netns.StandardLab."""
+def lab() -> Iterator[StandardLab]:
+    """source --- switch --- relay --- sink, the bridge already pruning: see mcrelay.commands.lab.StandardLab."""
     if reason := privilege():
         pytest.skip(reason)
-    with netns.standard_lab() as made:
+    with standard_lab() as made:
         made.settle()
         yield made
 

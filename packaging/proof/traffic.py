@@ -50,7 +50,7 @@ def patiently(stream, count: int = COUNT) -> dict:
 
 def relays(root: Path, mcrelay: str, *, prefix: tuple[str, ...] = NOBODY) -> None:
     """Send 100 000 datagrams through `mcrelay run`; the sender and the sink are the same artefact."""
-    from mcrelay.netns import standard_lab
+    from mcrelay.commands.lab import standard_lab
 
     folder = root / FOLDER.lstrip("/")
     shutil.rmtree(folder, ignore_errors=True)

@@ -16,14 +16,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from core.frames import GROUP, PORT, number
+from support.frames import GROUP, PORT, number
 
-from mcrelay import bpf
 from mcrelay._core.counters import DROPS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, Block
 from mcrelay._core.egress import EgressSocket, RunSwitch
 from mcrelay._core.plan import PlanOwner
 from mcrelay._core.ring import RingSocket
 from mcrelay._core.worker import Worker
+from mcrelay.linux import bpf
 
 if TYPE_CHECKING:
     from mcrelay._core.policer import PolicerState

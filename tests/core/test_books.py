@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from mcrelay._core.traffic import Sender
-from mcrelay.config import parse_config
-from mcrelay.engine import Engine
-from mcrelay.features import Features
-from mcrelay.model import Link
-from mcrelay.rules import compile_plan
+from mcrelay.config.parse import parse_config
+from mcrelay.engine.ring import Engine
+from mcrelay.linux.features import Features
+from mcrelay.model.link import Link
+from mcrelay.relay.compile import compile_plan
 
 NAMES = ("a", "b")
 OUTPUTS = ("127.0.0.1:{port}", "127.0.0.2:{port}", "127.0.0.3:{port}", "239.10.0.{n}:5004%gone")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from core.frames import number
 from hypothesis import given
 from hypothesis import strategies as st
+from support.frames import number
 
 pytestmark = pytest.mark.core
 

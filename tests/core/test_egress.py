@@ -11,9 +11,9 @@ import socket
 import time
 
 import pytest
-from core.frames import number
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.frames import number
 
 from mcrelay._core.egress import EgressSocket, RunSwitch
 

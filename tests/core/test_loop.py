@@ -10,7 +10,6 @@ import time
 import weakref
 
 import pytest
-from core.frames import GROUP, PORT, SOURCE, SOURCE_PORT, ethernet, frame, ipv4, number, ones_sum, tagged, udp
 from core.loops import (
     ACCEPT_ALL,
     UDP_SEGMENT,
@@ -25,6 +24,7 @@ from core.loops import (
     verdicts,
     wait_until,
 )
+from support.frames import GROUP, PORT, SOURCE, SOURCE_PORT, ethernet, frame, ipv4, number, ones_sum, tagged, udp
 
 from mcrelay._core.counters import INPUT_WORDS, OUTPUT_WORDS, VERDICTS, Block
 from mcrelay._core.egress import EgressSocket, RunSwitch

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from core.frames import number
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.frames import number
 
 from mcrelay._core.policer import PolicerState
 

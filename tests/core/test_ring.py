@@ -8,8 +8,8 @@ import socket
 import struct
 
 import pytest
-from core.frames import GROUP, PORT, SOURCE, frame
 from core.loops import ACCEPT_ALL, From, Running, Wire, only_groups, plan_of, settle, verdicts, wait_until
+from support.frames import GROUP, PORT, SOURCE, frame
 
 from mcrelay._core.ring import RingSocket
 

@@ -6,9 +6,9 @@ import random
 import struct
 
 import pytest
-from core.frames import GROUP, PORT, SOURCE, SOURCE_PORT, ethernet, frame, ipv4, number, ones_sum, tagged, udp
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.frames import GROUP, PORT, SOURCE, SOURCE_PORT, ethernet, frame, ipv4, number, ones_sum, tagged, udp
 
 pytestmark = pytest.mark.core
 

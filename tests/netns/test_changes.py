@@ -14,10 +14,22 @@ import time
 import tomllib
 
 import pytest
-from harness import GROUP, INPUT, MCRELAY, assert_adds_up, assert_exact, heard, receiver, relaying, report, send, sender
+from support.relay import (
+    GROUP,
+    INPUT,
+    MCRELAY,
+    assert_adds_up,
+    assert_exact,
+    heard,
+    receiver,
+    relaying,
+    report,
+    send,
+    sender,
+)
 
-from mcrelay.client import RefusedError, ask
-from mcrelay.config import parse_config
+from mcrelay.config.parse import parse_config
+from mcrelay.control.client import RefusedError, ask
 from mcrelay.errors import ConfigError
 
 pytestmark = pytest.mark.net

@@ -12,7 +12,7 @@ import sys
 import time
 
 import pytest
-from harness import GROUP, INPUT, MCRELAY, assert_adds_up, assert_exact, receiver, relaying, report, send
+from support.relay import GROUP, INPUT, MCRELAY, assert_adds_up, assert_exact, receiver, relaying, report, send
 
 pytestmark = pytest.mark.net
 
@@ -185,7 +185,7 @@ def test_every_command_has_help_with_an_example():
 
 def test_show_starts_quickly_because_it_imports_little():
     heavy = ("rich", "pyroute2", "msgspec", "asyncio", "mcrelay._core", "prometheus_client")
-    code = f"import sys, mcrelay.cli, mcrelay.show; print([m for m in {heavy!r} if m in sys.modules])"
+    code = f"import sys, mcrelay.cli, mcrelay.commands.show; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

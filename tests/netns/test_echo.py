@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness import INPUT, assert_adds_up, assert_exact, heard, receiver, relaying, send
+from support.relay import INPUT, assert_adds_up, assert_exact, heard, receiver, relaying, send
 
 pytestmark = pytest.mark.net
 

@@ -14,10 +14,22 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import GROUP, INPUT, assert_adds_up, assert_exact, carries, heard, receiver, relaying, report, send, sender
-from igmpwire import Listener, joined
+from support.igmpwire import Listener, joined
+from support.relay import (
+    GROUP,
+    INPUT,
+    assert_adds_up,
+    assert_exact,
+    carries,
+    heard,
+    receiver,
+    relaying,
+    report,
+    send,
+    sender,
+)
 
-from mcrelay import igmp
+from mcrelay.igmp import wire as igmp_wire
 
 pytestmark = pytest.mark.net
 
@@ -44,7 +56,7 @@ def bystander(relay, rate: int = 20_000):
     stats = relay.at_rest()
     stats["rules"] = [each for each in stats["rules"] if each["name"] == "x"]  # a test may change an output of e
     assert_adds_up(stats)
-    leaving = {igmp.TO_INCLUDE, igmp.BLOCK_SOURCES}
+    leaving = {igmp_wire.TO_INCLUDE, igmp_wire.BLOCK_SOURCES}
     assert not [each for each in messages for record in getattr(each, "records", ()) if record.kind in leaving]
     about = [line for line in relay.log.read_text()[said:].splitlines() if "rule=x" in line or "=in0 ifindex" in line]
     assert about == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from harness import GROUP, INPUT, SOURCE, assert_adds_up, assert_exact, receiver, relaying, report, send, sender
+from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, assert_exact, receiver, relaying, report, send, sender
 
 pytestmark = pytest.mark.net
 

@@ -10,13 +10,12 @@ import socket
 import struct
 import subprocess
 
-import igmpwire
 import pytest
-from core import frames
-from harness import MCRELAY, assert_adds_up, assert_exact, receiver, relaying, report, send, sender
-from manager import Manager
+from support import frames, igmpwire
+from support.manager import Manager
+from support.relay import MCRELAY, assert_adds_up, assert_exact, receiver, relaying, report, send, sender
 
-from mcrelay.dropset import table_name
+from mcrelay.exclusive.droptable import table_name
 
 pytestmark = pytest.mark.net
 

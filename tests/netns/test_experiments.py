@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from mcrelay import netns
+from mcrelay.commands import lab
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 FOLDERS = sorted(path.parent for path in EXPERIMENTS.glob("*/README.md"))
 
 
 def helper_socket(*arguments: str) -> subprocess.CompletedProcess[str]:
-    if reason := netns.missing_privilege():
+    if reason := lab.missing_privilege():
         pytest.skip(reason)
     script = EXPERIMENTS / "poc_helper_socket_igmp" / "run_test.sh"
     return subprocess.run([script, *arguments], capture_output=True, text=True, check=False, timeout=60)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from harness import GROUP, INPUT, assert_adds_up, assert_exact, receiver, relaying, report, send, service_in
+from support.relay import GROUP, INPUT, assert_adds_up, assert_exact, receiver, relaying, report, send, service_in
 
-from mcrelay import views
-from mcrelay.features import Features
-from mcrelay.netns import standard_lab
+from mcrelay.commands.lab import standard_lab
+from mcrelay.linux.features import Features
+from mcrelay.relay import views
 
 pytestmark = pytest.mark.net
 

@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from accounts import as_root
-from harness import GROUP, INPUT, RelayUnderTest, assert_adds_up, assert_exact, receiver, relaying, report, sender
+from support.accounts import as_root
+from support.relay import GROUP, INPUT, RelayUnderTest, assert_adds_up, assert_exact, receiver, relaying, report, sender
 
-from mcrelay import offload
-from mcrelay.genl import GenericNetlink
-from mcrelay.gro import OURS
+from mcrelay.links import offload
+from mcrelay.links.gro import OURS
+from mcrelay.linux.genl import GenericNetlink
 
 pytestmark = [pytest.mark.net, as_root]  # the kernel lets no user namespace set the timers
 

@@ -7,11 +7,12 @@ import sys
 import time
 
 import pytest
-from harness import GROUP, INPUT, MCRELAY, SOURCE, assert_exact, receiver, relaying, report, send, sender
-from igmpwire import Listener, answers, joined, send_query
+from support.igmpwire import Listener, answers, joined, send_query
+from support.relay import GROUP, INPUT, MCRELAY, SOURCE, assert_exact, receiver, relaying, report, send, sender
 
-from mcrelay import igmp, remedy
-from mcrelay.netns import forwarding
+from mcrelay.commands.lab import forwarding
+from mcrelay.igmp import advice
+from mcrelay.igmp import wire as igmp_wire
 
 pytestmark = pytest.mark.net
 
@@ -76,8 +77,8 @@ def test_a_stream_resumes_after_a_loss_of_carrier_while_the_querier_is_silent(wh
         kinds = {
             (record.kind, record.sources) for each in found for record in each.records if str(record.group) == GROUP
         }
-        source = tuple(map(igmp.IPv4Address, [SOURCE])) if what == "SSM" else ()
-        assert kinds == {(igmp.IS_INCLUDE if source else igmp.IS_EXCLUDE, source)}
+        source = tuple(map(igmp_wire.IPv4Address, [SOURCE])) if what == "SSM" else ()
+        assert kinds == {(igmp_wire.IS_INCLUDE if source else igmp_wire.IS_EXCLUDE, source)}
         assert other.poll() is None
 
 
@@ -179,8 +180,8 @@ def test_an_older_querier_and_an_ssm_join():
 
 
 def test_older_queries_can_be_kept_from_the_kernel_as_the_warning_says():
-    query = igmp.Query(igmp.IPv4Address("192.0.2.254"), 2, None)
-    text = remedy.older_querier("in0", query, [igmp.IPv4Address(GROUP)])
+    query = igmp_wire.Query(igmp_wire.IPv4Address("192.0.2.254"), 2, None)
+    text = advice.older_querier("in0", query, [igmp_wire.IPv4Address(GROUP)])
     with relaying(CONFIG, querier=False) as relay:
         relay.lab.relay.run("sh", "-c", remedies(text, "nft"))
         with Listener(relay.lab.switch, "to-relay") as wire:
@@ -336,8 +337,8 @@ def test_it_does_its_work_with_little(what):
 def test_queries_of_a_vlan_on_the_link_concern_the_link_of_that_vlan():
     """A packet socket sees them without their tag (docs/linux.md, L6)."""
     with relaying(CONFIG, querier=False) as relay:
-        from core.frames import tagged
-        from igmpwire import query_frame, send_frame
+        from support.frames import tagged
+        from support.igmpwire import query_frame, send_frame
 
         for tci in (100, 7):
             send_frame(relay.lab.source, "eth0", tagged(query_frame(2, "203.0.113.9"), tci))

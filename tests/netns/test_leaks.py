@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import GROUP, INPUT, assert_adds_up, assert_exact, heard, receiver, relaying, report, sender
+from support.relay import GROUP, INPUT, assert_adds_up, assert_exact, heard, receiver, relaying, report, sender
 
-from mcrelay.client import ask
+from mcrelay.control.client import ask
 
 pytestmark = pytest.mark.net
 

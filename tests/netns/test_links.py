@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from harness import (
+from support.relay import (
     GROUP,
     INPUT,
     SOURCE,
@@ -22,7 +22,7 @@ from harness import (
     sender,
 )
 
-from mcrelay import links
+from mcrelay.links import watch as watch_module
 
 pytestmark = pytest.mark.net
 
@@ -118,11 +118,11 @@ def test_the_querier_of_a_link_is_known():
 
 
 def test_links_are_read_again_once_netlink_has_said_anything(namespaces, monkeypatch):
-    monkeypatch.setattr(links, "DUMP_LASTS_SECONDS", float("inf"))
+    monkeypatch.setattr(watch_module, "DUMP_LASTS_SECONDS", float("inf"))
     (here,) = namespaces.add("here")
     dumps = []
 
-    class Watch(links.LinkWatch):
+    class Watch(watch_module.LinkWatch):
         async def _dump(self):
             dumps.append(await super()._dump())
             return dumps[-1]
@@ -137,7 +137,7 @@ def test_links_are_read_again_once_netlink_has_said_anything(namespaces, monkeyp
             assert {"here0", "here1"} <= (await watch.dump()).keys()
             assert len(dumps) == 3
             assert await watch.dump(fresh=True) is dumps[3]
-            monkeypatch.setattr(links, "DUMP_LASTS_SECONDS", 0)
+            monkeypatch.setattr(watch_module, "DUMP_LASTS_SECONDS", 0)
             assert await watch.dump() is dumps[4]
 
     here.call(lambda: asyncio.run(look()))
@@ -169,7 +169,7 @@ def test_what_happens_to_a_followed_link_is_heard_and_what_happens_to_others_is_
     heard = []
 
     async def look() -> None:
-        async with links.LinkWatch(lambda: heard.append(1)) as watch:
+        async with watch_module.LinkWatch(lambda: heard.append(1)) as watch:
             watch.follow({"here0", "there0"})
             first = await watch.dump()
             await asyncio.sleep(0.1)

@@ -10,9 +10,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from harness import GROUP, INPUT, RelayUnderTest, assert_adds_up, assert_exact, heard, receiver, relaying, report, send
+from support.relay import (
+    GROUP,
+    INPUT,
+    RelayUnderTest,
+    assert_adds_up,
+    assert_exact,
+    heard,
+    receiver,
+    relaying,
+    report,
+    send,
+)
 
-from mcrelay.netns import Lab, bridge, forwarding
+from mcrelay.commands.lab import Lab, bridge, forwarding
 
 pytestmark = pytest.mark.net
 

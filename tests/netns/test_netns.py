@@ -8,15 +8,15 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from flows import wait_for
+from support.traffic import wait_for
 
-from mcrelay import netns
-from mcrelay.notation import parse_stream
-from mcrelay.recv import open_receiver
-from mcrelay.send import open_sender
+from mcrelay.commands.lab import SOURCE_ADDRESS, LabError, standard_lab
+from mcrelay.commands.recv import open_receiver
+from mcrelay.commands.send import open_sender
+from mcrelay.model.notation import parse_stream
 
 if TYPE_CHECKING:
-    from mcrelay.netns import Lab, StandardLab
+    from mcrelay.commands.lab import Lab, StandardLab
 
 pytestmark = pytest.mark.net
 GROUP = "226.2.2.2"
@@ -50,7 +50,7 @@ def test_nothing_is_left(namespaces: Lab) -> None:
     children = []
 
     def interrupted() -> None:
-        with netns.standard_lab(sinks=2) as lab:
+        with standard_lab(sinks=2) as lab:
             assert lab.relay.name in listed()
             children.append(lab.sinks[1].popen("sleep", "60"))
             raise KeyboardInterrupt
@@ -64,7 +64,7 @@ def test_nothing_is_left(namespaces: Lab) -> None:
 def test_set_up_is_quick(namespaces: Lab) -> None:
     """The standard lab stands within half a second."""
     start = time.monotonic()
-    with netns.standard_lab():
+    with standard_lab():
         assert time.monotonic() - start < 0.5
 
 
@@ -79,17 +79,17 @@ def test_bridge_prunes_before_a_join_and_delivers_after(lab: StandardLab) -> Non
 
 def test_ssm_join_is_reported_as_such(lab: StandardLab) -> None:
     """With IGMPv3 the bridge learns the source, and mdb() shows no any-source entry beside it."""
-    stream = parse_stream(f"{netns.SOURCE_ADDRESS}@232.1.1.1:5000%in0")
+    stream = parse_stream(f"{SOURCE_ADDRESS}@232.1.1.1:5000%in0")
     with lab.relay.call(lambda: open_receiver(stream, 1)):
         shown = wait_for(lambda: lab.mdb().get("to-relay"), "the report")
-        assert shown == {f"{netns.SOURCE_ADDRESS}@232.1.1.1"}
+        assert shown == {f"{SOURCE_ADDRESS}@232.1.1.1"}
 
 
 def test_bridge_that_speaks_v2_hears_v2(namespaces: Lab) -> None:
     """An old querier turns an SSM join into an any-source one."""
-    with netns.standard_lab(igmp_version=2) as lab:
+    with standard_lab(igmp_version=2) as lab:
         lab.settle()
-        stream = parse_stream(f"{netns.SOURCE_ADDRESS}@232.1.1.1:5000%in0")
+        stream = parse_stream(f"{SOURCE_ADDRESS}@232.1.1.1:5000%in0")
         with lab.relay.call(lambda: open_receiver(stream, 1)):
             shown = wait_for(lambda: lab.mdb().get("to-relay"), "the report")
             assert shown == {"232.1.1.1"}
@@ -97,14 +97,14 @@ def test_bridge_that_speaks_v2_hears_v2(namespaces: Lab) -> None:
 
 def test_without_a_querier_the_bridge_floods(namespaces: Lab) -> None:
     """What a snooping bridge does when nobody asks."""
-    with netns.standard_lab(querier=False) as lab:
+    with standard_lab(querier=False) as lab:
         lab.settle()
         assert arrivals(lab) == 5
 
 
 def test_options_reach_the_links(namespaces: Lab) -> None:
     """MTU and segmentation are those asked for."""
-    with netns.standard_lab(mtu=9000, segmentation=False) as lab:
+    with standard_lab(mtu=9000, segmentation=False) as lab:
         assert "mtu 9000" in lab.relay.run("ip", "link", "show", "in0").stdout
         assert "tx-udp-segmentation: off" in lab.relay.run("ethtool", "-k", "out0").stdout
 
@@ -112,9 +112,9 @@ def test_options_reach_the_links(namespaces: Lab) -> None:
 def test_failing_command_is_named(namespaces: Lab) -> None:
     """LabError holds the one line that failed and what ip said of it."""
     (namespace,) = namespaces.add("a")
-    with pytest.raises(netns.LabError, match=r"link set nosuch up` failed: Cannot find device"):
+    with pytest.raises(LabError, match=r"link set nosuch up` failed: Cannot find device"):
         namespace.ip("link set lo up", "link set nosuch up")
-    with pytest.raises(netns.LabError, match="exit code 1"):
+    with pytest.raises(LabError, match="exit code 1"):
         namespace.run("false")
 
 

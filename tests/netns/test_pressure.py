@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import GROUP, INPUT, assert_adds_up, assert_exact, heard, receiver, relaying, report, send, sender
+from support.relay import GROUP, INPUT, assert_adds_up, assert_exact, heard, receiver, relaying, report, send, sender
 
 pytestmark = pytest.mark.net
 

@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from accounts import as_root
-from harness import GROUP, INPUT, MCRELAY, assert_adds_up, assert_exact, receiver, relaying, report, send
+from support.accounts import as_root
+from support.relay import GROUP, INPUT, MCRELAY, assert_adds_up, assert_exact, receiver, relaying, report, send
 
-from mcrelay.privileges import CAP_NET_RAW, successor
+from mcrelay.linux.capabilities import CAP_NET_RAW, successor
 
 pytestmark = [pytest.mark.net, as_root]
 
@@ -32,7 +32,7 @@ def hook(event, arguments):
     if event in {"import", "ctypes.dlopen"} and dropped and arguments[0]:
         print(f"late {event} of {arguments[0]}", file=sys.stderr, flush=True)
 sys.addaudithook(hook)
-logging.getLogger("mcrelay.privileges").addFilter(Filter())
+logging.getLogger("mcrelay.linux.capabilities").addFilter(Filter())
 from mcrelay.cli import main
 main()
 """

@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from harness import assert_adds_up, relaying
+from support.relay import assert_adds_up, relaying
 
 pytestmark = pytest.mark.net
 

@@ -6,9 +6,9 @@ import asyncio
 import time
 
 import pytest
-from harness import GROUP, INPUT, assert_adds_up, assert_exact, receiver, relaying, report, send
+from support.relay import GROUP, INPUT, assert_adds_up, assert_exact, receiver, relaying, report, send
 
-from mcrelay.routes import RouteWatch
+from mcrelay.links.routes import RouteWatch
 
 pytestmark = pytest.mark.net
 

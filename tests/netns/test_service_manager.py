@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import GROUP, INPUT, MCRELAY, SOURCE, assert_adds_up, heard, receiver, relaying, report, sender
-from manager import Manager
+from support.manager import Manager
+from support.relay import GROUP, INPUT, MCRELAY, SOURCE, assert_adds_up, heard, receiver, relaying, report, sender
 
 pytestmark = pytest.mark.net
 

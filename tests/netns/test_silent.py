@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 
 import pytest
-from core.frames import frame, tagged
-from harness import GROUP, INPUT, SOURCE, assert_adds_up, assert_exact, heard, receiver, relaying, send
+from support.frames import frame, tagged
+from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, assert_exact, heard, receiver, relaying, send
 
 pytestmark = pytest.mark.net
 

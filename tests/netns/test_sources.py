@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness import GROUP, INPUT, assert_adds_up, assert_exact, receiver, relaying, report, send
+from support.relay import GROUP, INPUT, assert_adds_up, assert_exact, receiver, relaying, report, send
 
 pytestmark = pytest.mark.net
 

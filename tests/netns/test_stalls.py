@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness import GROUP, INPUT, MCRELAY, RelayUnderTest, assert_exact, heard, receiver, relaying, send
+from support.relay import GROUP, INPUT, MCRELAY, RelayUnderTest, assert_exact, heard, receiver, relaying, send
 
-from mcrelay.client import ask
+from mcrelay.commands.lab import standard_lab
+from mcrelay.control.client import ask
 from mcrelay.errors import ControlError, McrelayError
-from mcrelay.netns import standard_lab
 
 pytestmark = pytest.mark.net
 
@@ -108,7 +108,7 @@ def test_a_log_that_nobody_reads_stalls_nothing(log_format):
 def test_a_name_service_that_does_not_answer_stalls_no_change():
     """The log names who changed something; a lookup that hangs (LDAP) must not hold the change up."""
     slow = (
-        "import time, types\nfrom mcrelay import changer\n"
+        "import time, types\nfrom mcrelay.control import handlers as changer\n"
         "changer.pwd = types.SimpleNamespace(getpwuid=lambda uid: time.sleep(30))\nfrom mcrelay.cli import main; main()"
     )
     with relaying(RULE, program=[sys.executable, "-c", slow]) as relay:

@@ -12,15 +12,15 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from flows import MCRELAY, finish, send, start_recv
+from support.traffic import MCRELAY, finish, send, start_recv
 
-from mcrelay.notation import parse_stream
-from mcrelay.recv import open_receiver
+from mcrelay.commands.recv import open_receiver
+from mcrelay.model.notation import parse_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mcrelay.netns import Lab, Namespace
+    from mcrelay.commands.lab import Lab, Namespace
 
 pytestmark = pytest.mark.net
 STREAM = "233.252.0.1:5000%eth0"

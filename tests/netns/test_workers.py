@@ -6,7 +6,7 @@ import json
 import subprocess
 
 import pytest
-from harness import (
+from support.relay import (
     GROUP,
     MCRELAY,
     RelayUnderTest,
@@ -19,9 +19,9 @@ from harness import (
     service_in,
 )
 
-from mcrelay import views
-from mcrelay.features import Features
-from mcrelay.netns import standard_lab
+from mcrelay.commands.lab import standard_lab
+from mcrelay.linux.features import Features
+from mcrelay.relay import views
 
 pytestmark = pytest.mark.net
 

@@ -17,7 +17,7 @@ from targets import NOT_MEASURED, rows
 from trial import Probe
 from workloads import FANOUT_10, ONE, RULES_100, THIN
 
-from mcrelay.config import parse_config
+from mcrelay.config.parse import parse_config
 
 
 @given(limit=st.floats(1e3, 1e7), off=st.floats(0.25, 4))

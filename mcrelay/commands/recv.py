@@ -1,0 +1,203 @@
+"""``mcrelay recv``: receive what ``mcrelay send`` sent, and account for every datagram (pyx/receiving.pxd)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import socket
+import struct
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mcrelay.commands.send import allow_files, consecutive, drive, link_index, set_buffer
+from mcrelay.errors import MembershipError, OperationError
+from mcrelay.model.notation import format_stream
+
+if TYPE_CHECKING:
+    from mcrelay._core.traffic import Receiver
+    from mcrelay.model.stream import Stream
+
+BUFFERS_BYTES = 128 << 20  # of all sockets together; a bound, not an allocation
+IDLE_SECONDS = 2.0  # once a count was given
+COUNTS = (
+    "received unique lost duplicated reordered corrupted foreign unnumbered socket_dropped bytes".split()  # noqa: SIM905
+)
+
+# linux/socket.h and linux/in.h: the socket module lacks these.
+SO_RCVBUFFORCE = 33
+IP_RECVTTL = 12
+IP_RECVTOS = 13
+MCAST_JOIN_SOURCE_GROUP = 46
+IP_MULTICAST_ALL = 49
+
+
+@click.command()
+@click.argument("stream")
+@click.option("--count", type=click.IntRange(1), help="Datagrams expected of each stream; ends when all are there.")
+@click.option("--duration", type=click.FloatRange(0, min_open=True), help="Seconds in all.")
+@click.option(
+    "--idle",
+    type=click.FloatRange(0, min_open=True),
+    help=f"Seconds after the last datagram; with --count {IDLE_SECONDS:g} unless said.",
+)
+@click.option("--streams", type=click.IntRange(1, 65536), help="So many consecutive groups.")
+@click.option("-j", "as_json", is_flag=True, help="Print one JSON object at the end.")
+def recv(
+    stream: str, *, count: int | None, duration: float | None, idle: float | None, streams: int | None, as_json: bool
+) -> None:
+    """Join STREAM, [SOURCE@]GROUP:PORT%LINK, and check what `mcrelay send` sends there; HOST:PORT is an own address.
+
+    Goes on until Ctrl-C unless told otherwise. Exit code 1: nothing came, or something was lost, duplicated or
+    corrupted.
+
+    \b
+    Example: mcrelay recv 233.252.0.1:5000%eth0 --count 10000
+    """  # noqa: D301  click's mark for lines to be left alone
+    from mcrelay._core.traffic import Receiver  # noqa: PLC0415  other commands start without it
+
+    targets = consecutive(stream, streams)
+    allow_files(len(targets))
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(open_receiver(target, len(targets))) for target in targets]
+        receiver = Receiver(
+            [sock.fileno() for sock in sockets],
+            expected=count or 0,
+            duration=duration or 0,
+            idle=idle or (IDLE_SECONDS if count else 0),
+        )
+        before = checksum_errors()
+        try:
+            drive(receiver, lambda: f"received {receiver.received:,}")
+        except OSError as error:
+            raise OperationError(f"cannot receive {stream}: {error.strerror}") from error
+        result = summary(receiver, targets)
+        result["checksum_errors"] = checksum_errors() - before
+    click.echo(json.dumps(result) if as_json else _readable(result))
+    wrong = [f"{result[key]:,} {key}" for key in ("lost", "duplicated", "corrupted") if result[key]]
+    if not result["received"]:
+        raise OperationError(f"nothing was received of {stream}; is it sent there, and on that link?")
+    if wrong:
+        raise OperationError(f"not as it was sent: {', '.join(wrong)}")
+
+
+def open_receiver(stream: Stream, share: int) -> socket.socket:
+    """Open a socket that receives *stream* alone, with one of *share* parts of the buffers; closing it leaves.
+
+    Bound to the group, so that no other group's datagrams mix in (ip(7), IP_MULTICAST_ALL). One group a socket keeps
+    clear of net.ipv4.igmp_max_memberships.
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    port = stream.port
+    assert isinstance(port, int)
+    try:
+        size = min(max(BUFFERS_BYTES // share, 1 << 20), 64 << 20)
+        set_buffer(sock, SO_RCVBUFFORCE, socket.SO_RCVBUF, size)
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
+        if stream.address.is_multicast:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # several may listen to one group
+            sock.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+        elif stream.link is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, stream.link.encode())
+        sock.bind((str(stream.address), port))
+        if stream.address.is_multicast:
+            _join(sock, stream)
+    except OSError as error:
+        sock.close()
+        remedies = {
+            errno.EADDRNOTAVAIL: f"{stream.address} is not an address of this host; see `ip address`",
+            errno.EADDRINUSE: f"port {port} is taken; see `ss -lun`",
+            errno.EACCES: "ports below 1024 need root",
+        }
+        remedy = remedies.get(error.errno or 0, error.strerror)
+        raise OperationError(f"cannot receive {format_stream(stream)}: {remedy}") from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def summary(receiver: Receiver, targets: list[Stream]) -> dict[str, Any]:
+    """Return what ``recv -j`` prints: sums over all streams, then each stream."""
+    streams = [receiver.stream(i) for i in range(len(targets))]
+    total: dict[str, Any] = {key: sum(stream[key] for stream in streams) for key in COUNTS}
+    seconds = receiver.elapsed_ns / 1e9
+    received = total["received"]
+    per_second = (received - 1) / received / seconds if received > 1 and seconds else 0.0
+    delays = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
+    latency = {name: ns / 1e3 for name, share in delays.items() if (ns := receiver.delay_ns(share)) is not None}
+    sources = {
+        "other" if key is None else f"{IPv4Address(key[0])}:{key[1]}": n for key, n in receiver.sources().items()
+    }
+    return total | {
+        "seconds": round(seconds, 6),
+        "rate_pps": round(received * per_second, 1),
+        "bits_per_second": round(total["bytes"] * 8 * per_second),
+        "latency_us": latency or None,
+        "sources": sources,
+        "ttl": {str(key): n for key, n in receiver.ttl().items()},
+        "tos": {str(key): n for key, n in receiver.tos().items()},
+        "streams": [
+            {"group": str(target.address), "port": target.port, **stream}
+            for target, stream in zip(targets, streams, strict=True)
+        ],
+    }
+
+
+def checksum_errors() -> int:
+    """Return how many datagrams this namespace has refused for a bad UDP checksum: a relay's fault, not the sink's.
+
+    0 where /proc is not mounted, and nobody can tell.
+    """
+    try:
+        lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()  # proc(5): a line of names, then of values
+    except FileNotFoundError:
+        return 0
+    names, values = (line.split() for line in lines if line.startswith("Udp:"))
+    return int(dict(zip(names, values, strict=True)).get("InCsumErrors", 0))
+
+
+def _join(sock: socket.socket, stream: Stream) -> None:
+    """Join by ifindex, the only way that never picks another link (ip(7), RFC 3678)."""
+    index = link_index(stream.link or "")
+    group = stream.address.packed
+    try:
+        if stream.source is None:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack("=4s4si", group, b"", index))
+        else:
+            address = "HH4s120x"  # sockaddr_in in a sockaddr_storage
+            request = struct.pack(  # struct group_source_req; 0L aligns as the kernel does
+                f"@I0L{address}{address}", index, socket.AF_INET, 0, group, socket.AF_INET, 0, stream.source.packed
+            )
+            sock.setsockopt(socket.IPPROTO_IP, MCAST_JOIN_SOURCE_GROUP, request)
+    except OSError as error:
+        known = {errno.ENOBUFS: "net.ipv4.igmp_max_memberships or net.core.optmem_max is too small for even one group"}
+        reason = known.get(error.errno or 0, error.strerror)
+        raise MembershipError(f"cannot join {format_stream(stream)}: {reason}") from error
+
+
+def _readable(result: dict[str, Any]) -> str:
+    pace = f"{result['rate_pps']:,.0f}/s, {result['bits_per_second'] / 1e6:,.1f} Mbit/s"
+    lines = [
+        f"received {result['received']:,} datagrams, {result['bytes']:,} bytes, in {result['seconds']:.3f} s: {pace}",
+        "  ".join(f"{key} {result[key]:,}" for key in COUNTS[1:6]),
+    ]
+    if result["foreign"]:
+        lines.append(f"{result['foreign']:,} foreign: not from `mcrelay send`, or from another start of it")
+    if result["unnumbered"]:
+        lines.append(f"{result['unnumbered']:,} unnumbered: too small to carry a sequence number")
+    if result["socket_dropped"]:
+        lines.append(f"{result['socket_dropped']:,} dropped by this receiver's own socket, not on the way to it")
+    if result["checksum_errors"]:
+        lines.append(f"{result['checksum_errors']:,} refused in this namespace for a bad UDP checksum")
+    if latency := result["latency_us"]:
+        lines.append("latency " + "  ".join(f"{name} {us:,.1f} us" for name, us in latency.items()))
+    for title in ("sources", "TTL", "TOS"):
+        seen = [f"{key} ({n:,})" for key, n in result[title.lower()].items()]
+        if seen:
+            lines.append(f"{title} {'  '.join(seen[:4])}{'  …' if len(seen) > 4 else ''}")
+    return "\n".join(lines)

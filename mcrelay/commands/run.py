@@ -1,0 +1,138 @@
+"""``mcrelay run``: the daemon, for years."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from mcrelay import __version__
+from mcrelay.commands.options import config_options, socket_option
+from mcrelay.config.files import load, watched_paths
+from mcrelay.control.handlers import Changer
+from mcrelay.control.server import Command, ControlServer, Nothing
+from mcrelay.errors import UsageError
+from mcrelay.exclusive.droptable import table_name
+from mcrelay.linux import capabilities, logs
+from mcrelay.linux.features import probe
+from mcrelay.linux.installed import Installed
+from mcrelay.linux.process import admin_uses, prepare, reserved_ports
+from mcrelay.linux.systemd import Notifier, take_inherited
+from mcrelay.relay import views
+from mcrelay.relay.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mcrelay.config.parse import Parsed
+    from mcrelay.control.server import Peer
+
+log = logging.getLogger(__name__)
+
+
+@click.command(epilog="\b\nExample:\n  mcrelay run -c /etc/mcrelay/mcrelay.toml")
+@config_options
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="How log lines look.")
+@socket_option
+def run(paths: tuple[Path, ...], instance: str | None, log_format: str, socket_path: str | None) -> None:
+    """Run the relay in the foreground, as systemd wants it (Type=notify).
+
+    Started by root, it goes on as user mcrelay, or nobody, with CAP_NET_RAW alone (and CAP_NET_ADMIN where a rule is
+    exclusive or a link has gro, CAP_NET_BIND_SERVICE where a source_port is below 1024).
+    SIGTERM and SIGINT stop it cleanly, SIGHUP reloads the configuration, SIGUSR1 logs how everything stands.
+    """
+    gc.disable()  # thousands of rules are made and stay: looking at them again and again finds nothing
+    parsed = load(paths, instance)
+    logs.set_up(as_json=log_format == "json")
+    for warning in parsed.warnings:
+        log.warning("%s", warning)
+    prepare()
+    daemon = _Daemon(
+        parsed, paths, instance, socket_path
+    )  # connects the notify socket, which may refuse the other user
+    account = capabilities.successor()
+    watched = watched_paths(paths, instance)
+    daemon.server.bind(account)
+    try:
+        capabilities.drop(account, admin_uses(parsed.config), reserved_ports(parsed.config))
+        capabilities.warn_of_blocked(watched)
+        written = logs.set_aside()
+        try:
+            asyncio.run(daemon.run())
+        finally:
+            if not written():  # nobody reads the log, and Python would wait for that at its end
+                daemon.server.remove()
+                os._exit(1 if sys.exc_info()[0] else 0)
+    finally:
+        daemon.server.remove()
+
+
+class _Show(msgspec.Struct, forbid_unknown_fields=True):
+    noun: str
+
+
+class _Daemon:
+    """One run of the relay with its control sockets and signals."""
+
+    def __init__(self, parsed: Parsed, paths: tuple[Path, ...], instance: str | None, socket_path: str | None) -> None:
+        config = parsed.config
+        if socket_path:
+            config = replace(config, relay=replace(config.relay, control=socket_path))
+        notifier = Notifier()
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._service = Service(config, probe(), notifier, take_inherited(), table_name(config.relay.control))
+        self._changer = Changer(self._service, parsed, paths, instance, notifier)
+        self._installed = Installed()
+        reads = {"show": Command(self._show, _Show), "version": Command(self._version)}
+        path = Path(config.relay.control)
+        self.server = ControlServer(path, reads | self._changer.reads, self._changer.changes)
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._spawn, self._changer.reload_on_signal)
+        loop.add_signal_handler(signal.SIGUSR1, self._dump)
+        path = self._service.config.relay.control
+        await self.server.start()
+        log.info("mcrelay=%s control=%s rules=%d", __version__, path, len(self._service.config.rules))
+        try:
+            await self._service.run(self._stop, self._ready)
+        finally:
+            await self.server.close()
+            log.info("stopped")
+
+    def _ready(self) -> None:
+        gc.freeze()
+        gc.enable()
+        log.info("ready %s", self._service.summary())
+
+    def _spawn(self, function: Callable[[], Awaitable[Any]]) -> None:
+        task = asyncio.ensure_future(function())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _show(self, _: Peer, show: _Show) -> Any:
+        if show.noun not in views.NOUNS:
+            raise UsageError(f"show {show.noun!r}: say one of {', '.join(views.NOUNS)}")
+        if show.noun == "links":
+            await self._service.look_at_all_links()
+        return views.NOUNS[show.noun](self._service)
+
+    def _dump(self) -> None:
+        for noun in ("rules", "stats", "groups"):
+            log.info("%s %s", noun, json.dumps(views.NOUNS[noun](self._service)))
+
+    async def _version(self, _: Peer, __: Nothing) -> dict[str, Any]:
+        return {"version": __version__, "restart_due": self._installed.replaced}

@@ -1,0 +1,239 @@
+"""``mcrelay save``: what only runs goes into a file, by the hand and with the rights of who says so."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import stat
+import sys
+import tomllib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mcrelay.commands.options import socket_option
+from mcrelay.config import lines as toml_lines
+from mcrelay.config.checks import rule_key
+from mcrelay.config.files import config_paths, control_path, read, saved_path
+from mcrelay.config.parse import parse_config, parse_rule
+from mcrelay.config.writer import rule_table, toml_table
+from mcrelay.control.client import ask
+from mcrelay.errors import ConfigError, OperationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from mcrelay.config.parse import Parsed
+    from mcrelay.model.rule import Rule
+
+HEADING = "# Rules that were added at run time, written by `mcrelay save`, which keeps whatever else stands here.\n"
+
+
+@click.command(epilog="\b\nExample:\n  mcrelay save")
+@click.option("--to", "target", metavar="FILE", type=click.Path(path_type=Path), help="Write this file instead.")
+@socket_option
+def save(target: Path | None, socket_path: str | None) -> None:
+    """Write the rules that only run into conf.d/90-saved.toml beside the main configuration.
+
+    It is done with your rights, atomically, and no other file is touched: what would have to be changed in another one
+    is named instead, and the exit code is then 1. Rules saved before stay, and so does whatever else the file holds.
+    """
+    asked = ask(socket_path, "changes", read_only=True)
+    paths, instance = [Path(path) for path in asked["paths"]], asked["instance"]
+    wanted = [Wanted(each["name"], _rule(each["name"], each["rule"])) for each in asked["changes"]]
+    if not wanted:
+        click.echo("nothing to save: what runs is what the files say")
+        return
+    try:
+        target = (target or saved_path(paths, instance)).absolute()
+        read_there = config_paths(paths, instance)
+        with _folder(target) as folder:
+            saving = merge(wanted, _read(read_there, target), str(target), control_path(instance))
+            if saving.text is not None:
+                _write(target, saving.text, folder, like=target if target.exists() else read_there[0])
+    except OSError as error:
+        what = f"cannot write {target or 'beside the configuration'}: {error.strerror}"
+        raise OperationError(f"{what}; run as who may, or name another file with --to") from error
+    for name in saving.written:
+        click.echo(f"saved {name} to {target}")
+    for name in saving.removed:
+        click.echo(f"removed {name} from {target}")
+    for name in saving.there:
+        click.echo(f"{name} stands in a file already")
+    if saving.text is not None:
+        if os.path.realpath(target) in map(os.path.realpath, config_paths(paths, instance)):
+            click.echo("nothing else is to be done: the next reload or start reads it there")
+        else:
+            click.echo(f"warning: the relay does not read {target}: start it with a further -c {target}", err=True)
+    for refusal in saving.refused:
+        click.echo(f"mcrelay: {refusal}", err=True)
+    sys.exit(OperationError.exit_code if saving.refused else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How a rule is to be after the next reload; ``rule`` is None for one that was deleted."""
+
+    name: str
+    rule: Rule | None
+
+
+@dataclass(slots=True)
+class Saving:
+    """What is to be written, and which rules with it; ``text`` is None where the file stays as it is."""
+
+    text: str | None = None
+    written: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    there: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+def merge(wanted: Iterable[Wanted], files: Sequence[tuple[str, str]], target: str, control: str) -> Saving:
+    """Work the wanted rules into the text of *target*, one of the files or a new one. Pure.
+
+    Raises ConfigError where the files are not good as they are, or would not be with what is to be written.
+    """
+    parsed = parse_config(files, control)
+    text = dict(files).get(target, HEADING)
+    saving = Saving()
+    for each in wanted:
+        file, line = parsed.where(rule_key(each.name))
+        filed = parsed.config.rules.get(each.name)
+        if filed is None:
+            if each.rule is not None:
+                text = _append(text, _written(each.rule, parsed))
+                saving.written.append(each.name)
+        elif each.rule is not None and _alike(filed, each.rule):
+            saving.there.append(each.name)
+        elif file != target:
+            saving.refused.append(_elsewhere(each, filed, f"{file}:{line}"))
+        elif each.rule is None:
+            text = _replaced(text, target, each.name, "")
+            saving.removed.append(each.name)
+        else:
+            text = _replaced(text, target, each.name, _written(each.rule, parsed))
+            saving.written.append(each.name)
+    if saving.written or saving.removed:
+        parse_config([*(file for file in files if file[0] != target), (target, text)], control)
+        saving.text = text
+    return saving
+
+
+def _rule(name: str, table: dict[str, Any] | None) -> Rule | None:
+    return None if table is None else parse_rule(name, table, {})
+
+
+def _alike(filed: Rule, rule: Rule) -> bool:
+    return replace(rule, origin=filed.origin) == filed
+
+
+def _elsewhere(wanted: Wanted, filed: Rule, place: str) -> str:
+    """Say why a change cannot be saved, and what to write in the file that has the rule."""
+    if wanted.rule is None:
+        return f"{wanted.name} was deleted, but stands at {place}: delete it there"
+    if _alike(filed, replace(wanted.rule, enabled=filed.enabled)):
+        enabled = str(wanted.rule.enabled).lower()
+        return f"{wanted.name} stands at {place}, and would be defined twice: write enabled = {enabled} there"
+    table = toml_table(("rules", wanted.name), rule_table(wanted.rule)).rstrip()
+    return f"{wanted.name} stands at {place}, and would be defined twice: put this in its place there\n{table}"
+
+
+def _written(rule: Rule, parsed: Parsed) -> str:
+    return toml_table(("rules", rule.name), rule_table(rule, parsed.defaults))
+
+
+def _append(text: str, table: str) -> str:
+    return f"{text}{'' if text.endswith(chr(10)) or not text else chr(10)}{chr(10) if text else ''}{table}"
+
+
+def _replaced(text: str, target: str, name: str, table: str) -> str:
+    """Put a table in the place of a rule's, with the comment lines that stood in that; an empty one takes it out.
+
+    Comments after its last key are the next table's, and stay. Raises OperationError where anything else would change:
+    there are ways to write a rule that are not cut out so.
+    """
+    lines = toml_lines.read(target, text)[1]
+    rule = ("rules", name)
+    rows = text.split("\n")
+    start = lines[rule] - 1
+    later = [line - 1 for path, line in lines.items() if line - 1 > start and path[:2] != rule]
+    end = min(later, default=len(rows))
+    while end > start + 1 and (not rows[end - 1].strip() or _is_comment(rows[end - 1])):
+        end -= 1
+    new = table.rstrip("\n").split("\n") if table else []
+    new[1:1] = [row for row in rows[start + 1 : end] if _is_comment(row)]
+    replaced = "\n".join([*rows[:start], *new, *rows[end:]])
+    expected = _rules_of(text)
+    del expected[name]
+    with contextlib.suppress(tomllib.TOMLDecodeError):
+        if _rules_of(replaced) == expected | _rules_of(table) and _but_rules(replaced) == _but_rules(text):
+            return replaced
+    raise OperationError(f"{target}:{start + 1}: {name} is not written as save would; change it there by hand")
+
+
+def _is_comment(row: str) -> bool:
+    return row.lstrip().startswith("#")
+
+
+def _rules_of(text: str) -> dict[str, Any]:
+    rules: dict[str, Any] = tomllib.loads(text).get("rules", {})
+    return rules
+
+
+def _but_rules(text: str) -> dict[str, Any]:
+    return tomllib.loads(text) | {"rules": {}}
+
+
+def _read(paths: Sequence[Path], target: Path) -> list[tuple[str, str]]:
+    """Read what the relay would, and the target by the name that was given for it."""
+    real = os.path.realpath(target)
+    others = [path for path in paths if os.path.realpath(path) != real]
+    texts, complaints = read([*others, *([target] if target.exists() else [])])
+    if complaints:
+        raise ConfigError(complaints)
+    return texts
+
+
+@contextlib.contextmanager
+def _folder(target: Path) -> Iterator[int]:
+    """Hold the folder that the target is in: it is made if it is missing, and one saves at a time."""
+    folder = Path(os.path.realpath(target)).parent
+    if not folder.exists():
+        folder.mkdir()
+        folder.chmod(0o755)  # whatever the umask: the relay is another user, and must read there
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _write(target: Path, text: str, folder: int, like: Path) -> None:
+    """Replace the file in one step: whoever reads it, or loses power, has the old text or the new one.
+
+    It belongs to whom *like* does, with the same rights: the relay is another user, and must be able to read it.
+    """
+    example = like.stat()
+    name = Path(os.path.realpath(target)).name
+    draft = f".{name}.{secrets.token_hex(4)}"  # hidden: no relay reads it
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8", newline="") as file:
+            with contextlib.suppress(PermissionError):  # only root gives files away
+                os.fchown(fd, example.st_uid, example.st_gid)
+            os.fchmod(fd, stat.S_IMODE(example.st_mode))
+            file.write(text)
+            file.flush()
+            os.fsync(fd)
+        os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(draft, dir_fd=folder)
+        raise
+    os.fsync(folder)

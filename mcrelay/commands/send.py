@@ -1,0 +1,329 @@
+"""``mcrelay send``: test traffic with sequence numbers and time stamps, at an even rate (pyx/sending.pxd)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import resource
+import signal
+import socket
+import struct
+import sys
+import threading
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from mcrelay.errors import LinkError, OperationError, SettingError, UsageError
+from mcrelay.links.sources import sends_from
+from mcrelay.model.notation import format_stream, parse_stream
+from mcrelay.model.rate import parse_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from mcrelay.model.stream import Stream
+
+SIZE_MAX = 65507  # bytes of UDP payload that IPv4 can carry
+SNDBUF_BYTES = 4 << 20
+SO_SNDBUFFORCE = 32  # linux/socket.h; the socket module lacks these
+IP_RECVERR = 11  # linux/in.h
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Payload sizes in bytes: a cycle, or, when ``random``, the smallest and the largest."""
+
+    values: tuple[int, ...]
+    random: bool = False
+
+    @property
+    def mean(self) -> float:
+        """The average size in bytes."""
+        return sum(self.values) / len(self.values)
+
+
+class Worker(Protocol):
+    """What ``drive`` runs: a Sender or a Receiver."""
+
+    def run(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def parse_sizes(text: str) -> Sizes:
+    """Read ``1316``, a cycle ``64,570,1400`` or a random range ``80-400``."""
+    low, dash, high = text.partition("-")
+    values = [low, high] if dash else text.split(",")
+    sizes = [int(value) if value.isascii() and value.strip().isdigit() else -1 for value in values]
+    for value, size in zip(values, sizes, strict=True):
+        if not 0 <= size <= SIZE_MAX:
+            raise SettingError(
+                f"--size: {value!r} is not a size", f"bytes from 0 to {SIZE_MAX}, e.g. 1316, 64,570,1400 or 80-400"
+            )
+    if dash and sizes[0] > sizes[1]:
+        raise SettingError(f"--size: {text!r} runs backwards", f"write {high}-{low}")
+    return Sizes(tuple(sizes), random=bool(dash))
+
+
+def pace_of(text: str, sizes: Sizes) -> float:
+    """Read ``20000``, ``20kpps`` or ``500Mbit`` (of payload) as datagrams per second."""
+    try:
+        rate = parse_rate(text)
+    except SettingError as error:
+        raise SettingError(f"--rate: {error.problem}", error.remedy) from None
+    if rate.unit == "pps":
+        return rate.number
+    if not sizes.mean:
+        raise SettingError("--rate: empty datagrams have no bits", "give a rate in pps, e.g. 20kpps")
+    return rate.number / 8 / sizes.mean
+
+
+def consecutive(text: str, streams: int | None) -> list[Stream]:
+    """Return the streams that STREAM and ``--streams`` name: consecutive groups, or each group of a range."""
+    stream = parse_stream(text)
+    if stream.port is None or stream.port == "any":
+        raise UsageError(f"{text} names no port; write one, e.g. 233.252.0.1:5000%eth0")
+    if stream.address.is_multicast and stream.link is None:
+        raise UsageError(f"{text} does not say by which link; write {text}%LINK, e.g. {text}%{_some_link()}")
+    count = streams or 1
+    if stream.length is not None:
+        if streams is not None:
+            raise UsageError(f"{text} is a range already; leave --streams out")
+        count = 1 << (32 - stream.length)
+    if count > 1 and not stream.address.is_multicast:
+        raise UsageError(f"{text} is one host; --streams counts groups, e.g. 233.252.0.1:5000%{_some_link()}")
+    last = int(stream.address) + count - 1
+    if count > 1 and last >> 28 != 0xE:
+        raise UsageError(f"{count} groups from {stream.address} on go beyond 239.255.255.255; start lower")
+    first = replace(stream, length=None)
+    return [replace(first, address=type(first.address)(int(first.address) + i)) for i in range(count)]
+
+
+def link_index(name: str) -> int:
+    """Return the number of a link of this namespace."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as error:
+        there = ", ".join(known for _, known in socket.if_nameindex())
+        raise LinkError(f"no link is called {name}; there are {there}") from error
+
+
+def allow_files(count: int) -> None:
+    """Raise the limit of open files as far as this process may, for *count* sockets and some more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count + 64:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, count + 64), hard))
+
+
+def set_buffer(sock: socket.socket, forced: int, plain: int, size_bytes: int) -> None:
+    """Ask for a socket buffer: forced where CAP_NET_ADMIN allows, else up to net.core.[rw]mem_max (socket(7))."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, forced, size_bytes)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, plain, size_bytes)
+
+
+def drive(worker: Worker, show: Callable[[], str]) -> None:
+    """Run *worker* on a thread. SIGINT and SIGTERM stop it; a terminal sees the line that *show* makes meanwhile."""
+    failure: list[OSError] = []
+
+    def run() -> None:
+        try:
+            worker.run()
+        except OSError as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="traffic")
+    with _stopped_by_signals(worker):
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.25)
+            if sys.stderr.isatty():
+                click.echo(f"\r{show()}\x1b[K", nl=False, err=True)
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", nl=False, err=True)
+    if failure:
+        raise failure[0]
+
+
+@click.command()
+@click.argument("stream")
+@click.option("--rate", default="1000", show_default=True, help="Of all streams together: 20000, 20kpps or 500Mbit.")
+@click.option(
+    "--size", default="1316", show_default=True, help="Payload bytes: 1316, a cycle 64,570,1400 or a random 80-400."
+)
+@click.option("--count", type=click.IntRange(1), help="Datagrams of each stream.")
+@click.option("--duration", type=click.FloatRange(0, min_open=True), help="Seconds.")
+@click.option("--streams", type=click.IntRange(1, 65536), help="So many consecutive groups, in turn.")
+@click.option("--ttl", type=click.IntRange(1, 255), help="16 for a group, 64 for a host.")
+@click.option("--dscp", type=click.IntRange(0, 63), default=0, help="0 unless said.")
+@click.option("--gso", type=click.IntRange(1, 64), default=1, help="Datagrams of one UDP_SEGMENT superframe.")
+@click.option("--source-port", type=click.IntRange(1, 65535), help="Otherwise the kernel chooses one a stream.")
+@click.option("-j", "as_json", is_flag=True, help="Print one JSON object at the end.")
+def send(
+    stream: str,
+    *,
+    rate: str,
+    size: str,
+    count: int | None,
+    duration: float | None,
+    streams: int | None,
+    ttl: int | None,
+    dscp: int,
+    gso: int,
+    source_port: int | None,
+    as_json: bool,
+) -> None:
+    """Send test traffic to STREAM, [SOURCE@]GROUP:PORT%LINK or HOST:PORT, for `mcrelay recv` to check.
+
+    SOURCE is the address to send from. Without --count and --duration it goes on until Ctrl-C.
+
+    \b
+    Example: mcrelay send 233.252.0.1:5000%eth0 --rate 500Mbit --duration 10
+    """  # noqa: D301  click's mark for lines to be left alone
+    from mcrelay._core.traffic import Sender  # noqa: PLC0415  other commands start without it
+
+    sizes = parse_sizes(size)
+    if gso > 1 and (len(sizes.values) > 1 or not 0 < sizes.values[0] * gso <= SIZE_MAX):
+        raise UsageError(f"--gso {gso} needs one --size, of 1 to {SIZE_MAX // gso} bytes")
+    pace = pace_of(rate, sizes)
+    targets = consecutive(stream, streams)
+    allow_files(len(targets))
+    with contextlib.ExitStack() as stack:
+        source = source_of(targets[0])
+        sockets = [stack.enter_context(open_sender(each, ttl, dscp, source_port, source)) for each in targets]
+        sender = Sender(
+            [sock.fileno() for sock in sockets],
+            sizes.values,
+            rate=pace,
+            random_sizes=sizes.random,
+            count=count or 0,
+            duration=duration or 0,
+            gso=gso,
+        )
+        try:
+            drive(sender, lambda: f"sent {sender.sent:,}  errors {sender.errors:,}")
+        except OSError as error:
+            hint = "choose a --size (and --gso) that fits the link"  # only EMSGSIZE and EINVAL end a run
+            raise OperationError(f"cannot send to {stream}: {error.strerror}; {hint}") from error
+    seconds = sender.elapsed_ns / 1e9
+    per_second = (sender.sent - 1) / sender.sent / seconds if sender.sent > 1 and seconds else 0.0
+    result = {
+        "sent": sender.sent,
+        "bytes": sender.sent_bytes,
+        "seconds": round(seconds, 6),
+        "rate_pps": round(sender.sent * per_second, 1),
+        "bits_per_second": round(sender.sent_bytes * 8 * per_second),
+        "errors": sender.errors,
+        "late_max_us": round(sender.late_max_ns / 1e3, 1),
+        "streams": len(targets),
+    }
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(
+            f"sent {sender.sent:,} datagrams, {sender.sent_bytes:,} bytes, in {seconds:.3f} s:"
+            f" {result['rate_pps']:,.0f}/s, {result['bits_per_second'] / 1e6:,.1f} Mbit/s\n"
+            f"late by {result['late_max_us']:,.0f} us at worst"
+            + (f", {sender.errors:,} errors, the last: {sender.last_error}" if sender.errors else "")
+        )
+    if not sender.sent:
+        raise OperationError(f"nothing was sent to {stream}: {sender.last_error or 'it was stopped before'}")
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(worker: Worker) -> Iterator[None]:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        worker.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def source_of(stream: Stream) -> IPv4Address | None:
+    """Choose the address that a group's datagrams leave with by their link; None leaves it to the kernel."""
+    if stream.link is None or not isinstance(stream.address, IPv4Address) or not stream.address.is_multicast:
+        return None
+    number = link_index(stream.link)
+    if _chosen(stream.address, number, 0) == _chosen(stream.address, number, 1):  # nearly always, and cheap to ask
+        return None
+    from mcrelay.links.watch import links_now  # noqa: PLC0415  a heavy import
+
+    with contextlib.suppress(OSError):  # netlink is closed to us
+        for link in links_now().values():
+            if link.ifindex == number:
+                return sends_from(link, stream.address)
+    return None
+
+
+def _chosen(group: IPv4Address, ifindex: int, dontroute: int) -> str:
+    """What the kernel chooses; without a route it takes an address of link scope first."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_DONTROUTE, dontroute)
+        _choose_link(probe, ifindex, None)
+        with contextlib.suppress(OSError):
+            probe.connect((str(group), 9))
+        return str(probe.getsockname()[0])
+
+
+def _choose_link(sock: socket.socket, ifindex: int, source: IPv4Address | None) -> None:
+    choice = struct.pack("=4s4si", b"", source.packed if source else b"", ifindex)  # struct ip_mreqn
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, choice)
+
+
+def open_sender(
+    stream: Stream, ttl: int | None, dscp: int, source_port: int | None, source: IPv4Address | None = None
+) -> socket.socket:
+    """Open a UDP socket connected to *stream* (ip(7), udp(7)); a group's datagrams leave with *source*."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    group = stream.address.is_multicast
+    port = stream.port
+    assert isinstance(port, int)
+    try:
+        set_buffer(sock, SO_SNDBUFFORCE, socket.SO_SNDBUF, SNDBUF_BYTES)
+        sock.setsockopt(
+            socket.IPPROTO_IP, socket.IP_MULTICAST_TTL if group else socket.IP_TTL, ttl or (16 if group else 64)
+        )
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)  # 192.0.2.255 is as good a destination
+        if stream.link is not None and not group:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, stream.link.encode())
+        elif stream.link is not None:
+            # The link is chosen: a route for groups by a gateway would put the gateway's MAC on the frames.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_DONTROUTE, 1)
+            _choose_link(sock, link_index(stream.link), source)
+            sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)  # else a full device queue drops in silence
+        if source_port is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one port for all streams
+        sock.bind((str(stream.source or "0.0.0.0"), source_port or 0))  # noqa: S104  any address of ours: the route's
+        sock.connect((str(stream.address), port))
+    except OSError as error:
+        sock.close()
+        remedies = {
+            errno.EADDRNOTAVAIL: f"{stream.source} is not an address of this host; see `ip address`",
+            errno.EADDRINUSE: f"port {source_port} is taken; choose another --source-port",
+            errno.ENETUNREACH: "there is no route; see `ip route`",
+            errno.EACCES: "a prohibit route refuses it, or the source port is reserved; see `ip route` and run as root",
+            errno.EINVAL: "a blackhole route takes it; see `ip route`",
+            errno.EHOSTUNREACH: "an unreachable route refuses it; see `ip route`",
+        }
+        remedy = remedies.get(error.errno or 0, error.strerror)
+        raise OperationError(f"cannot send to {format_stream(stream)}: {remedy}") from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _some_link() -> str:
+    """Return a link of this host for an example that can be pasted."""
+    names = [name for _, name in socket.if_nameindex() if name != "lo"]
+    return names[0] if names else "eth0"

@@ -1,0 +1,182 @@
+"""TOML to a Config, or to every complaint there is about it. Pure: texts come in, values go out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mcrelay.config import checks as config_checks
+from mcrelay.config import lines as toml_lines
+from mcrelay.config.reader import Draft, Sheet, parent
+from mcrelay.config.schema import LINK, RELAY, RULE, counted, written
+from mcrelay.errors import COMMAND_LINE, Complaint, ConfigError
+from mcrelay.model.notation import check_link
+from mcrelay.model.rule import DEFAULT_CONTROL, DEFAULT_LINK, Config, LinkSettings, RelaySettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mcrelay.config.checks import Place, Where
+    from mcrelay.model.rule import Rule
+
+RUNTIME: Place = (COMMAND_LINE, 0)  # where a rule stands that no file holds
+
+_TABLES = {"relay": "[relay]", "links": "[links.NAME]", "defaults": "[defaults]", "rules": "[rules.NAME]"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A configuration without errors. ``where`` gives the file and line of a key path such as ``rules.x.input``.
+
+    ``defaults`` are the keys that stand under ``[defaults]``; the rules have them already.
+    """
+
+    config: Config
+    warnings: tuple[Complaint, ...]
+    where: Where
+    defaults: frozenset[str]
+
+
+def parse_config(files: Sequence[tuple[str, str]], control: str = DEFAULT_CONTROL) -> Parsed:
+    """Read files, given as (name, text), into one configuration; *control* is the socket unless they name one.
+
+    Raises ConfigError with all complaints, warnings among them, if one of them is an error.
+    """
+    complaints: list[Complaint] = []
+    sheets: list[tuple[Sheet, dict[str, Any]]] = []
+    for name, text in files:
+        try:
+            data, lines = toml_lines.read(name, text)
+        except ConfigError as error:
+            complaints += error.complaints
+        else:
+            places = {toml_lines.key_text(path): line for path, line in lines.items()}
+            sheets.append((Sheet(name, places, complaints), data))
+    reading = _Reading(complaints)
+    for sheet, data in sheets:
+        reading.settings(sheet, data)
+    for sheet, data in sheets:
+        reading.rules(sheet, data)
+    relay = RelaySettings(**{"control": control, **reading.relay})
+    reading.complain_of_cpus(relay)
+    drafts = reading.drafts
+    rules = {name: draft.rule for name, draft in drafts.items()}
+    kept = {name: draft.kept for name, draft in drafts.items()}
+    complaints += config_checks.find(rules, reading.where, kept)
+    return Parsed(
+        Config(relay, reading.link_settings(), rules), _warnings(complaints), reading.where, frozenset(reading.defaults)
+    )
+
+
+def parse_rule(name: str, table: Mapping[str, Any], others: Mapping[str, Rule], where: Where | None = None) -> Rule:
+    """Read one rule that a command gives, with the keys of ``[rules.NAME]``, and check it against the *others*.
+
+    *others* are the rules that it is to run beside; one of the same name is left aside. Raises ConfigError.
+    """
+    complaints: list[Complaint] = []
+    draft = Sheet(RUNTIME[0], {}, complaints).rule(name, table, {}, "runtime")
+    beside = {n: rule for n, rule in others.items() if n != name}
+    known = where or (lambda _: RUNTIME)
+
+    def place(key: str) -> Place:
+        return RUNTIME if key.startswith(f"{config_checks.rule_key(name)}.") else known(key)
+
+    complaints += config_checks.find({**beside, name: draft.rule}, place, {name: draft.kept})
+    _warnings(complaints)
+    return draft.rule
+
+
+def _warnings(complaints: Sequence[Complaint]) -> tuple[Complaint, ...]:
+    """Return the complaints if all are warnings, else raise them."""
+    ordered = sorted(set(complaints))
+    if all(complaint.warning for complaint in ordered):
+        return tuple(ordered)
+    raise ConfigError(ordered)
+
+
+def _link_settings(read: Mapping[str, Any]) -> LinkSettings:
+    named = {"ring_bytes" if key == "ring" else key: value for key, value in read.items()}
+    return LinkSettings(**named)
+
+
+class _Reading:
+    """What the files have given so far, and where each name stood first."""
+
+    def __init__(self, complaints: list[Complaint]) -> None:
+        self.relay: dict[str, Any] = {}
+        self.links: dict[str, dict[str, Any]] = {}
+        self.defaults: dict[str, Any] = {}
+        self.drafts: dict[str, Draft] = {}
+        self._complaints = complaints
+        self._owners: dict[str, Sheet] = {}  # a name such as rules.x -> the file that defines it
+
+    def where(self, key: str) -> Place:
+        """Give the place of a key; what no file holds was given on the command line."""
+        name = key
+        while name and name not in self._owners:
+            name = parent(name)
+        return self._owners[name].place(key) if name else RUNTIME
+
+    def settings(self, sheet: Sheet, data: dict[str, Any]) -> None:
+        """Take all but the rules, which need the defaults of every file."""
+        for key, value in data.items():
+            if key not in _TABLES:
+                sheet.unknown(toml_lines.key_text((key,)), key, _TABLES)
+            elif not isinstance(value, dict):
+                sheet.complain(key, f"{written(value)} is not a table", f"write {_TABLES[key]} on a line of its own")
+        for name, checks, target in (("relay", RELAY, self.relay), ("defaults", RULE, self.defaults)):
+            table = _table(data, name)
+            for key, value in sheet.keys(name, table, checks).items():
+                if self._claim(sheet, f"{name}.{key}"):
+                    target[key] = value
+        for name, value in _table(data, "links").items():
+            path = toml_lines.key_text(("links", name))
+            if not isinstance(value, dict):
+                sheet.stray(path, name, "[links.NAME]")
+                continue
+            sheet.attempt(path, check_link, name)
+            for key in [key for key, inner in value.items() if isinstance(inner, dict)]:
+                whole = toml_lines.key_text(("links", f"{name}.{key}"))
+                sheet.complain(f"{path}.{toml_lines.key_text((key,))}", "is a table in a table", f"write [{whole}]")
+            read = sheet.keys(path, {k: v for k, v in value.items() if not isinstance(v, dict)}, LINK)
+            if self._claim(sheet, path):
+                self.links[name] = read
+
+    def link_settings(self) -> dict[str, LinkSettings]:
+        """Give each link's settings; what one does not say is as ``[links.default]`` has it, in whichever file."""
+        common = self.links.get(DEFAULT_LINK, {})
+        return {name: _link_settings(common | read) for name, read in self.links.items()}
+
+    def rules(self, sheet: Sheet, data: dict[str, Any]) -> None:
+        """Take the rules; one that stands twice is checked all the same."""
+        for name, value in _table(data, "rules").items():
+            path = config_checks.rule_key(name)
+            if not isinstance(value, dict):
+                sheet.stray(path, name, "[rules.NAME]")
+                continue
+            draft = sheet.rule(name, value, self.defaults, "file")
+            if self._claim(sheet, path):
+                self.drafts[name] = draft
+
+    def complain_of_cpus(self, relay: RelaySettings) -> None:
+        """Warn where workers and the CPUs for them differ in number."""
+        if relay.cpus and len(relay.cpus) != relay.workers:
+            file, line = self.where("relay.cpus")
+            problem = f"{counted(len(relay.cpus), 'CPU')} for {counted(relay.workers, 'worker')}"
+            remedy = "name as many CPUs as there are workers"
+            self._complaints.append(Complaint(file, line, "relay.cpus", problem, remedy, warning=True))
+
+    def _claim(self, sheet: Sheet, key: str) -> bool:
+        """Note who defines a name; whoever comes second is told where the first one stands."""
+        owner = self._owners.setdefault(key, sheet)
+        if owner is sheet:
+            return True
+        file, line = owner.place(key)
+        remedy = "rename one of the two" if key.startswith("rules.") else "remove one of the two"
+        sheet.complain(key, f"stands already at {file}:{line}", remedy)
+        return False
+
+
+def _table(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = data.get(name)
+    return value if isinstance(value, dict) else {}

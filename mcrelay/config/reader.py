@@ -1,0 +1,224 @@
+"""One file's tables, read as far as they can be read: good values, and a complaint for each that is not."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal
+
+from mcrelay.config import lines as toml_lines
+from mcrelay.config.schema import INPUT, LINK, OUTPUT, RELAY, RULE, Check, Each, not_yet, written
+from mcrelay.errors import Complaint, SettingError
+from mcrelay.model.notation import EXAMPLE, parse_stream
+from mcrelay.model.rule import Input, Output, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from mcrelay.config.checks import Place
+    from mcrelay.model.stream import Stream
+
+_RULE_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_ENDS = ("input", "inputs", "outputs")
+_HOME = (
+    dict.fromkeys(RELAY, "[relay]")
+    | dict.fromkeys(LINK, "[links.NAME]")
+    | dict.fromkeys([*RULE, *_ENDS], "[rules.NAME]")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A rule as far as it could be read; ``kept`` holds the place in the file of each of its outputs."""
+
+    rule: Rule
+    kept: tuple[int, ...]
+
+
+class Sheet:
+    """One file being read: where its keys stand, and the complaints about them."""
+
+    def __init__(self, file: str, lines: Mapping[str, int], complaints: list[Complaint]) -> None:
+        self.file = file
+        self._lines = lines
+        self._complaints = complaints
+
+    def place(self, key: str) -> Place:
+        """Give the place of a key, or of what it would stand in if it is missing."""
+        while key and key not in self._lines:
+            key = parent(key)
+        return self.file, self._lines.get(key, 1 if self._lines else 0)
+
+    def complain(self, key: str, problem: str, remedy: str) -> None:
+        """Note what is wrong with a key."""
+        file, line = self.place(key)
+        self._complaints.append(Complaint(file, line, key, problem, remedy))
+
+    def attempt(self, path: str, check: Check, value: Any) -> Any:
+        """Return what the check makes of the value; None and a complaint if it refuses."""
+        try:
+            return check(value)
+        except SettingError as error:
+            self.complain(path, error.problem, error.remedy)
+            return None
+
+    def unknown(self, path: str, key: str, known: Mapping[str, object] | Sequence[str]) -> None:
+        """Complain of a key that cannot stand where it stands."""
+        if key in _HOME:
+            self.complain(path, "cannot stand here", f"it belongs in {_HOME[key]}")
+        elif near := get_close_matches(key, known, n=1):
+            self.complain(path, "unknown key", f"did you mean {near[0]}?")
+        elif near := get_close_matches(key, _HOME, n=1, cutoff=0.8):
+            self.complain(path, "unknown key", f"did you mean {near[0]}? It belongs in {_HOME[near[0]]}")
+        else:
+            self.complain(path, "unknown key", f"known here: {', '.join(k for k in known if k != 'inputs')}")
+
+    def stray(self, path: str, key: str, table: str) -> None:
+        """Complain of a plain value where only named tables stand."""
+        name = "NAME" if key in _HOME else key
+        self.complain(path, "is not a table", f"write {table.replace('NAME', name)} on a line of its own")
+
+    def keys(
+        self, above: str, table: Mapping[str, Any], checks: Mapping[str, Check | Each], ends: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Check a table's keys and return the good ones; *ends* are known, and the caller's to read."""
+        good = {}
+        for key, value in table.items():
+            path = f"{above}.{toml_lines.key_text((key,))}"
+            if key in checks:
+                read = self._key(path, key, checks[key], value)
+                if read is not None:
+                    good[key] = read
+            elif key not in ends:
+                self.unknown(path, key, [*ends, *checks])
+        return good
+
+    def _key(self, path: str, key: str, check: Check | Each, value: Any) -> Any:
+        if not isinstance(check, Each):
+            read = self.attempt(path, check, value)
+        elif not isinstance(value, list):
+            self.complain(path, f"{written(value)} is not a list", f"write {key} = {check.example}")
+            return None
+        else:
+            items = [self.attempt(f"{path}[{i}]", check.item, item) for i, item in enumerate(value)]
+            read = None if any(item is None for item in items) else self.attempt(path, check.whole, items)
+        if read is not None:
+            self._refuse(path, key, read)
+        return read
+
+    def _refuse(self, path: str, feature: str, value: Any) -> bool:
+        """Complain of what is not built yet; the value is good otherwise, and checks go on with it."""
+        refusal = not_yet(feature, value)
+        if refusal is not None:
+            self.complain(path, refusal.problem, refusal.remedy)
+        return refusal is not None
+
+    def rule(
+        self, name: str, table: Mapping[str, Any], defaults: Mapping[str, Any], origin: Literal["file", "runtime"]
+    ) -> Draft:
+        """Read one rule as far as it can be read."""
+        path = toml_lines.key_text(("rules", name))
+        if not _RULE_NAME.fullmatch(name):
+            problem = f"{written(name)} cannot be a rule's name"
+            self.complain(path, problem, "it has 1 to 63 letters, digits, - or _, and begins with a letter or digit")
+        options = _over(defaults, table, self.keys(path, table, RULE, _ENDS))
+        taken, refused = self._input(path, table, options)
+        outputs: list[Output] = []
+        kept: list[int] = []
+        for index, value in enumerate(self._output_list(path, table)):
+            output = self._output(f"{path}.outputs[{index}]", value, options, taken, refused)
+            if output is not None:
+                outputs.append(output)
+                kept.append(index)
+        own = {key: value for key, value in options.items() if key not in INPUT and key not in OUTPUT}
+        rule = Rule(name, (taken,) if taken else (), tuple(outputs), origin=origin, **own)
+        return Draft(rule, tuple(kept))
+
+    def _input(
+        self, rule: str, table: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> tuple[Input | None, frozenset[str]]:
+        """Read the input; the second value names the features that were refused there."""
+        if "inputs" in table:
+            self._refuse(f"{rule}.inputs", "inputs", table["inputs"])
+        if "inputs" in table and "input" not in table:
+            return None, frozenset()
+        path, value = self._end(rule, table, "input", [*RULE, *_ENDS])
+        if isinstance(value, dict):
+            options = _over(options, value, self.keys(path, value, INPUT, ("from",)))
+            path, value = self._end(path, value, "from", INPUT)
+        stream = self._stream(path, value)
+        if stream is None:
+            return None, frozenset()
+        refused = frozenset(feature for feature in ("range", "any") if self._refuse(path, feature, stream))
+        return Input(stream, **{k: options[k] for k in INPUT if k in options}), refused
+
+    def _output_list(self, rule: str, table: Mapping[str, Any]) -> list[Any]:
+        path = f"{rule}.outputs"
+        example = f'outputs = ["{EXAMPLE}"]'
+        key = _meant("outputs", table, [*RULE, *_ENDS])
+        if key is None:
+            self.complain(path, "is missing", f"write {example}")
+            return []
+        value = table[key]
+        if isinstance(value, list):
+            if not value:
+                self.complain(
+                    path, "an empty list sends nothing", f"write {example}, or enabled = false to pause the rule"
+                )
+            return value
+        if key == "outputs":
+            quoted = f"outputs = [{written(value)}]" if isinstance(value, str) else example
+            self.complain(path, f"{written(value)} is not a list", f"write {quoted}")
+        return [value] if isinstance(value, (str, dict)) else []
+
+    def _output(
+        self, path: str, value: Any, options: Mapping[str, Any], taken: Input | None, refused: frozenset[str]
+    ) -> Output | None:
+        if isinstance(value, dict):
+            options = _over(options, value, self.keys(path, value, OUTPUT, ("to",)))
+            path, value = self._end(path, value, "to", OUTPUT)
+        stream = self._stream(path, value)
+        if stream is None:
+            return None
+        for feature in {"range", "any"} - refused:  # once for a rule is enough
+            self._refuse(path, feature, stream)
+        if stream.port is None and taken is not None:
+            stream = replace(stream, port=taken.stream.port)
+        chosen = {key: options[key] for key in OUTPUT if key in options}
+        return Output(stream, **{"ttl": 16 if stream.address.is_multicast else 64, **chosen})
+
+    def _end(self, path: str, table: Mapping[str, Any], name: str, known: Collection[str]) -> tuple[str, Any]:
+        """Find the value of a key that must be there, and its path; None and a complaint if it is not."""
+        key = _meant(name, table, known)
+        if key is None:
+            self.complain(f"{path}.{name}", "is missing", f'write {name} = "{EXAMPLE}"')
+            return path, None
+        return f"{path}.{toml_lines.key_text((key,))}", table[key]
+
+    def _stream(self, path: str, value: Any) -> Stream | None:
+        if value is None:  # missing, and complained of
+            return None
+        if not isinstance(value, str):
+            self.complain(path, f"{written(value)} is not a stream", f'write it in double quotes, e.g. "{EXAMPLE}"')
+            return None
+        stream: Stream | None = self.attempt(path, parse_stream, value)
+        return stream
+
+
+def _over(inherited: Mapping[str, Any], table: Mapping[str, Any], good: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay a table's good values over what it inherits; where a value is faulty, nothing is inherited either."""
+    return {**{key: value for key, value in inherited.items() if key not in table}, **good}
+
+
+def _meant(name: str, table: Mapping[str, Any], known: Collection[str]) -> str | None:
+    """The key itself, or one misspelt that can only mean it: that is complained of already, and its value is read."""
+    if name in table:
+        return name
+    near = (key for key in table if key not in known and get_close_matches(key, [name, *known], n=1) == [name])
+    return next(near, None)
+
+
+def parent(key: str) -> str:
+    """Cut the last part off a key path."""
+    return key[: max(key.rfind("."), key.rfind("["), 0)]

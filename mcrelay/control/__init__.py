@@ -1,0 +1,1 @@
+"""The control socket: requests, replies, who may change what."""

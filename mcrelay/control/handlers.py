@@ -1,0 +1,259 @@
+"""Changes to what runs, by clients and by SIGHUP: one at a time, each logged in one line with who made it.
+
+Whatever is refused has changed nothing; whatever is answered is what every worker forwards by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import pwd
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+from mcrelay.config import checks, diff
+from mcrelay.config.files import load
+from mcrelay.config.parse import RUNTIME, parse_rule
+from mcrelay.config.writer import rule_table
+from mcrelay.control.server import Command, Nothing
+from mcrelay.errors import McrelayError, OperationError, UsageError
+from mcrelay.linux.aside import aside
+from mcrelay.model.notation import shown
+from mcrelay.model.rule import Config
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from mcrelay.config.checks import Place
+    from mcrelay.config.diff import Difference
+    from mcrelay.config.parse import Parsed
+    from mcrelay.control.server import Peer
+    from mcrelay.linux.systemd import Notifier
+    from mcrelay.model.rule import Rule
+    from mcrelay.relay.service import Service
+
+log = logging.getLogger(__name__)
+
+USER_SECONDS = 1.0
+READ_SECONDS = 4.0  # a file that has not answered by then; a client waits 5 s
+
+# What TOML can hold, as deep as a rule goes: JSON's null has no place in it.
+_Plain: TypeAlias = bool | int | float | str
+_Inner: TypeAlias = dict[str, _Plain | list[_Plain]]
+_Table: TypeAlias = dict[str, _Plain | list[_Plain | _Inner] | _Inner]
+
+
+class Put(msgspec.Struct, forbid_unknown_fields=True):
+    """A whole rule, with the keys of ``[rules.NAME]``."""
+
+    name: str
+    rule: _Table
+
+
+class Named(msgspec.Struct, forbid_unknown_fields=True):
+    """A rule that runs."""
+
+    name: str
+
+
+class Reload(msgspec.Struct, forbid_unknown_fields=True):
+    """How to go by the files."""
+
+    keep_runtime: bool = False
+    dry_run: bool = False
+
+
+class Changer:
+    """The one place where the configuration of a running service changes. *parsed* is what it was started with."""
+
+    def __init__(
+        self, service: Service, parsed: Parsed, paths: tuple[Path, ...], instance: str | None, notifier: Notifier
+    ) -> None:
+        self._service = service
+        self._started = parsed.config
+        self._files = parsed  # as they were read last
+        self._paths = tuple(path.absolute() for path in paths)
+        self._instance = instance
+        self._notifier = notifier
+        self._lock = asyncio.Lock()
+        self._users: dict[int, str] = {}  # names by uid, looked up once
+        self.reads = {"changes": Command(self._changes)}
+        self.changes = {
+            "add": Command(self._add, Put),
+            "replace": Command(self._replace, Put),
+            "delete": Command(self._delete, Named),
+            "enable": Command(functools.partial(self._enable, enabled=True), Named),
+            "disable": Command(functools.partial(self._enable, enabled=False), Named),
+            "reload": Command(self._reload, Reload),
+        }
+
+    async def _add(self, peer: Peer, put: Put) -> dict[str, Any]:
+        async with self._change("add", await self._of(peer), put.name):
+            if put.name in self._service.config.rules:
+                remedy = f"take another name, or say mcrelay replace {put.name}"
+                raise UsageError(f"there is a rule {shown(put.name)} already; {remedy}")
+            return await self._put(put)
+
+    async def _replace(self, peer: Peer, put: Put) -> dict[str, Any]:
+        async with self._change("replace", await self._of(peer), put.name):
+            diff.find_rule(self._service.config, put.name)
+            return await self._put(put)
+
+    async def _put(self, put: Put) -> dict[str, Any]:
+        running = self._service.config
+        rule = parse_rule(put.name, put.rule, running.rules, self._files.where)
+        await self._go_by(diff.with_rule(running, self._files.config, rule))
+        return self._standing(rule)
+
+    async def _delete(self, peer: Peer, named: Named) -> dict[str, Any]:
+        async with self._change("delete", await self._of(peer), named.name):
+            running = self._service.config
+            diff.find_rule(running, named.name)
+            await self._go_by(diff.without_rule(running, named.name))
+            return {"rule": named.name, "in_files": named.name in self._files.config.rules}
+
+    async def _enable(self, peer: Peer, named: Named, *, enabled: bool) -> dict[str, Any]:
+        async with self._change("enable" if enabled else "disable", await self._of(peer), named.name):
+            running = self._service.config
+            rule = replace(diff.find_rule(running, named.name), enabled=enabled)
+            await self._go_by(diff.with_rule(running, self._files.config, rule))
+            return self._standing(rule)
+
+    async def _reload(self, peer: Peer, how: Reload) -> dict[str, Any]:
+        return await self._go_by_the_files(await self._of(peer), how)
+
+    async def reload_on_signal(self) -> None:
+        """SIGHUP: whatever there is to say, the log says."""
+        with contextlib.suppress(McrelayError):
+            await self._go_by_the_files("by=SIGHUP", Reload())
+
+    async def _go_by_the_files(self, by: str, how: Reload) -> dict[str, Any]:
+        if how.dry_run:
+            return self._plan(await self._read(), how).told()
+        async with self._change("reload", by) as said:
+            plan = self._plan(await self._read(), how)
+            for warning in plan.parsed.warnings:
+                log.warning("%s", warning)
+            running = self._service.config
+            self._notifier.reloading()
+            try:
+                await self._go_by(Config(running.relay, running.links, plan.after.rules))
+            finally:
+                self._notifier.send("READY=1")
+            self._files = plan.parsed
+            for name, command in plan.gone.items():
+                log.warning("rule=%s its run-time change is gone; to have it again: %s", name, command)
+            for key in plan.difference.restart:
+                log.warning("reload key=%s changed: restart the relay to apply it", key)
+            difference = plan.difference
+            for what, names in (
+                ("added", difference.added), ("removed", difference.removed), ("changed", difference.changed)
+            ):  # fmt: skip
+                said.append(f"{what}={','.join(names) or 'none'}")
+            return plan.told()
+
+    async def _go_by(self, config: Config) -> None:
+        """Forward by another configuration; where that fails, the one before is what is wanted again."""
+        before = self._service.config
+        try:
+            await self._service.update(config)
+        except BaseException:
+            self._service.config = before
+            raise
+
+    async def _read(self) -> Parsed:
+        """Read the files, without waiting for one that does not answer. Raises ConfigError, OperationError."""
+        return await aside("reading the configuration", lambda: load(self._paths, self._instance), READ_SECONDS)
+
+    def _plan(self, parsed: Parsed, how: Reload) -> _Plan:
+        """Say what a reload would do. Raises ConfigError where what is to be kept cannot be."""
+        running = self._service.config
+        made = diff.runtime_changes(self._files.config, running)
+        after = diff.keep(parsed.config, made, parsed.where) if how.keep_runtime else parsed.config
+        gone = {each.name: diff.command(each, running.relay.control) for each in diff.lost(made, after)}
+        return _Plan(parsed, after, diff.compare(running, after, self._started), gone)
+
+    async def _changes(self, _: Peer, __: Nothing) -> dict[str, Any]:
+        """What `save` needs: which files this relay reads, and which rules run otherwise."""
+        found = diff.runtime_changes(self._files.config, self._service.config)
+        return {
+            "paths": [str(path) for path in self._paths],
+            "instance": self._instance,
+            "changes": [
+                {"kind": each.kind, "name": each.name, "rule": rule_table(each.rule) if each.rule else None}
+                for each in found
+            ],
+        }
+
+    def _standing(self, rule: Rule) -> dict[str, Any]:
+        """How a rule stands that has just been changed, with what may be wrong with it."""
+        status = next(each for each in self._service.statuses() if each.rule.name == rule.name)
+        alone = Config(rules={rule.name: rule})
+        warnings = checks.find(alone.rules, _nowhere)
+        warnings += checks.link_warnings(alone, _nowhere, self._service.links)
+        exclusive = self._service.exclusive.standings.get(rule.name)
+        refused = [f"not exclusive: {exclusive.reason}"] if exclusive and exclusive.reason else []
+        return {
+            "rule": rule.name,
+            "state": status.state,
+            "reason": status.reason or None,
+            "origin": status.rule.origin,
+            "warnings": [*map(str, warnings), *refused],
+        }
+
+    async def _of(self, peer: Peer) -> str:
+        """Who asks, for the log; without a name where the host's name service does not answer soon."""
+        if peer.uid not in self._users:
+            try:
+                found = await aside("looking up a user", lambda: pwd.getpwuid(peer.uid).pw_name, USER_SECONDS)
+            except (KeyError, OperationError):
+                found = ""
+            self._users[peer.uid] = found
+        name = self._users[peer.uid]
+        return f"uid={peer.uid}{f' user={name}' if name else ''} pid={peer.pid}"
+
+    @contextlib.asynccontextmanager
+    async def _change(self, kind: str, by: str, name: str = "") -> AsyncIterator[list[str]]:
+        """Let one change at a time in, and log it: what is appended to the list stands in its line."""
+        said = [f"change={kind}"]
+        async with self._lock:
+            try:
+                yield said
+            except McrelayError as error:
+                for line in str(error).splitlines():
+                    log.error("%s refused: %s %s", kind, line, by)
+                log.error("%s refused: what ran before goes on unchanged", kind)
+                raise
+            if name:
+                said.insert(1, f"rule={name}")
+            log.info("%s", " ".join([*said, by]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a reload would do; ``gone`` has the command that brings back each run-time change that goes."""
+
+    parsed: Parsed
+    after: Config
+    difference: Difference
+    gone: dict[str, str]
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "rules": len(self.after.rules),
+            "added": self.difference.added,
+            "removed": self.difference.removed,
+            "changed": self.difference.changed,
+            "needs_restart": self.difference.restart,
+            "gone": self.gone,
+            "warnings": [str(each) for each in self.parsed.warnings],
+        }
+
+
+def _nowhere(_: str) -> Place:
+    return RUNTIME

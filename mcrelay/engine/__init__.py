@@ -1,0 +1,1 @@
+"""What forwards: it alone imports the compiled core (but for test traffic)."""

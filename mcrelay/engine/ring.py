@@ -1,0 +1,463 @@
+"""The engine: rings, egress sockets, counters and plans of all workers. The only module that imports mcrelay._core.
+
+It owns every object the loops read. A change builds new plans beside the old ones, publishes them, waits until the
+workers go by them, and only then gives up what the old plans alone used. All methods belong to the main thread.
+
+Every worker has a ring on every link, and a plan with every input; which of them gets a group is the kernel's to say,
+by the destination alone. So each has counters and token buckets of its own; the sockets, which any thread may use,
+are shared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import socket
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+from mcrelay._core.counters import DROPS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, Block
+from mcrelay._core.egress import EgressSocket, RunSwitch
+from mcrelay._core.plan import PlanOwner
+from mcrelay._core.policer import PolicerState
+from mcrelay._core.queue import Scratch
+from mcrelay._core.ring import RingSocket
+from mcrelay._core.worker import Worker
+from mcrelay.engine.counters import Ledger, Names, total
+from mcrelay.engine.workers import Crew
+from mcrelay.linux import bpf, process
+from mcrelay.model import refusals
+from mcrelay.model.state import FrameLosses, Slot, Snapshot, WorkerCount
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from mcrelay.linux.features import Features
+    from mcrelay.model.plan import InputSpec, OutputSpec, PlanSpec, RingSpec
+    from mcrelay.model.rate import Rate
+
+# The counters' names come from the core; others take them from here.
+__all__ = ["DROPS", "SEND_ERRORS", "VERDICTS", "Engine", "Troubles"]
+
+log = logging.getLogger(__name__)
+NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
+SUPERFRAME_BYTES = 65535  # of IPv4, as GRO makes them
+
+
+@dataclass(slots=True)
+class _Capture:
+    """The rings on one link, one a worker, and what is known of them. ``split``: filters alone divide the groups."""
+
+    spec: RingSpec
+    sockets: list[RingSocket]
+    split: bool = False
+    groups: frozenset[IPv4Address] = frozenset()
+    coarse: bool = False
+
+
+@dataclass(slots=True)
+class _Egress:
+    """``sent``: source address and port, destination address and port of its datagrams, as the kernel chose them."""
+
+    spec: OutputSpec
+    socket: EgressSocket
+    sent: tuple[int, int, int, int]
+
+
+@dataclass(slots=True)
+class Troubles:
+    """What the kernel refused while a plan was made: reasons by ifindex, and by (rule, output)."""
+
+    rings: dict[int, str] = field(default_factory=dict)
+    outputs: dict[Slot, str] = field(default_factory=dict)
+
+
+class Engine:
+    """The workers and all that their plans need."""
+
+    def __init__(self, features: Features, workers: int = 1, cpus: tuple[int, ...] = ()) -> None:
+        self._features = features
+        self._workers = workers
+        self._generation = 0
+        self._captures: dict[int, _Capture] = {}
+        self._egress: dict[Slot, _Egress] = {}
+        self._refused: list[OutputSpec] = []  # outputs to hosts
+        self._ledger = Ledger(
+            lambda: [Block(INPUT_WORDS) for _ in range(workers)],
+            lambda: [Block(OUTPUT_WORDS) for _ in range(workers)],
+            Names(VERDICTS, DROPS, SEND_ERRORS),
+        )
+        self._policers: dict[Slot, tuple[Rate, list[PolicerState]]] = {}
+        self._switches: dict[str, RunSwitch] = {}
+        self._said: set[str] = set()
+        self._scratches = [Scratch() for _ in range(workers)]
+        self._plans = [PlanOwner(0, [], [], scratch=scratch) for scratch in self._scratches]
+        self._crew = Crew(workers, lambda i, wake_fd: Worker(self._plans[i], wake_fd), cpus)
+
+    def start(self) -> None:
+        """Start the workers; they idle until a plan gives them work. Raises UsageError for CPUs that cannot be had."""
+        self._crew.start()
+
+    def check(self) -> None:
+        """Raise OperationError if a worker has ended."""
+        self._crew.check()
+
+    async def apply(self, spec: PlanSpec, dead: Collection[int] = ()) -> Troubles:
+        """Make the loop go by ``spec``; returns when it does. What is unchanged keeps sockets, rings and counters.
+
+        Nothing is kept that belongs to ``dead`` ifindexes: those links were deleted, whatever has their number now.
+
+        A ring or a socket that cannot be made is reported, and touches nothing else: its inputs stay out of the plan,
+        its outputs are counted as parked.
+        """
+        troubles = Troubles()
+        rings = self._open_rings(spec, dead, troubles)
+        sockets = self._open_sockets(spec, dead, troubles)
+        wanted = _groups(spec)
+        for ifindex, capture in rings.items():
+            self._filter(capture, capture.groups | wanted[ifindex], troubles)
+        self._generation += 1
+        begun = self._ledger.begin((rule.name, output.to) for rule in spec.rules for output in rule.outputs)
+        plans = [self._compile(i, spec, rings, sockets, begun) for i in range(self._workers)]
+        await self._crew.publish(plans, self._generation)
+        for ifindex, capture in rings.items():
+            self._filter(capture, wanted[ifindex], troubles)
+        self._retire(plans, rings, sockets, spec)
+        return troubles
+
+    def ask_again(self) -> None:
+        """Have what an error taught (the MTU of a path, a device that takes no runs) asked of the kernel again."""
+        for switch in self._switches.values():
+            switch.ask_again()
+        for egress in self._egress.values():
+            egress.socket.ask_again()
+
+    def rerouted(self) -> bool:
+        """Whether another socket would do better for an output to a host.
+
+        It sends from an address that its route would not choose any more, which `connect` fixed, or it was refused.
+        """
+        if any(_rerouted(egress) for egress in self._egress.values()):
+            return True
+        return any(_source(output, output.source_port) is not None for output in self._refused)
+
+    def _open_rings(self, spec: PlanSpec, dead: Collection[int], troubles: Troubles) -> dict[int, _Capture]:
+        rings: dict[int, _Capture] = {}
+        for ifindex, wanted in spec.rings.items():
+            kept = self._captures.get(ifindex)
+            if kept is not None and kept.spec == wanted and ifindex not in dead:
+                rings[ifindex] = kept
+                continue
+            try:
+                rings[ifindex] = self._open_capture(ifindex, wanted)
+            except OSError as error:
+                full = error.errno in NO_DESCRIPTORS
+                troubles.rings[ifindex] = _no_descriptors() if full else refusals.of_ring(wanted.ifname, error)
+        return rings
+
+    def _open_capture(self, ifindex: int, wanted: RingSpec) -> _Capture:
+        """Open a ring for each worker, and have the kernel deal the groups out among them; else their filters do."""
+        settings = wanted.settings
+        size = settings.ring_bytes // self._workers
+        slots = settings.profile == "latency"
+        frame = SUPERFRAME_BYTES if settings.gro else wanted.mtu
+        sockets = [RingSocket(ifindex, size, slots, frame) for _ in range(self._workers)]
+        split = self._workers > 1 and not self._features.fanout
+        if self._workers > 1 and not split:
+            try:
+                sockets[0].share(sockets[1:], bpf.dealer())
+            except OSError as error:
+                log.info("link=%s workers share it by their filters: %s", wanted.ifname, error)
+                split = True
+        return _Capture(wanted, sockets, split)
+
+    def _open_sockets(self, spec: PlanSpec, dead: Collection[int], troubles: Troubles) -> dict[Slot, _Egress]:
+        sockets: dict[Slot, _Egress] = {}
+        room = process.free_descriptors() - _held_back(spec)
+        self._refused = []
+        for rule in spec.rules:
+            if not any(each.live for each in rule.inputs):
+                continue
+            for output in rule.outputs:
+                if output.state != "active":
+                    continue
+                slot = (rule.name, output.to)
+                kept = self._egress.get(slot)
+                if kept is not None and kept.spec == output and output.ifindex not in dead and not _rerouted(kept):
+                    sockets[slot] = kept
+                    continue
+                if room <= 0:
+                    troubles.outputs[slot] = _no_descriptors()
+                    continue
+                try:
+                    opened = self._open_socket(output)
+                    source = (int(opened.local_address), opened.source_port)
+                    sockets[slot] = _Egress(output, opened, (*source, int(output.address), output.port))
+                    room -= 1
+                except OSError as error:
+                    full = error.errno in NO_DESCRIPTORS
+                    troubles.outputs[slot] = _no_descriptors() if full else refusals.of_output(output, error)
+                    if not output.address.is_multicast:
+                        self._refused.append(output)
+        return sockets
+
+    def _open_socket(self, output: OutputSpec) -> EgressSocket:
+        name = _device(output)
+        switch = self._switches.get(name)
+        if switch is None:
+            switch = self._switches[name] = RunSwitch(self._features.udp_segment)
+        return EgressSocket(
+            int(output.address),
+            output.port,
+            switch,
+            ifindex=output.ifindex,
+            link=output.oif or "",
+            source_address=int(output.source_address or 0),
+            bind_source=output.bind_source,
+            source_port=output.source_port,
+            exact_port=output.exact_port,
+            ttl=output.ttl,
+            dscp=-1 if output.dscp is None else output.dscp,
+            df=output.df,
+            payload_max=output.payload_max,
+            workers=self._workers,
+        )
+
+    def _filter(self, capture: _Capture, groups: frozenset[IPv4Address], troubles: Troubles) -> None:
+        """Attach the narrowest filter that passes ``groups`` and that the kernel has room for."""
+        if groups == capture.groups:
+            return
+        most = bpf.LIMIT
+        while True:
+            if capture.split:
+                filters = [bpf.fitting_filter(groups, most, (i, self._workers)) for i in range(self._workers)]
+            else:
+                filters = [bpf.fitting_filter(groups, most)] * len(capture.sockets)
+            try:
+                for ring, (program, _) in zip(capture.sockets, filters, strict=True):
+                    ring.attach(program)
+            except OSError as error:
+                if error.errno != errno.ENOMEM or most < 64:  # net.core.optmem_max
+                    troubles.rings[capture.sockets[0].ifindex] = f"no filter on {capture.spec.ifname}: {error.strerror}"
+                    return
+                most = most * 3 // 4
+                continue
+            capture.groups = groups
+            capture.coarse = not all(exact for _, exact in filters)
+            return
+
+    def _compile(
+        self,
+        worker: int,
+        spec: PlanSpec,
+        rings: dict[int, _Capture],
+        sockets: dict[Slot, _Egress],
+        begun: list[tuple[list[Block], list[Block]]],
+    ) -> PlanOwner:
+        index = {ifindex: i for i, ifindex in enumerate(rings)}
+        inputs = [
+            (
+                index[each.ifindex],
+                int(each.group),
+                int(each.source) if each.source else 0,
+                each.port,
+                self._ledger.input((rule.name, each.text))[worker],
+                [(int(net.network_address), int(net.netmask)) for net in each.allow or ()],
+                [self._plan_output(worker, rule.name, output, sockets) for output in rule.outputs],
+                self._policer(worker, (rule.name, each.text), each.limit),
+            )
+            for rule in spec.rules
+            for each in rule.inputs
+            if each.live and each.ifindex in index
+        ]
+        return PlanOwner(
+            self._generation,
+            [capture.sockets[worker] for capture in rings.values()],
+            inputs,
+            [held.sent for held in sockets.values()],
+            [index[ifindex] for ifindex, ring in spec.rings.items() if ring.loopback and ifindex in index],
+            self._scratches[worker],
+            worker,
+            [(output[worker], source[worker]) for output, source in begun],
+        )
+
+    def _policer(self, worker: int, slot: Slot, limit: Rate | None) -> PolicerState | None:
+        """The token bucket of an input, kept as long as its limit stays the same."""
+        if limit is None:
+            self._policers.pop(slot, None)
+            return None
+        held = self._policers.get(slot)
+        if held is None or held[0] != limit:
+            buckets = [PolicerState(round(limit.number), limit.unit == "bit") for _ in range(self._workers)]
+            held = self._policers[slot] = (limit, buckets)
+        return held[1][worker]
+
+    def _plan_output(
+        self, worker: int, rule: str, output: OutputSpec, sockets: dict[Slot, _Egress]
+    ) -> tuple[EgressSocket | None, Block, int, bool]:
+        slot = (rule, output.to)
+        counters = self._ledger.output(slot)[worker]
+        egress = sockets.get(slot)
+        return (egress.socket if egress else None, counters, output.burst, output.dscp is None)
+
+    def _retire(
+        self, plans: list[PlanOwner], rings: dict[int, _Capture], sockets: dict[Slot, _Egress], spec: PlanSpec
+    ) -> None:
+        """The workers go by ``plans``: what only the plans before used can go."""
+        self._plans = plans
+        kept_rings = {id(each) for each in rings.values()}
+        for capture in self._captures.values():
+            if id(capture) not in kept_rings:
+                self._ledger.bury(capture.spec.ifname, _ring_words(capture))
+                for ring in capture.sockets:
+                    ring.close()
+        kept_sockets = {id(each) for each in sockets.values()}
+        for egress in self._egress.values():
+            if id(egress) not in kept_sockets:
+                egress.socket.close()
+        self._captures, self._egress = rings, sockets
+        switched = {_device(each.spec) for each in sockets.values()}
+        self._switches = {name: switch for name, switch in self._switches.items() if name in switched}
+        inputs = {(rule.name, each.text) for rule in spec.rules for each in rule.inputs}
+        self._ledger.keep(inputs, {(rule.name, each.to) for rule in spec.rules for each in rule.outputs})
+        self._policers = {slot: held for slot, held in self._policers.items() if slot in inputs}
+
+    def egress_of(self, rule: str, output: str) -> EgressSocket | None:
+        """The live socket of an output: its real source port stands in it."""
+        egress = self._egress.get((rule, output))
+        return egress.socket if egress else None
+
+    def links_without_runs(self) -> list[str]:
+        """Links whose device has refused a UDP_SEGMENT run since the last call; each is named once."""
+        found = [name for name, switch in self._switches.items() if not switch.allowed and name not in self._said]
+        self._said.update(found)
+        return found if self._features.udp_segment else []
+
+    def snapshot(self) -> Snapshot:
+        """Read every counter. Counters of rules that never had a plan are absent."""
+        return Snapshot(
+            inputs=self._ledger.inputs(),
+            retired=self._ledger.retired(),
+            outputs=self._ledger.outputs(),
+            rings={
+                each.spec.ifname: self._ledger.ring(each.spec.ifname, _ring_words(each), coarse=each.coarse)
+                for each in self._captures.values()
+            },
+            sndbufs={each.spec.oif: each.socket.sndbuf for each in self._egress.values() if each.spec.oif},
+            workers=[
+                WorkerCount(i, seconds, generation)
+                for i, (seconds, generation) in enumerate(
+                    zip(self._crew.cpu_seconds(), self._crew.generations, strict=True)
+                )
+            ],
+        )
+
+    def drops(self) -> dict[str, dict[str, int]]:
+        """Datagrams that rules dropped, by rule and reason, of the rules that dropped any: watched all the time."""
+        return self._ledger.drops()
+
+    def last_packet_times(self) -> dict[str, float | None]:
+        """When the newest datagram of each rule came, as its ring stamped it: Unix seconds."""
+        times: dict[str, float | None] = {}
+        counts = [(rule, count) for (rule, _), count in self._ledger.inputs().items()]
+        for rule, count in [*counts, *self._ledger.retired().items()]:
+            if count.last_packet_time is not None:
+                times[rule] = max(count.last_packet_time, times.get(rule) or 0.0)
+        return times
+
+    def errors(self) -> dict[Slot, dict[str, int]]:
+        """Datagrams that outputs did not send, by output and reason, of the outputs that failed with any."""
+        return self._ledger.errors()
+
+    def lost_frames(self) -> dict[str, list[FrameLosses]]:
+        """By link and ring: frames by verdict, and under ``ring`` those that found no room; with the last one's group.
+
+        The group is None where no frame of that verdict has named one since the ring was made.
+        """
+        return {
+            capture.spec.ifname: [_frame_losses(ring) for ring in capture.sockets]
+            for capture in self._captures.values()
+        }
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """Turns of each worker's loop."""
+        return self._crew.turns
+
+    def wake(self) -> None:
+        """Let every worker turn once more, also when nothing arrives."""
+        self._crew.wake()
+
+    def close(self) -> None:
+        """Stop the workers and give up every socket and ring."""
+        self._crew.close()
+        for capture in self._captures.values():
+            for ring in capture.sockets:
+                ring.close()
+        for egress in self._egress.values():
+            egress.socket.close()
+        self._captures, self._egress = {}, {}
+
+
+def _rerouted(egress: _Egress) -> bool:
+    if egress.spec.source_address is not None:
+        return False
+    source = _source(egress.spec, egress.socket.source_port)
+    return source is not None and source != egress.socket.local_address
+
+
+def _source(spec: OutputSpec, port: int) -> IPv4Address | None:
+    """Ask the kernel with a socket that is made and sends like a host's output, so that rules and routes treat it so.
+
+    None where it has no answer: what is sent is counted so, and a new socket would not help.
+    """
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        if spec.oif:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, spec.oif.encode())
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        probe.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, (spec.dscp or 0) << 2)
+        probe.bind((str(spec.source_address or ""), port))  # the port picks one of several paths
+        probe.connect((str(spec.address), spec.port))
+        return IPv4Address(probe.getsockname()[0])
+    return None
+
+
+def _device(output: OutputSpec) -> str:
+    """What shares a RunSwitch: the outputs of one link; a routed output has a device of its own."""
+    return output.oif or f"the route to {output.address}"
+
+
+def _groups(spec: PlanSpec) -> dict[int, frozenset[IPv4Address]]:
+    """What each ring has to let through."""
+    live: list[InputSpec] = [each for rule in spec.rules for each in rule.inputs if each.live]
+    groups: dict[int, set[IPv4Address]] = {ifindex: set() for ifindex in spec.rings}
+    for each in live:
+        groups[each.ifindex].add(each.group)
+    return {ifindex: frozenset(held) for ifindex, held in groups.items()}
+
+
+def _ring_words(capture: _Capture) -> list[int]:
+    """Received, dropped, then the verdicts. The latter are read first: never more of them than frames."""
+    frames = total(ring.frames.read() for ring in capture.sockets)
+    return [*total(ring.statistics() for ring in capture.sockets), *frames]
+
+
+def _frame_losses(ring: RingSocket) -> FrameLosses:
+    words = zip(VERDICTS, ring.frames.read(), ring.lost_groups(), strict=True)
+    lost = {verdict: (count, IPv4Address(group) if group else None) for verdict, count, group in words}
+    return {**lost, "ring": (ring.statistics()[1], None)}
+
+
+def _held_back(spec: PlanSpec) -> int:
+    """Descriptors that outputs leave to others: clients, and the tap, presence and helper sockets of links."""
+    return 32 + 4 * len(spec.rings) + len(spec.memberships) // 16
+
+
+def _no_descriptors() -> str:
+    return (
+        f"too many open files: the limit is {process.descriptor_limit()}; "
+        "raise LimitNOFILE (ulimit -n) to 64 and one for each output"
+    )

@@ -1,0 +1,1 @@
+"""The nftables table that drops what exclusive rules have relayed."""

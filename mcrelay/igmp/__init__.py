@@ -1,0 +1,1 @@
+"""Memberships, and what a network says and does about them."""

@@ -1,0 +1,242 @@
+"""Memberships: helper sockets that make the kernel join groups and that nobody ever reads.
+
+A join is what makes the kernel answer IGMP queries and program the link's MAC filter. The helper sockets are never
+bound to a port: an unbound one is in no UDP hash, so nothing is queued on it. Each takes as many groups as the
+kernel allows (net.ipv4.igmp_max_memberships, 20; net.core.optmem_max), then another is opened: no sysctl to change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import socket
+import struct
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from mcrelay.errors import MembershipError
+from mcrelay.model import refusals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+    from ipaddress import IPv4Address
+
+    from mcrelay.model.link import Membership
+
+# linux/in.h; struct group_req and group_source_req hold sockaddr_storage aligned to 8 bytes
+MCAST_JOIN_GROUP = 42
+MCAST_LEAVE_GROUP = 45
+MCAST_JOIN_SOURCE_GROUP = 46
+MCAST_LEAVE_SOURCE_GROUP = 47
+
+FULL = {errno.ENOBUFS, errno.ENOMEM}  # the count, or optmem_max
+GONE = {errno.ENODEV, errno.EADDRNOTAVAIL, errno.EINVAL}  # leaving what a dead link took along
+
+
+class HelperSocket(Protocol):
+    """The part of socket.socket a pool needs: tests pass a kernel of their own."""
+
+    def setsockopt(self, level: int, option: int, value: bytes, /) -> None: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class Keeper(Protocol):
+    """Who keeps helper sockets over a restart, so that no leave is sent: systemd's fd store (notify.Notifier)."""
+
+    def store(self, fd: int, name: str) -> None: ...
+    def forget(self, name: str) -> None: ...
+
+
+def open_helper() -> socket.socket:
+    """A UDP socket with the smallest receive buffer there is. Not bound, not to be read."""
+    helper = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    helper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # socket(7): raised to the kernel's minimum
+    return helper
+
+
+@dataclass(slots=True)
+class _Helper:
+    socket: HelperSocket
+    name: str  # in the keeper's hands; unlike that of any other helper, also of the process before
+    held: set[Membership] = field(default_factory=set)
+    groups: Counter[IPv4Address] = field(default_factory=Counter)
+    full: bool = False  # refused a group; a leave makes room again
+
+    def add(self, membership: Membership) -> None:
+        self.held.add(membership)
+        self.groups[membership.group] += 1
+
+    def remove(self, membership: Membership) -> None:
+        self.held.remove(membership)
+        self.groups -= Counter([membership.group])
+        self.full = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    joined: frozenset[Membership]
+    users: Counter[tuple[int, IPv4Address]]
+
+
+class Memberships:
+    """What this process has joined. Every method belongs to the main thread.
+
+    Helper sockets belong to one link each: when a link goes away its sockets go with it, because the kernel's entries
+    of a dead link still count against a socket (net/ipv4/igmp.c).
+    """
+
+    def __init__(self, opener: Callable[[], HelperSocket] = open_helper, keeper: Keeper | None = None) -> None:
+        self._open = opener
+        self._keeper = keeper
+        self._serial = itertools.count()
+        self._pools: dict[int, list[_Helper]] = {}
+        self._failed: dict[Membership, str] = {}
+        self._sums: _Sums | None = None  # of what is held now; asked for at every look, and there may be thousands
+
+    @property
+    def joined(self) -> frozenset[Membership]:
+        """Every membership the kernel has accepted: the same object as long as nothing has changed."""
+        return self._summed().joined
+
+    @property
+    def users(self) -> Mapping[tuple[int, IPv4Address], int]:
+        """How many helper sockets have joined, by ifindex and group: what of /proc/net/igmp is ours."""
+        return self._summed().users
+
+    def _summed(self) -> _Sums:
+        if self._sums is None:
+            helpers = [(ifindex, helper) for ifindex, pool in self._pools.items() for helper in pool]
+            self._sums = _Sums(
+                frozenset(each for _, helper in helpers for each in helper.held),
+                Counter((ifindex, group) for ifindex, helper in helpers for group in helper.groups),
+            )
+        return self._sums
+
+    @property
+    def failed(self) -> dict[Membership, str]:
+        """Every wanted membership the kernel refused, and why."""
+        return dict(self._failed)
+
+    @property
+    def sockets(self) -> int:
+        """Helper sockets open now."""
+        return sum(map(len, self._pools.values()))
+
+    def reconcile(self, wanted: Collection[Membership], links: Collection[int], *, retry: bool = False) -> None:
+        """Leave what is no longer wanted, join what is missing; a refusal is remembered, not raised.
+
+        ``links`` are the ifindexes that exist: sockets of others are closed. What failed is tried again only when
+        ``retry`` says so: a kernel that refuses a fresh socket will refuse the next one too.
+        """
+        for ifindex in self._pools.keys() - set(links):
+            self._sums = None
+            for helper in self._pools.pop(ifindex):
+                self._discard(helper)
+        have = self.joined
+        for membership in sorted(have - set(wanted), key=_order):
+            self._leave(membership)
+        self._failed = {each: why for each, why in self._failed.items() if each in wanted and not retry}
+        for membership in sorted(set(wanted) - have - self._failed.keys(), key=_order):
+            try:
+                self._join(membership)
+            except MembershipError as error:
+                self._failed[membership] = str(error)
+
+    def close(self) -> None:
+        """Close every helper; the kernel sends the leaves, unless a keeper holds the sockets too."""
+        for pool in self._pools.values():
+            for helper in pool:
+                helper.socket.close()
+        self._pools.clear()
+        self._failed.clear()
+        self._sums = None
+
+    def _join(self, membership: Membership) -> None:
+        pool = self._pools.setdefault(membership.ifindex, [])
+        for helper in _candidates(pool, membership):
+            if self._try(helper, membership):
+                return
+            helper.full = membership.group not in helper.groups  # else only this group's sources are too many
+        try:
+            fresh = _Helper(self._open(), f"helper-{os.getpid()}-{next(self._serial)}")
+        except OSError as error:
+            raise MembershipError(refusals.of_join(_describe(membership), error)) from error
+        with contextlib.ExitStack() as refused:
+            refused.callback(fresh.socket.close)
+            if not self._try(fresh, membership):
+                raise MembershipError(
+                    f"{_describe(membership)}: the kernel's membership limit refuses it even on a fresh socket; "
+                    "see sysctl net.ipv4.igmp_max_memberships, net.ipv4.igmp_max_msf and net.core.optmem_max"
+                )
+            refused.pop_all()
+        pool.append(fresh)
+        if self._keeper is not None:
+            self._keeper.store(fresh.socket.fileno(), fresh.name)
+
+    def _try(self, helper: _Helper, membership: Membership) -> bool:
+        """True when the socket took it, False when the socket is full. Raises MembershipError for the rest."""
+        try:
+            _set_member(helper.socket, membership, join=True)
+        except OSError as error:
+            if error.errno in FULL:
+                return False
+            raise MembershipError(refusals.of_join(_describe(membership), error)) from error
+        helper.add(membership)
+        self._sums = None
+        return True
+
+    def _leave(self, membership: Membership) -> None:
+        pool = self._pools[membership.ifindex]
+        helper = next(each for each in pool if membership in each.held)
+        try:
+            _set_member(helper.socket, membership, join=False)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+        helper.remove(membership)
+        self._sums = None
+        if not helper.held:
+            self._discard(helper)
+            pool.remove(helper)
+
+    def _discard(self, helper: _Helper) -> None:
+        if self._keeper is not None:
+            self._keeper.forget(helper.name)
+        helper.socket.close()
+
+
+def _order(membership: Membership) -> tuple[int, int, int]:
+    return (membership.ifindex, int(membership.group), int(membership.source or 0))
+
+
+def _candidates(pool: list[_Helper], membership: Membership) -> list[_Helper]:
+    """Sockets worth a try: one that holds the group for another source, then those not known to be full."""
+    held = []
+    if membership.source is not None:  # a join of any source is the only one of its group
+        held = [helper for helper in pool if membership.group in helper.groups]
+    room = [helper for helper in pool if not helper.full and membership.group not in helper.groups]
+    return held[-1:] + room
+
+
+def _set_member(helper: HelperSocket, membership: Membership, *, join: bool) -> None:
+    """Join or leave by ifindex, never by address (ip(7), IP_ADD_MEMBERSHIP, resolves those by route)."""
+    request = struct.pack("@I4x", membership.ifindex) + _sockaddr(membership.group.packed)
+    if membership.source is None:
+        option = MCAST_JOIN_GROUP if join else MCAST_LEAVE_GROUP
+    else:
+        option = MCAST_JOIN_SOURCE_GROUP if join else MCAST_LEAVE_SOURCE_GROUP
+        request += _sockaddr(membership.source.packed)
+    helper.setsockopt(socket.IPPROTO_IP, option, request)
+
+
+def _sockaddr(address: bytes) -> bytes:
+    """An IPv4 struct sockaddr_storage."""
+    return struct.pack("@H2x4s120x", socket.AF_INET, address)
+
+
+def _describe(membership: Membership) -> str:
+    return f"joining {membership.group}" + (f" from {membership.source}" if membership.source else "")

@@ -1,0 +1,1 @@
+"""Links as they are: watched, switched, seen to go away."""

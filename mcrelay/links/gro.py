@@ -1,0 +1,173 @@
+"""GRO as a receive accelerator (``[links.NAME] gro = true``): many datagrams of a flow in one frame, one ring slot.
+
+What is switched on is put back when the link is no input any more, and when the relay stops: by the last of several
+relays, to what the first of them found. A relay that is killed leaves it on; the next one that asks for it knows by the
+odd time that frames are held what that relay had found, and puts it back at its own end. Main thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mcrelay.links import offload
+from mcrelay.links.claims import Claims
+from mcrelay.links.offload import Timers
+from mcrelay.linux import capabilities, procfs
+from mcrelay.linux.genl import GenericNetlink
+from mcrelay.model.state import Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from mcrelay.links.offload import Netlink
+
+log = logging.getLogger(__name__)
+
+GRO, UDP = "rx-gro", "rx-udp-gro-forwarding"  # as ethtool has them; rx-gro is its generic-receive-offload
+FLUSH_NS = 50_016  # 50 us, odd enough to be known again; what was on before is added to it
+NOTES = {frozenset(): 0, frozenset({GRO}): 1, frozenset({UDP}): 2, frozenset({GRO, UDP}): 3}
+OURS = {Timers(defer=2, flush_ns=FLUSH_NS + note): on for on, note in NOTES.items()}  # what was on, by timers
+DEFAULT = Timers(0, 0)  # the kernel's
+LEAST_KERNEL = (6, 2)  # before, a packet socket cannot describe such a frame and drops it (docs/linux.md, L9)
+
+NO_CAPABILITY = capabilities.no_net_admin("gro = true")
+
+
+@dataclass(slots=True)
+class _Held:
+    """A link whose offloads are ours now, and how they were. NAPI instances come and go with the link's state."""
+
+    name: str
+    on: set[str]  # those of our features that were on
+    timers: dict[int, Timers] = field(default_factory=dict)
+
+
+class Gro:
+    """Keeps the offloads of input links that ask for it. ``standings`` tells of each by name."""
+
+    def __init__(
+        self,
+        open_netlink: Callable[[], GenericNetlink] = GenericNetlink,
+        release: str | None = None,
+        claims: Claims | None = None,
+    ) -> None:
+        self._claims = claims or Claims()
+        self.standings: dict[str, Standing] = {}
+        self._open = open_netlink
+        self._netlink: GenericNetlink | None = None
+        self._held: dict[int, _Held] = {}
+        self._kernel = release or os.uname().release
+
+    def reconcile(self, wanted: Mapping[int, str], dead: Collection[int] = ()) -> None:
+        """Switch it on for these links (names by ifindex), put all others back; ``dead`` ones were deleted."""
+        for ifindex in dead:
+            self._held.pop(ifindex, None)
+            self._claims.drop(f"gro-{ifindex}")
+        for ifindex in self._held.keys() - set(wanted):
+            self._put_back(ifindex)
+        standings = {name: self._keep(ifindex, name) for ifindex, name in wanted.items()}
+        for name, standing in standings.items():
+            if self.standings.get(name) != standing:
+                level = logging.WARNING if standing.reason else logging.INFO
+                reason = f" reason={standing.reason!r}" if standing.reason else ""
+                log.log(level, "link=%s gro=%s%s", name, standing.state, reason)
+        self.standings = standings
+
+    def close(self) -> None:
+        """Put everything back."""
+        self.reconcile({})
+        if self._netlink is not None:
+            self._netlink.close()
+            self._netlink = None
+
+    def _keep(self, ifindex: int, name: str) -> Standing:
+        release = re.match(r"(\d+)\.(\d+)", self._kernel)
+        if release is None or tuple(map(int, release.groups())) < LEAST_KERNEL:
+            return Standing("refused", f"Linux {self._kernel} drops frames of many datagrams at the ring: 6.2 or newer")
+        if capabilities.CAP_NET_ADMIN not in capabilities.capabilities():
+            return Standing("refused", NO_CAPABILITY)
+        try:
+            if self._netlink is None:
+                self._netlink = self._open()
+            return self._switch_on(self._netlink, ifindex, name)
+        except OSError as error:
+            return Standing("refused", f"the kernel refuses it: {error.strerror or error}")
+
+    def _switch_on(self, netlink: Netlink, ifindex: int, name: str) -> Standing:
+        active = offload.features(netlink, ifindex)
+        held = self._held.get(ifindex)
+        if held is None:
+            held = self._held[ifindex] = _Held(name, self._found(netlink, ifindex, active & {GRO, UDP}))
+            self._claims.make(f"gro-{ifindex}", str(NOTES[frozenset(held.on)]))
+        if not {GRO, UDP} <= active:
+            offload.set_features(netlink, ifindex, {GRO: True, UDP: True})
+            if missing := {GRO, UDP} - offload.features(netlink, ifindex):
+                return Standing("refused", f"the device keeps {' and '.join(sorted(missing))} off")
+        reason = self._hold_frames(netlink, ifindex, held)
+        return Standing("on", reason)
+
+    def _found(self, netlink: Netlink, ifindex: int, active: set[str]) -> set[str]:
+        """What was on before any relay came: another one knows, or one that was killed has left word of it."""
+        others = self._claims.of_others(f"gro-{ifindex}")
+        for on, note in NOTES.items():
+            if str(note) in others:
+                return set(on)
+        left = [timers for timers in (offload.napis(netlink, ifindex) or {}).values() if timers in OURS]
+        return set(OURS[left[0]]) if left else active
+
+    def _hold_frames(self, netlink: Netlink, ifindex: int, held: _Held) -> str:
+        """Let GRO wait for more where nobody has set how long; why it does not."""
+        napis = offload.napis(netlink, ifindex)
+        if napis is None:
+            return "" if _set_by_hand(held.name, ifindex) else _by_hand(held.name, "Linux before 6.13 lets only root")
+        for napi, timers in napis.items():
+            if timers.flush_ns:
+                continue
+            try:
+                offload.set_timers(netlink, napi, Timers(2, FLUSH_NS + NOTES[frozenset(held.on)]))
+            except OSError as error:
+                if error.errno != errno.EPERM:
+                    raise
+                return _by_hand(held.name, "the kernel does not let a user namespace")
+            held.timers[napi] = timers
+        return ""
+
+    def _put_back(self, ifindex: int) -> None:
+        held = self._held.pop(ifindex)
+        self._claims.drop(f"gro-{ifindex}")
+        if self._netlink is None:
+            return
+        if self._claims.of_others(f"gro-{ifindex}"):
+            log.info("link=%s gro stays on for another relay", held.name)
+            return
+        try:
+            for napi, timers in (offload.napis(self._netlink, ifindex) or {}).items():
+                if timers in OURS:
+                    offload.set_timers(self._netlink, napi, held.timers.get(napi, DEFAULT))
+            if off := {GRO, UDP} - held.on:
+                offload.set_features(self._netlink, ifindex, dict.fromkeys(sorted(off), False))
+            log.info("link=%s gro=off", held.name)
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # a link that is gone has taken everything along
+                log.warning("link=%s GRO stays on: %s", held.name, error.strerror or error)
+
+
+def _set_by_hand(name: str, ifindex: int) -> bool:
+    """Whether root has set the time; /sys may show another network namespace than ours."""
+    folder = f"class/net/{name}"
+    ours = procfs.read(f"{folder}/ifindex", 0, Path("/sys")) == ifindex
+    return ours and procfs.read(f"{folder}/gro_flush_timeout", 0, Path("/sys")) > 0
+
+
+def _by_hand(name: str, who: str) -> str:
+    folder = f"/sys/class/net/{name}"
+    return (
+        f"{who} set how long frames are held for more of their flow, so little is merged: as root of the host,"
+        f" echo 50000 > {folder}/gro_flush_timeout; echo 2 > {folder}/napi_defer_hard_irqs"
+    )

@@ -1,0 +1,1 @@
+"""One outside thing a file, without policy: filters, netlink, /proc, systemd, capabilities."""

@@ -1,0 +1,118 @@
+"""Log lines on stderr: key=value, one a state change; under journald with the priority it understands; or JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import re
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from mcrelay.errors import OperationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LINES = 10_000  # that wait to be written
+FINISH_SECONDS = 1.0
+
+PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
+_PAIR = re.compile(r"""(?:^|\s)([a-z_]+)=('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s:]+)""")
+
+
+class _Journal(logging.Formatter):
+    """sd-daemon(3): a line that starts with <N> has syslog priority N; the journal adds the time itself."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"<{PRIORITIES.get(record.levelno, 6)}>{super().format(record)}"
+
+
+class _Json(logging.Formatter):
+    """One object a line: time (Unix seconds), level, message, and the message's key=value pairs under ``fields``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        fields = {key: value.strip("'\"") for key, value in _PAIR.findall(message)}
+        line = {"time": round(record.created, 6), "level": record.levelname.lower(), "message": message}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps({**line, "fields": fields})
+
+
+class _Unread(logging.Handler):
+    """Hands lines to a thread that writes them: a pipe or a journal that nobody reads holds up that thread alone.
+
+    LINES wait at most; what finds no place is lost, and how many were lost is said when there is room again.
+    """
+
+    def __init__(self, writer: logging.Handler) -> None:
+        super().__init__()
+        self._writer = writer
+        self._lines: queue.Queue[logging.LogRecord] = queue.Queue(LINES)
+        self._lost = 0
+        self._thread = threading.Thread(target=self._write, name="mcrelay-log", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        record.msg, record.args = record.getMessage(), None  # its arguments may be others by the time it is written
+        try:
+            self._lines.put_nowait(record)
+        except queue.Full:
+            self._lost += 1
+
+    def _write(self) -> None:
+        while True:
+            record = self._lines.get()
+            self._writer.handle(record)
+            if self._lost and self._lines.empty():
+                lost, self._lost = self._lost, 0
+                text = f"{lost} log lines were lost: nobody read them"
+                self._writer.handle(logging.makeLogRecord({"msg": text, "levelno": 30, "levelname": "WARNING"}))
+            self._lines.task_done()
+
+    def finish(self) -> bool:
+        """Wait for what is still to be written, FINISH_SECONDS at most; whether all of it was."""
+        until = time.monotonic() + FINISH_SECONDS
+        while self._lines.unfinished_tasks and time.monotonic() < until:
+            time.sleep(0.002)
+        return not self._lines.unfinished_tasks
+
+
+def set_aside() -> Callable[[], bool]:
+    """Write log lines on a thread of their own from now on.
+
+    Call what is returned before the process ends. It says whether all was written; if not, the thread holds stderr, and
+    only os._exit ends the process. To be called when the process has become who it goes on as: a thread keeps what it
+    is started with. Raises OperationError where no thread can be started.
+    """
+    root = logging.getLogger()
+    (writer,) = root.handlers
+    handler = _Unread(writer)
+    try:
+        handler.start()
+    except RuntimeError as error:
+        raise OperationError(f"log: {error}; raise the limit of processes (ulimit -u, LimitNPROC)") from None
+    root.handlers[:] = [handler]
+    return handler.finish
+
+
+def set_up(*, as_json: bool = False) -> None:
+    """Log to stderr from now on."""
+    handler = logging.StreamHandler(sys.stderr)
+    if as_json:
+        handler.setFormatter(_Json())
+    elif os.environ.get("JOURNAL_STREAM"):
+        handler.setFormatter(_Journal("%(message)s"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -1,0 +1,1 @@
+"""What everything else talks about, as frozen values; text of streams and rates. Imports errors alone."""

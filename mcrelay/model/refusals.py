@@ -1,0 +1,77 @@
+"""Why the kernel refuses a ring, a join or an output, and what to do, for every errno that a user can cause: pure."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mcrelay.model.plan import OutputSpec
+
+
+def port_remedy(port: object) -> str:
+    """Say how a relay comes to open a reserved source port (ip_unprivileged_port_start of ip(7))."""
+    return (
+        "started by root, the relay keeps it if such a port stands in its files by then; under systemd, add"
+        " CAP_NET_BIND_SERVICE in a drop-in to AmbientCapabilities and CapabilityBoundingSet; or for everybody:"
+        f" sysctl -w net.ipv4.ip_unprivileged_port_start={port}"
+    )
+
+
+def of_ring(ifname: str, error: OSError) -> str:
+    """Say why nothing can be captured on a link (packet(7))."""
+    if error.errno == errno.EPERM:
+        return f"capturing on {ifname} needs CAP_NET_RAW: run as root or grant the capability"
+    if error.errno == errno.ENOMEM:
+        return f"no memory for the ring of {ifname}: lower links.{ifname}.ring, or links.default.ring for all links"
+    if error.errno in {errno.ENODEV, errno.ENXIO, errno.ENETDOWN}:
+        return f"link {ifname} went away or down meanwhile; it is tried again when it is back"
+    return f"no ring on {ifname}: {_raw(error)}"
+
+
+def of_output(output: OutputSpec, error: OSError) -> str:
+    """Say why an output has no socket (ip(7), udp(7), ip-route(8)); the error begins with the call that failed."""
+    if error.errno == errno.EADDRINUSE:
+        return f"source port {output.source_port} is in use by another program; set source_port to a free one"
+    if error.errno in {errno.EACCES, errno.EPERM} and (error.strerror or "").startswith("bind to source port"):
+        port = output.source_port
+        return f"source port {port} is a reserved one and needs CAP_NET_BIND_SERVICE: {port_remedy(port)}"
+    way = output.address
+    sayings = {
+        errno.ENETUNREACH: f"no route to {way}: add one, or name the link with %LINK",
+        errno.EHOSTUNREACH: f"a route or rule of type unreachable refuses {way}: {_see_route(output)}",
+        errno.EACCES: f"a route or rule of type prohibit refuses {way}: {_see_route(output)}",
+        errno.EINVAL: (
+            f"a route or rule of type blackhole takes what goes to {way}, or the source address is none of this host"
+            f" any more: {_see_route(output)}"
+        ),
+        errno.EPERM: f"a program on this host's cgroup (bpf) refuses to connect to {way}; see `bpftool cgroup tree`",
+        errno.EADDRNOTAVAIL: f"{output.source_address} is not an address of this host any more; see `ip address`",
+        errno.ENODEV: f"link {output.oif} went away meanwhile; it is tried again when it is back",
+        errno.ENETDOWN: f"the link to {way} is down; it is tried again when it is up",
+        errno.ENOBUFS: "the kernel has no memory for another socket; see `free` and the memory limit of the service",
+        errno.ENOMEM: "the kernel has no memory for another socket; see `free` and the memory limit of the service",
+    }
+    return sayings.get(error.errno or 0, f"no socket for {output.to}: {_raw(error)}")
+
+
+def of_join(what: str, error: OSError) -> str:
+    """Say why the kernel refuses a join (ip(7), linux/net/ipv4/igmp.c); *what* is "joining GROUP"."""
+    sayings = {
+        errno.ENODEV: "its link went away meanwhile, or has no IPv4; it is tried again when the link is back",
+        errno.EADDRNOTAVAIL: "the kernel holds the group in another way already; restart the relay",
+        errno.EMFILE: "too many open files; raise LimitNOFILE (ulimit -n)",
+        errno.ENFILE: "the host has too many open files; raise the sysctl fs.file-max",
+        errno.ENOBUFS: "the kernel has no memory for another socket; see `free` and the memory limit of the service",
+        errno.ENOMEM: "the kernel has no memory for another socket; see `free` and the memory limit of the service",
+    }
+    return f"{what}: {sayings.get(error.errno or 0, _raw(error))}"
+
+
+def _see_route(output: OutputSpec) -> str:
+    by = f" oif {output.oif}" if output.oif else ""
+    return f"see `ip route get {output.address}{by}`, `ip route` and `ip rule`, and add a more specific route"
+
+
+def _raw(error: OSError) -> str:
+    return f"{error.strerror} (errno {errno.errorcode.get(error.errno or 0, error.errno)})"

@@ -1,0 +1,76 @@
+"""Every counter of the relay, read at one moment: the one thing that control, metrics and top read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Literal
+
+Slot = tuple[str, str]  # (rule, input or output text): what counters and sockets are kept under
+
+FrameLosses = dict[str, tuple[int, IPv4Address | None]]  # of one ring, by verdict: count, and the group of the last
+
+
+@dataclass(frozen=True, slots=True)
+class InputCount:
+    """Counters of one input; ``last_packet_time`` is Unix seconds or None."""
+
+    rx_packets: int
+    rx_bytes: int
+    last_packet_time: float | None
+    drops: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCount:
+    """Counters of one output; ``since_packets`` is what its rule had let through (rx - drops) before it began."""
+
+    tx_packets: int
+    tx_bytes: int
+    since_packets: int
+    tx_errors: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RingCount:
+    """Frames of one link, also of rings that it had before. ``coarse``: the filter passes more than it should."""
+
+    rx_frames: int
+    dropped: int
+    frames: dict[str, int]
+    coarse: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCount:
+    """One worker: CPU time of its thread, and the generation of the plan that it goes by."""
+
+    number: int
+    cpu_seconds: float
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All of it; counters of rules that never had a plan are absent.
+
+    ``retired`` is, by rule, what inputs counted that the rule had before and has no more.
+    """
+
+    inputs: dict[Slot, InputCount]
+    retired: dict[str, InputCount]
+    outputs: dict[Slot, OutputCount]
+    rings: dict[str, RingCount]
+    sndbufs: dict[str, int]  # bytes the kernel granted, by output link
+    workers: list[WorkerCount]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How something stands that was asked for and may be refused; ``off`` while there is nothing to have it on.
+
+    What is ``on`` with a reason is on by half.
+    """
+
+    state: Literal["on", "off", "refused"]
+    reason: str = ""

@@ -1,0 +1,171 @@
+"""Compile a configuration against the links as they are into a PlanSpec: pure, so that every state can be tested."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+from mcrelay.links.sources import sends_from
+from mcrelay.model.link_faults import no_address, no_ethernet, port_of
+from mcrelay.model.notation import format_stream
+from mcrelay.model.plan import InputSpec, OutputSpec, PlanSpec, RingSpec, RuleSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mcrelay.model.link import Link
+    from mcrelay.model.plan import OutputState, RuleState
+    from mcrelay.model.rule import Config, Input, Output, Rule
+
+LOOPBACK_TYPE = 772  # ARPHRD_LOOPBACK of linux/if_arp.h
+IPV4_UDP_BYTES = 28
+LEAST_MTU = 68  # RFC 791; below it Linux takes addresses and memberships off the link
+AUTO_PORTS = range(20000, 32768)  # below Linux's ephemeral ports (ip_local_port_range starts at 32768)
+
+
+def compile_plan(config: Config, links: Mapping[str, Link]) -> PlanSpec:
+    """Say for every rule what is to be done on the ``links`` (by name) that exist now."""
+    rules = _told_apart([_compile_rule(rule, links) for rule in config.rules.values()])
+    live = {each.iif for rule in rules for each in rule.inputs if each.live}
+    rings = {links[name].ifindex: _ring(config, links[name]) for name in sorted(live)}
+    return PlanSpec(rules, rings)
+
+
+def _told_apart(rules: list[RuleSpec]) -> tuple[RuleSpec, ...]:
+    """Refuse an input that another rule has by another name of its link: only here is it known whose name it is."""
+    first: dict[tuple[object, ...], str] = {}
+    told = []
+    for rule in rules:
+        inputs = []
+        for each in rule.inputs:
+            taken = first.setdefault((each.ifindex, each.group, each.source, each.port), rule.name) if each.live else ""
+            if each.live and taken != rule.name:
+                reason = f"rule {taken} has the same input, by another name of link {each.iif}"
+                inputs.append(replace(each, state="error", reason=reason))
+            else:
+                inputs.append(each)
+        told.append(rule if tuple(inputs) == rule.inputs else replace(rule, inputs=tuple(inputs)))
+    return tuple(told)
+
+
+def _ring(config: Config, link: Link) -> RingSpec:
+    return RingSpec(
+        link.name, config.link(link.name, *link.altnames), loopback=link.hardware == LOOPBACK_TYPE, mtu=link.mtu
+    )
+
+
+def _compile_rule(rule: Rule, links: Mapping[str, Link]) -> RuleSpec:
+    return RuleSpec(
+        name=rule.name,
+        origin=rule.origin,
+        description=rule.description,
+        enabled=rule.enabled,
+        inputs=tuple(_compile_input(rule, each, links) for each in rule.inputs),
+        outputs=tuple(_compile_output(rule, each, links) for each in rule.outputs),
+        exclusive=rule.exclusive,
+    )
+
+
+def _compile_input(rule: Rule, entry: Input, links: Mapping[str, Link]) -> InputSpec:
+    stream = entry.stream
+    name = stream.link or ""
+    link = links.get(name)
+    state: RuleState = "active"
+    reason = ""
+    if not rule.enabled:
+        state = "disabled"
+    elif link is None:
+        state, reason = "pending", f"link {name} does not exist"
+    elif trouble := no_ethernet(link):
+        state, reason = "error", trouble
+    elif trouble := _trouble(link):
+        state, reason = "parked", trouble
+    else:
+        reason = port_of(link)
+    return InputSpec(
+        text=format_stream(stream),
+        iif=link.name if link else name,
+        ifindex=link.ifindex if link else 0,
+        group=_ipv4(stream.address),
+        source=_ipv4(stream.source) if stream.source else None,
+        port=_number(stream.port),
+        allow=entry.allow,
+        limit=entry.limit,
+        state=state,
+        reason=reason,
+    )
+
+
+def _compile_output(rule: Rule, output: Output, links: Mapping[str, Link]) -> OutputSpec:
+    stream = output.stream
+    address = _ipv4(stream.address)
+    link = links.get(stream.link) if stream.link else None
+    state: OutputState = "active"
+    reason = ""
+    source: IPv4Address | None = None
+    if stream.link is not None:
+        if link is None:
+            state, reason = "parked", f"link {stream.link} does not exist"
+        elif trouble := _trouble(link):
+            state, reason = "parked", trouble
+        elif not link.addresses:
+            state, reason = "parked", no_address(link)
+        elif address.is_multicast:  # a host's is chosen by the route, also on this link
+            source = sends_from(link, address)
+    asked = isinstance(output.source_address, IPv4Address)
+    if isinstance(output.source_address, IPv4Address):
+        source = output.source_address
+        if state == "active" and not any(source == each.ip for known in links.values() for each in known.addresses):
+            state, reason = "parked", f"source address {source} is not an address of this host"
+    # A routed output may leave by any link: where one of them cuts, it does not risk it.
+    cut = link.cuts if link else stream.link is None and any(known.cuts for known in links.values())
+    text = format_stream(stream)
+    return OutputSpec(
+        to=text,
+        address=address,
+        port=_number(stream.port),
+        oif=link.name if link else stream.link,
+        ifindex=link.ifindex if link else 0,
+        source_address=source,
+        bind_source=asked,
+        source_port=output.source_port if isinstance(output.source_port, int) else auto_port(rule.name, text),
+        exact_port=isinstance(output.source_port, int),
+        ttl=output.ttl if isinstance(output.ttl, int) else 0,
+        dscp=output.dscp if isinstance(output.dscp, int) else None,
+        df=output.df,
+        burst=1 if cut else output.burst,
+        payload_max=link.mtu - IPV4_UDP_BYTES if link and address.is_multicast else 0,
+        state=state,
+        reason=reason,
+    )
+
+
+def auto_port(rule: str, output: str) -> int:
+    """The source port of an output nobody chose one for: the same after every restart, on every host."""
+    return AUTO_PORTS[zlib.crc32(f"{rule} {output}".encode()) % len(AUTO_PORTS)]
+
+
+def _trouble(link: Link) -> str:
+    if not link.up:
+        return f"link {link.name} is down"
+    if not link.carrier:
+        return f"link {link.name} has no carrier"
+    if link.mtu < LEAST_MTU:
+        return f"link {link.name} has no IPv4: its MTU is below {LEAST_MTU}"
+    return ""
+
+
+def _ipv4(address: object) -> IPv4Address:
+    """The configuration admits IPv4 alone so far."""
+    if not isinstance(address, IPv4Address):
+        raise TypeError(f"{address} is not an IPv4 address")
+    return address
+
+
+def _number(port: object) -> int:
+    """The configuration has resolved every port by now."""
+    if not isinstance(port, int):
+        raise TypeError(f"port {port!r} was not resolved")
+    return port

@@ -1,0 +1,213 @@
+"""A relay under test: the real command in the standard lab, real traffic, and both ends to compare."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from support.traffic import bound_ports, memberships, unread_bytes, wait_for
+
+from mcrelay.commands.lab import standard_lab
+from mcrelay.commands.send import consecutive
+from mcrelay.config.parse import parse_config
+from mcrelay.control.client import ask
+from mcrelay.errors import ControlError
+from mcrelay.linux.systemd import Notifier
+from mcrelay.relay.service import Service
+
+if TYPE_CHECKING:
+    from mcrelay.linux.features import Features
+
+MCRELAY = [sys.executable, "-m", "mcrelay"]
+SOURCE = "192.168.168.55"
+GROUP = "226.2.2.2"
+INPUT = f"{SOURCE}@{GROUP}:2068%in0"
+
+
+class RelayUnderTest:
+    """`mcrelay run` in a lab's relay namespace."""
+
+    program: tuple[str, ...] | list[str] = MCRELAY
+
+    def __init__(self, lab, config: str, folder: Path, *, environment: dict[str, str] | None = None) -> None:
+        self.lab = lab
+        self.config = folder / "mcrelay.toml"
+        self.socket = str(folder / "run" / "mcrelay.sock")  # a folder that the relay makes, and so may remove from
+        folder.chmod(0o755)  # a relay started by root goes on as nobody, and reads the file again at a reload
+        self.log = folder / "log"
+        self.config.write_text(config)
+        self._environment = environment
+        self.process = None
+
+    def start(self) -> None:
+        command = [*self.program, "run", "-c", str(self.config), "--socket", self.socket]
+        if self._environment:
+            command = ["env", *(f"{key}={value}" for key, value in self._environment.items()), *command]
+        with self.log.open("w") as log:
+            self.process = self.lab.relay.popen(*command, stderr=log)
+        self.wait_for(lambda: "ready" in self.log.read_text(), "READY")
+
+    def wait_for(self, condition, what: str, seconds: float = 10) -> float:
+        """Poll until true; returns the seconds it took."""
+        begin = time.monotonic()
+        while time.monotonic() - begin < seconds:
+            with contextlib.suppress(ControlError):
+                if condition():
+                    return time.monotonic() - begin
+            time.sleep(0.01)
+        raise AssertionError(f"no {what} within {seconds} s; the relay said:\n{self.log.read_text()}")
+
+    def show(self, noun: str):
+        return ask(self.socket, "show", read_only=True, noun=noun)
+
+    def rule(self, name: str = "x"):
+        return next(each for each in self.show("stats")["rules"] if each["name"] == name)
+
+    def state(self, name: str = "x") -> str:
+        return next(each for each in self.show("rules") if each["name"] == name)["state"]
+
+    def reload(self, config: str) -> None:
+        self.config.write_text(config)
+        ask(self.socket, "reload")
+
+    def stop(self, seconds: float = 5) -> float:
+        """SIGTERM; returns the seconds until it had ended, and insists on exit code 0."""
+        begin = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(timeout=seconds)
+        assert code == 0, f"exit code {code}:\n{self.log.read_text()}"
+        return time.monotonic() - begin
+
+    def link(self, name: str = "in0"):
+        return next(each for each in self.show("stats")["links"] if each["ifname"] == name)
+
+    def at_rest(self):
+        """Statistics once no counter has moved for a fifth of a second."""
+        before = self.show("stats")
+        while True:
+            time.sleep(0.2)
+            now = self.show("stats")
+            if (before["rules"], before["links"]) == (now["rules"], now["links"]):
+                return now
+            before = now
+
+
+@contextlib.contextmanager
+def relaying(
+    config: str,
+    *,
+    environment: dict[str, str] | None = None,
+    sysctls: dict[str, int] | None = None,
+    program: tuple[str, ...] | list[str] = MCRELAY,
+    **lab_options,
+):
+    """The lab with a relay that is READY, and stopped at the end. ``program`` stands for `mcrelay`."""
+    with standard_lab(**lab_options) as lab, tempfile.TemporaryDirectory() as folder:
+        lab.settle()
+        lab.relay.sysctl(sysctls or {})
+        relay = RelayUnderTest(lab, config, Path(folder), environment=environment)
+        relay.program = program
+        relay.start()
+        yield relay
+        if relay.process.poll() is None:
+            relay.stop()
+
+
+@contextlib.contextmanager
+def service_in(namespace, config: str, features: Features):
+    """The relay as a thread of this process, in a namespace, on a kernel that is said to offer ``features``."""
+    ready, done, held = threading.Event(), [], []
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        done.append((asyncio.get_running_loop(), stop))
+        held.append(Service(parse_config([("x.toml", config)]).config, features, Notifier("")))
+        await held[0].run(stop, ready.set)
+
+    thread = threading.Thread(target=namespace.call, args=(lambda: asyncio.run(run()),))
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield held[0]
+    finally:
+        loop, stop = done[0]
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def carries(namespace, link: str) -> bool:
+    """Whether the kernel counts the carrier of a link by now, up to a second late (linux/net/core/link_watch.c).
+
+    Before that nobody can use the link. True for a link that does not exist.
+    """
+    found = namespace.run("ip", "-j", "link", "show", "dev", link, check=False).stdout
+    return all(each["operstate"] == "UP" for each in json.loads(found or "[]"))
+
+
+def receiver(namespace, stream: str, *options: object) -> subprocess.Popen:
+    """`mcrelay recv` in a namespace, every socket of it bound and joined by the time this returns."""
+    streams = options[options.index("--streams") + 1] if "--streams" in options else None
+    *_, last = consecutive(stream, streams)  # they are opened in turn
+    group, already = str(last.address), memberships(namespace)
+    child = namespace.popen(*MCRELAY, "recv", stream, *map(str, options), "-j", stdout=subprocess.PIPE)
+
+    def listens() -> bool:
+        assert child.poll() is None, f"recv {stream} ended with exit code {child.returncode}"
+        if last.address.is_multicast:
+            return memberships(namespace)[group] > already[group]
+        return last.port in bound_ports(namespace)
+
+    wait_for(listens, f"recv {stream} to listen")
+    return child
+
+
+def heard(child: subprocess.Popen, namespace):
+    """What a `recv` that waits for no count printed: ended once all that has reached its namespace is read.
+
+    Call it when whoever sends has ended and the relay is at rest.
+    """
+    wait_for(lambda: not unread_bytes(namespace), "recv to read all there is")
+    child.send_signal(signal.SIGINT)
+    return report(child)
+
+
+def sender(namespace, stream: str, *options: object) -> subprocess.Popen:
+    return namespace.popen(*MCRELAY, "send", stream, *map(str, options), "-j", stdout=subprocess.PIPE)
+
+
+def report(child: subprocess.Popen, timeout: float = 60):
+    """What `send` or `recv` printed."""
+    out, _ = child.communicate(timeout=timeout)
+    return json.loads(out)
+
+
+def send(namespace, stream: str, *options: object):
+    return report(sender(namespace, stream, *options))
+
+
+def assert_exact(got, count: int) -> None:
+    """Every datagram once, in order, byte for byte."""
+    assert got["socket_dropped"] == 0, "the sink itself was too slow"
+    for what in ("lost", "duplicated", "reordered", "corrupted", "foreign"):
+        assert got[what] == 0, got
+    assert got["received"] == count, got
+
+
+def assert_adds_up(stats) -> None:
+    """At rest, every datagram of every rule and output and every frame is accounted for exactly once."""
+    for rule in stats["rules"]:
+        for output in rule["outputs"]:
+            accounted = output["tx_packets"] + sum(output["tx_errors"].values()) + sum(rule["drops"].values())
+            assert rule["rx_packets"] == output["since_packets"] + accounted, (rule, output)
+    for link in stats["links"]:
+        assert sum(link["frames"].values()) == link["rx_frames"], link

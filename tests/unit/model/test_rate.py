@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcrelay.errors import SettingError
+from mcrelay.model.rate import Rate, format_rate, parse_rate
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("20000", Rate(20_000, "pps")),
+        ("20kpps", Rate(20_000, "pps")),
+        ("1.5 Mpps", Rate(1_500_000, "pps")),
+        ("500Mbit", Rate(500_000_000, "bit")),
+        ("1Gbit/s", Rate(1_000_000_000, "bit")),
+    ],
+)
+def test_rates_are_read_as_people_write_them(text, rate):
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "0", "fast", "-1", "5Tbit", "1e6", "nan"])
+def test_what_is_no_rate_is_refused_with_an_example(text):
+    with pytest.raises(SettingError, match="500Mbit"):
+        parse_rate(text)
+
+
+@given(st.integers(1, 90_000_000_000), st.sampled_from(["pps", "bit"]))
+def test_what_is_written_is_read_again(number, unit):
+    assert parse_rate(format_rate(Rate(number, unit))) == Rate(number, unit)

@@ -1,0 +1,104 @@
+"""Every loss is said when it begins and when it has ended, with whose it is; a rule is losing in between."""
+
+from __future__ import annotations
+
+import logging
+from ipaddress import IPv4Address, IPv4Interface
+
+import pytest
+
+from mcrelay.config.parse import parse_config
+from mcrelay.model.link import Link
+from mcrelay.relay.compile import compile_plan
+from mcrelay.relay.losses import LINK_SAYINGS, OUTPUT_SAYINGS, QUIET_SECONDS, LossLog, narrow_outputs
+
+X, Y = "239.1.1.1", "239.1.1.2"
+TEXT = "".join(
+    f'[rules.{name}]\ninput = "{group}:5000%in0"\n'
+    f'outputs = ["10.9.0.7:{port}", {{ to = "239.9.9.9:{port}%out0", df = {df} }}]\n'
+    for name, group, port, df in (("x", X, 7000, "true"), ("y", Y, 7001, "false"))
+)
+
+
+def links(out_mtu: int = 1500):
+    address = (IPv4Interface("10.20.1.1/24"),)
+    return {
+        "in0": Link("in0", 2, True, True, "UP", 1500),
+        "out0": Link("out0", 3, True, True, "UP", out_mtu, address),
+    }
+
+
+SPEC = compile_plan(parse_config([("x.toml", TEXT)]).config, links())
+SLOT = ("x", "10.9.0.7:7000")
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level(logging.INFO)
+    return lambda: [record.getMessage().split(": ")[0] for record in caplog.records]
+
+
+def errors(**counts: int):
+    return {SLOT: dict.fromkeys([*OUTPUT_SAYINGS, "parked"], 0) | counts}
+
+
+def frames(group: str | None = None, **counts: int):
+    address = IPv4Address(group) if group else None
+    return {"in0": [{kind: (counts.get(kind, 0), address if kind in counts else None) for kind in LINK_SAYINGS}]}
+
+
+@pytest.mark.parametrize("kind", OUTPUT_SAYINGS)
+def test_an_output_that_loses(said, kind):
+    losses = LossLog()
+    for second, count in enumerate([0, 5, 50]):
+        losses.look(errors(**{kind: count}), frames(), SPEC, second)
+    assert losses.losing(SPEC) == {"x"}
+    losses.look(errors(**{kind: 50}), frames(), SPEC, 2 + QUIET_SECONDS)
+    where = "rule=x output=10.9.0.7:7000"
+    assert said() == [f"{where} losing={kind}", f"{where} losing={kind} ended lost=50"]
+    assert losses.losing(SPEC) == set()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LINK_SAYINGS if kind != "ring"])
+def test_a_frame_that_cannot_be_relayed_names_its_group_and_rule(said, kind):
+    losses = LossLog()
+    losses.look({}, frames(Y, **{kind: 3}), SPEC, 1)
+    assert losses.losing(SPEC) == {"y"}
+    losses.look({}, frames(Y, **{kind: 3}), SPEC, 1 + QUIET_SECONDS)
+    assert said() == [f"link=in0 losing={kind} group={Y} rule=y", f"link=in0 losing={kind} ended lost=3"]
+
+
+def test_of_two_rings_that_one_names_the_group_whose_count_has_moved(said):
+    losses = LossLog()
+    losses.look({}, {"in0": frames(Y, fragment=9)["in0"] + frames()["in0"]}, SPEC, 0)
+    losses.look({}, {"in0": frames(Y, fragment=9)["in0"] + frames()["in0"]}, SPEC, QUIET_SECONDS)
+    losses.look({}, {"in0": frames(Y, fragment=9)["in0"] + frames(X, fragment=1)["in0"]}, SPEC, 20)
+    assert said()[2:] == [f"link=in0 losing=fragment group={X} rule=x"]
+    assert losses.losing(SPEC) == {"x"}
+    losses.look({}, frames(X, fragment=2), SPEC, 21)  # rings made anew
+    losses.look({}, frames(X, fragment=2), SPEC, 21 + QUIET_SECONDS)
+    assert said()[3:] == ["link=in0 losing=fragment ended lost=3"]
+
+
+def test_a_full_ring_concerns_every_rule_of_its_link_and_a_foreign_group_none(said):
+    losses = LossLog()
+    losses.look({}, frames("239.99.99.99", malformed=7), SPEC, 0)
+    assert said() == []
+    losses.look({}, frames(ring=7), SPEC, 1)
+    assert said() == ["link=in0 losing=ring"]
+    assert losses.losing(SPEC) == {"x", "y"}
+
+
+def test_a_parked_output_is_a_state_and_said_as_such(said):
+    losses = LossLog()
+    losses.look(errors(parked=7), frames(), SPEC, 0)
+    assert said() == []
+
+
+def test_an_output_narrower_than_its_input():
+    assert list(narrow_outputs(SPEC, links())) == []
+    narrow = links(1400)
+    found = list(narrow_outputs(compile_plan(parse_config([("x.toml", TEXT)]).config, narrow), narrow))
+    assert [text.split(":")[0] for text in found] == ["rule=x output=239.9.9.9", "rule=y output=239.9.9.9"]
+    assert "more than 1372 bytes are counted as lost (mtu)" in found[0]
+    assert "more than 1372 bytes leave in fragments" in found[1]
