@@ -10,6 +10,8 @@ McrelayError                 shown as one line on stderr, never as a traceback
     ├── LinkError            a link is missing or unfit
     ├── MembershipError      the kernel refused a join
     └── DropError            nft or the kernel refused the drop table
+
+NotBuiltError                a fault of ours: a value was let in that the plan does not know
 """
 
 from __future__ import annotations
@@ -25,6 +27,13 @@ class McrelayError(Exception):
     """Base of all errors meant for the person at the terminal: the text says what to do."""
 
     exit_code = 1
+
+
+class NotBuiltError(ValueError):
+    """The configuration has let a value in that ``compile_plan`` does not know: its line in NOT_YET went too early."""
+
+    def __init__(self, key: str, value: object) -> None:
+        super().__init__(f"{key} = {value!r} is not built")
 
 
 class UsageError(McrelayError):

@@ -71,6 +71,10 @@ KEYS = {
         "df": "true: set don't-fragment; what is larger than the path is not sent, and counted (mtu). [false]",
         "burst": "Longest run of datagrams that is sent as one message, 1 to 64. [16]",
     },
+    "CHOICES": {
+        "engine": '"ring", or "kernel": what forwards. ["ring"]',
+        "health": '"none", "rtp", "ts" or "auto": what is looked at in the payload. ["none"]',
+    },
     "FLAGS": {
         "exclusive": "Nothing else on this host listens: the kernel drops what is relayed after capture. [false]",
         "enabled": "Whether the rule relays. [true]",
@@ -141,6 +145,7 @@ def configuration_page() -> str:
         ("[rules.NAME]: the input", "INPUT", "Beside `input`, the stream that is relayed, and `description`."),
         ("[rules.NAME]: outputs", "OUTPUT", OUTPUTS),
         ("[rules.NAME]: the rule", "FLAGS", "True or false."),
+        ("[rules.NAME]: one of several words", "CHOICES", ""),
     ]  # fmt: skip
     for title, table, text in sections:
         known, told = set(getattr(schema, table)), set(KEYS[table])

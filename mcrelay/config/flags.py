@@ -31,6 +31,8 @@ _HELP = {
     "df": ("", "Set don't-fragment on what is sent; what is larger than the path is counted (mtu)."),
     "burst": ("N", "Longest run of datagrams sent at once.  [default: 16]"),
     "exclusive": ("", "Nothing else on this host listens: the kernel drops what is relayed."),
+    "engine": ("ring|kernel", "What forwards.  [default: ring]"),
+    "health": ("none|rtp|ts|auto", "What is looked at in the payload.  [default: none]"),
     "enabled": ("", "Define the rule without running it."),
     "shared": ("", "Another rule that says so too may send to the same outputs."),
     "reflect": ("", "Allow rules that feed each other in a circle; own frames are dropped."),

@@ -27,8 +27,8 @@ MIB = 1 << 20
 MOST_RATE = 90_000_000_000  # a second: MOST of pyx/policer.pyx
 LONGEST_CONTROL = 104  # bytes: sun_path has 108 with the closing NUL, and "-ro" goes into the sibling's name
 
-# Known and not built yet: key, which values of it, how the complaint calls it, what to do instead.
-# To build one is to delete its line. (IPv6 is refused where streams are read.)
+# Known and not built yet: key, which values of it, how the complaint calls it, what to do instead. Its line goes when
+# relay/compile.py knows the value: until then it raises NotBuiltError. (IPv6 is refused where streams are read.)
 NOT_YET: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
     ("metrics", lambda _: True, "metrics", "leave it out, and read the same numbers with mcrelay show stats -j"),
     ("range", lambda stream: stream.length is not None, "a range of groups", "write one rule for each group"),
@@ -46,6 +46,8 @@ NOT_YET: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
     ("source_port", lambda v: v == "keep", 'source_port = "keep"', 'use "auto" or a number'),
     ("ttl", lambda v: v == "keep", 'ttl = "keep"', "use a number from 1 to 255"),
     ("ttl", lambda v: v == "decrement", 'ttl = "decrement"', "use a number from 1 to 255"),
+    ("engine", lambda v: v != "ring", 'engine = "{}"', "leave it out: the ring relays everything"),
+    ("health", lambda v: v != "none", 'health = "{}"', "leave it out"),
     (
         "vlan",
         lambda v: v != "none",
@@ -263,4 +265,8 @@ OUTPUT: dict[str, Check | Each] = {
     "burst": number("burst", 1, 64, "e.g. 16"),
 }
 FLAGS: dict[str, Check | Each] = dict.fromkeys(("exclusive", "enabled", "shared", "reflect"), flag)
-RULE: dict[str, Check | Each] = {"description": text, **INPUT, **OUTPUT, **FLAGS}
+CHOICES: dict[str, Check | Each] = {
+    "engine": choice("engine", "ring", "kernel"),
+    "health": choice("health", "none", "rtp", "ts", "auto"),
+}
+RULE: dict[str, Check | Each] = {"description": text, **INPUT, **OUTPUT, **FLAGS, **CHOICES}

@@ -10,7 +10,7 @@ import re
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
-from mcrelay.config.schema import FLAGS, INPUT, MIB, MOST_RATE, OUTPUT, RELAY
+from mcrelay.config.schema import CHOICES, FLAGS, INPUT, MIB, MOST_RATE, OUTPUT, RELAY
 from mcrelay.model.notation import format_stream
 from mcrelay.model.rate import Rate, format_rate
 from mcrelay.model.rule import DEFAULT_LINK, Input, Output, RelaySettings, Rule
@@ -45,7 +45,7 @@ def rule_table(rule: Rule, said: Collection[str] = ()) -> Table:
         "outputs": [{"to": to, **options} if options else to for to, options in zip(ends, own, strict=True)],
         **_differing(taken, INPUT, _DEFAULTS[Input], said),
         **common,
-        **_differing(rule, FLAGS, _DEFAULTS[Rule], said),
+        **_differing(rule, (*FLAGS, *CHOICES), _DEFAULTS[Rule], said),
     }
 
 
@@ -68,7 +68,7 @@ def facts(rule: Rule) -> dict[str, dict[str, str]]:
     for taken in rule.inputs:
         own["input"] = toml_value(format_stream(taken.stream))
         own |= {key: _shown(getattr(taken, key)) for key in INPUT}
-    own |= {key: _shown(getattr(rule, key)) for key in FLAGS}
+    own |= {key: _shown(getattr(rule, key)) for key in (*FLAGS, *CHOICES)}
     outputs = {format_stream(each.stream): each for each in rule.outputs}
     return {"": own} | {
         f"output {to}": {key: _shown(getattr(each, key)) for key in OUTPUT} for to, each in outputs.items()

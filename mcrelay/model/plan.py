@@ -88,6 +88,7 @@ class RuleSpec:
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
     exclusive: bool = False
+    engine: Literal["ring", "kernel"] = "ring"
 
 
 @dataclass(frozen=True, slots=True)

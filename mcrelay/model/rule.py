@@ -53,6 +53,8 @@ class Rule:
     enabled: bool = True
     shared: bool = False
     reflect: bool = False
+    engine: Literal["ring", "kernel"] = "ring"
+    health: Literal["none", "rtp", "ts", "auto"] = "none"
     origin: Literal["file", "runtime"] = "file"
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
+from mcrelay.errors import NotBuiltError
 from mcrelay.links.sources import sends_from
 from mcrelay.model.link_faults import no_address, no_ethernet, port_of
 from mcrelay.model.notation import format_stream
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mcrelay.model.link import Link
     from mcrelay.model.plan import OutputState, RuleState
     from mcrelay.model.rule import Config, Input, Output, Rule
+    from mcrelay.model.stream import Stream
 
 LOOPBACK_TYPE = 772  # ARPHRD_LOOPBACK of linux/if_arp.h
 IPV4_UDP_BYTES = 28
@@ -26,7 +28,12 @@ AUTO_PORTS = range(20000, 32768)  # below Linux's ephemeral ports (ip_local_port
 
 
 def compile_plan(config: Config, links: Mapping[str, Link]) -> PlanSpec:
-    """Say for every rule what is to be done on the ``links`` (by name) that exist now."""
+    """Say for every rule what is to be done on the ``links`` (by name) that exist now.
+
+    Raises NotBuiltError for a value that nothing here knows what to do with: no rule may run otherwise than it says.
+    """
+    if config.relay.metrics is not None:
+        raise NotBuiltError("relay.metrics", config.relay.metrics)
     rules = _told_apart([_compile_rule(rule, links) for rule in config.rules.values()])
     live = {each.iif for rule in rules for each in rule.inputs if each.live}
     rings = {links[name].ifindex: _ring(config, links[name]) for name in sorted(live)}
@@ -57,6 +64,11 @@ def _ring(config: Config, link: Link) -> RingSpec:
 
 
 def _compile_rule(rule: Rule, links: Mapping[str, Link]) -> RuleSpec:
+    if len(rule.inputs) != 1:
+        raise NotBuiltError("inputs", len(rule.inputs))
+    for key, value in (("engine", rule.engine), ("health", rule.health)):
+        if value not in {"ring", "none"}:
+            raise NotBuiltError(key, value)
     return RuleSpec(
         name=rule.name,
         origin=rule.origin,
@@ -65,11 +77,15 @@ def _compile_rule(rule: Rule, links: Mapping[str, Link]) -> RuleSpec:
         inputs=tuple(_compile_input(rule, each, links) for each in rule.inputs),
         outputs=tuple(_compile_output(rule, each, links) for each in rule.outputs),
         exclusive=rule.exclusive,
+        engine=rule.engine,
     )
 
 
 def _compile_input(rule: Rule, entry: Input, links: Mapping[str, Link]) -> InputSpec:
     stream = entry.stream
+    _one_group(stream)
+    if entry.vlan != "none":
+        raise NotBuiltError("vlan", entry.vlan)
     name = stream.link or ""
     link = links.get(name)
     state: RuleState = "active"
@@ -90,7 +106,7 @@ def _compile_input(rule: Rule, entry: Input, links: Mapping[str, Link]) -> Input
         ifindex=link.ifindex if link else 0,
         group=_ipv4(stream.address),
         source=_ipv4(stream.source) if stream.source else None,
-        port=_number(stream.port),
+        port=_known_number("port", stream.port),
         allow=entry.allow,
         limit=entry.limit,
         state=state,
@@ -100,6 +116,10 @@ def _compile_input(rule: Rule, entry: Input, links: Mapping[str, Link]) -> Input
 
 def _compile_output(rule: Rule, output: Output, links: Mapping[str, Link]) -> OutputSpec:
     stream = output.stream
+    _one_group(stream)
+    for key, value in (("source_address", output.source_address), ("source_port", output.source_port)):
+        if value == "keep":
+            raise NotBuiltError(key, value)
     address = _ipv4(stream.address)
     link = links.get(stream.link) if stream.link else None
     state: OutputState = "active"
@@ -125,14 +145,14 @@ def _compile_output(rule: Rule, output: Output, links: Mapping[str, Link]) -> Ou
     return OutputSpec(
         to=text,
         address=address,
-        port=_number(stream.port),
+        port=_known_number("port", stream.port),
         oif=link.name if link else stream.link,
         ifindex=link.ifindex if link else 0,
         source_address=source,
         bind_source=asked,
         source_port=output.source_port if isinstance(output.source_port, int) else auto_port(rule.name, text),
         exact_port=isinstance(output.source_port, int),
-        ttl=output.ttl if isinstance(output.ttl, int) else 0,
+        ttl=_known_number("ttl", output.ttl),
         dscp=output.dscp if isinstance(output.dscp, int) else None,
         df=output.df,
         burst=1 if cut else output.burst,
@@ -160,12 +180,17 @@ def _trouble(link: Link) -> str:
 def _ipv4(address: object) -> IPv4Address:
     """The configuration admits IPv4 alone so far."""
     if not isinstance(address, IPv4Address):
-        raise TypeError(f"{address} is not an IPv4 address")
+        raise NotBuiltError("IPv6", address)
     return address
 
 
-def _number(port: object) -> int:
-    """The configuration has resolved every port by now."""
-    if not isinstance(port, int):
-        raise TypeError(f"port {port!r} was not resolved")
-    return port
+def _known_number(key: str, value: object) -> int:
+    """A number, resolved by now; the words that may stand in its place are not built yet."""
+    if not isinstance(value, int):
+        raise NotBuiltError(key, value)
+    return value
+
+
+def _one_group(stream: Stream) -> None:
+    if stream.length is not None:
+        raise NotBuiltError("a range of groups", format_stream(stream))

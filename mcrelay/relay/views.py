@@ -41,6 +41,8 @@ def _rule(service: Service, status: RuleStatus, *, losing: bool) -> Row:
         "origin": status.rule.origin,
         "state": status.state,
         "reason": status.reason or None,
+        "engine": status.rule.engine,
+        "engine_reason": None,
         "losing": losing,
         "exclusive": _exclusive(service, status),
         "inputs": [_input(each) for each in status.inputs],
@@ -93,6 +95,7 @@ def stats(service: Service) -> Row:
     used = {each.iif for status in statuses for each in status.inputs}
     used |= {each.oif for status in statuses for each in status.outputs if each.oif}
     return {
+        "time": round(time.time(), 3),
         "uptime_seconds": round(time.monotonic() - service.started, 3),
         "rules": [_rule_stats(snapshot, status, service.stamps) for status in statuses],
         "links": [

@@ -83,7 +83,12 @@ class RelayUnderTest:
         """SIGTERM; returns the seconds until it had ended, and insists on exit code 0."""
         begin = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(timeout=seconds)
+        try:
+            code = self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # faulthandler writes where each thread stands
+            self.process.wait()
+            raise AssertionError(f"no end within {seconds} s of SIGTERM:\n{self.log.read_text()}") from None
         assert code == 0, f"exit code {code}:\n{self.log.read_text()}"
         return time.monotonic() - begin
 

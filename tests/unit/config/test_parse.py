@@ -248,7 +248,7 @@ EG = "e.g. 233.252.0.1:5000%eth0"
             "zzz = 5",
             (
                 "zzz: unknown key; known here: input, outputs, description, vlan, allow, limit, source_address, "
-                "source_port, ttl, dscp, df, burst, exclusive, enabled, shared, reflect"
+                "source_port, ttl, dscp, df, burst, exclusive, enabled, shared, reflect, engine, health"
             ),
         ),
         (
@@ -452,10 +452,13 @@ def test_a_key_at_its_default_is_accepted_everywhere():
     dscp = "keep"
     burst = 16
     vlan = "none"
+    df = false
     exclusive = false
     enabled = true
     shared = false
     reflect = false
+    engine = "ring"
+    health = "none"
     description = ""
     [relay]
     workers = 1
@@ -485,7 +488,7 @@ oops = 1
         "f.toml:7: rules.x.burst: 99 is not a number from 1 to 64; write e.g. 16",
         (
             "f.toml:8: rules.x.oops: unknown key; known here: input, outputs, description, vlan, allow, limit, "
-            "source_address, source_port, ttl, dscp, df, burst, exclusive, enabled, shared, reflect"
+            "source_address, source_port, ttl, dscp, df, burst, exclusive, enabled, shared, reflect, engine, health"
         ),
     ]
 

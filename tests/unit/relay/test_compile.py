@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcrelay.config import schema
 from mcrelay.config.parse import parse_config
+from mcrelay.errors import ConfigError, NotBuiltError
 from mcrelay.model.link import Link, LinkTable, Membership
 from mcrelay.model.notation import parse_stream
 from mcrelay.model.plan import RingSpec
@@ -261,3 +263,57 @@ def test_a_link_is_found_by_its_altname_and_two_rules_cannot_have_one_input_by_t
     assert (b.state, b.reason) == ("error", "rule a has the same input, by another name of link eth0")
     assert spec.rings[eth0.ifindex].settings.ring_bytes == 8 << 20
     assert list(links) == ["eth0", "eth1"]
+
+
+NOT_BUILT = {
+    "a range of groups": {"taken": "233.252.0.0/24:5000%in0", "to": "233.252.1.0/24%out0"},
+    "a range in an output alone": {"to": "233.252.1.0/24:5000%out0"},
+    "port any": {"taken": "233.252.0.1:any%in0"},
+    "source_address keep": {"output": 'source_address = "keep"'},
+    "source_port keep": {"output": 'source_port = "keep"'},
+    "ttl keep": {"output": 'ttl = "keep"'},
+    "ttl decrement": {"output": 'ttl = "decrement"'},
+    "vlan of a number": {"rule": "vlan = 100"},
+    "vlan any": {"rule": 'vlan = "any"'},
+    "engine kernel": {"rule": 'engine = "kernel"'},
+    "health": {"rule": 'health = "rtp"'},
+    "metrics": {"relay": 'metrics = "127.0.0.1:19736"'},
+}
+
+
+@pytest.mark.parametrize("what", NOT_BUILT)
+def test_a_value_that_nobody_has_built_is_never_compiled_into_something_else(monkeypatch, what):
+    """With the list of what is not built yet emptied, each raises: none becomes an active rule of another kind."""
+    monkeypatch.setattr(schema, "NOT_YET", ())
+    said = {"taken": "233.252.0.1:5000%in0", "to": "233.252.0.2:5000%out0", "output": "", "rule": "", "relay": ""}
+    said |= NOT_BUILT[what]
+    text = f"""
+        [relay]
+        {said["relay"]}
+        [rules.x]
+        input = "{said["taken"]}"
+        outputs = [{{ to = "{said["to"]}"{", " if said["output"] else ""}{said["output"]} }}]
+        {said["rule"]}
+    """
+    try:
+        config = parse_config([("f.toml", text)]).config
+    except ConfigError:
+        assert what == "a range in an output alone"  # which is wrong whatever is built
+        return
+    with pytest.raises(NotBuiltError):
+        compile_plan(config, {"in0": IN, "out0": OUT})
+
+
+def test_every_line_of_what_is_not_built_yet_is_held_by_a_case_above():
+    keys = {key for key, *_ in schema.NOT_YET}
+    named = {"range": "a range of groups", "any": "port any", "inputs": "inputs"}
+    assert all(any(each.startswith(named.get(key, key)) for each in (*NOT_BUILT, "inputs")) for key in keys)
+
+
+def test_a_rule_with_several_inputs_or_none_is_not_compiled():
+    rule = parse_config(
+        [("f.toml", '[rules.x]\ninput = "233.252.0.1:5000%in0"\noutputs = ["233.252.0.2%out0"]')]
+    ).config.rules["x"]
+    for inputs in ((), rule.inputs * 2):
+        with pytest.raises(NotBuiltError):
+            compile_plan(Config(rules={"x": replace(rule, inputs=inputs)}), {"in0": IN, "out0": OUT})
