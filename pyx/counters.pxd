@@ -52,7 +52,7 @@ cdef struct OutputCounters:
     uint64_t errors[10]         # by SendError
 
 
-cdef class Block:
+cdef class CounterBlock:
     """Owner of one counter struct, zeroed and alone on its cache lines; freed with the last plan that names it."""
 
     cdef void *memory

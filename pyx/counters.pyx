@@ -19,7 +19,7 @@ assert len(SEND_ERRORS) == SEND_ERROR_COUNT and sizeof(OutputCounters) == 8 * (3
 
 
 @cython.final
-cdef class Block:
+cdef class CounterBlock:
     def __cinit__(self, int words):
         """``words`` is FRAME_WORDS, INPUT_WORDS or OUTPUT_WORDS."""
         cdef size_t size = (8 * words + CACHE_LINE - 1) & ~<size_t>(CACHE_LINE - 1)

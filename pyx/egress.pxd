@@ -107,7 +107,7 @@ cdef inline void refresh(Egress *egress) noexcept nogil:
         measure(egress)
 
 
-cdef class RunSwitch:
+cdef class GsoState:
     """One word that the outputs of a link share: whether their device takes runs."""
 
     cdef uint32_t runs
@@ -119,7 +119,7 @@ cdef class EgressSocket:
     cdef int fd
     cdef uint8_t *states        # one Egress a worker, each on a cache line of its own
     cdef readonly uint32_t workers
-    cdef RunSwitch switch
+    cdef GsoState gso
     cdef readonly int sndbuf
     cdef readonly int source_port
 

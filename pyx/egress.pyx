@@ -77,7 +77,7 @@ cdef int take_port(int fd, uint32_t address, uint16_t port, bint exact) except -
 
 
 @cython.final
-cdef class RunSwitch:
+cdef class GsoState:
     def __cinit__(self, bint allowed=True):
         self.runs = allowed
 
@@ -94,7 +94,7 @@ cdef class RunSwitch:
 @cython.final
 cdef class EgressSocket:
     def __cinit__(
-        self, uint32_t address, uint16_t port, RunSwitch switch not None, *, int ifindex=0, str link="",
+        self, uint32_t address, uint16_t port, GsoState gso not None, *, int ifindex=0, str link="",
         uint32_t source_address=0, uint16_t source_port=0, bint exact_port=False, int ttl=16, int dscp=-1,
         uint32_t payload_max=0, uint32_t workers=1, bint df=False, bint bind_source=False,
     ):
@@ -110,7 +110,7 @@ cdef class EgressSocket:
         cdef sockaddr_in to
         cdef uint32_t i
         self.fd = -1
-        self.switch = switch
+        self.gso = gso
         self.workers = workers
         self.states = <uint8_t *>aligned_alloc(STATE_BYTES, <size_t>max(1, workers) * STATE_BYTES)
         if self.states == NULL:
@@ -140,7 +140,7 @@ cdef class EgressSocket:
             memset(self.of(i), 0, STATE_BYTES)
             self.of(i).fd = self.fd
             self.of(i).segment_max = payload_max
-            self.of(i).runs = &switch.runs
+            self.of(i).runs = &gso.runs
             if not payload_max:
                 measure(self.of(i))
 

@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdint cimport uint16_t
 
-from .counters cimport Block, InputCounters, OutputCounters
+from .counters cimport CounterBlock, InputCounters, OutputCounters
 from .demux cimport Key, mapped, table_build, table_free, table_insert
 from .echo cimport Sent, place
 from .egress cimport EgressSocket
@@ -29,14 +29,14 @@ cdef class PlanOwner:
     ):
         """``rings`` are RingSocket. ``inputs`` are tuples
 
-            (ring index, group, source or 0, port, Block, [(network, mask)], outputs[, PolicerState or None])
+            (ring index, group, source or 0, port, CounterBlock, [(network, mask)], outputs[, PolicerState or None])
 
-        and outputs tuples ``(EgressSocket or None when parked, Block, burst, keep_dscp)``; addresses are ints in
+        and outputs tuples ``(EgressSocket or None when parked, CounterBlock, burst, keep_dscp)``; addresses are ints in
         host byte order. ``own`` are tuples (source address, source port, destination address, destination port), what
         our outputs send with; ``loopback`` are the indexes of rings on which nothing is an echo. Raises ValueError for
         two inputs with one key, MemoryError. A worker whose plans share a ``scratch`` allocates the less; ``worker`` is
-        its number, the one by which it uses the sockets. ``beginnings`` are ``(Block, Block)``: an output that is new
-        with this plan and an input of its rule, once for each input.
+        its number, the one by which it uses the sockets. ``beginnings`` are pairs of
+        CounterBlock: an output that is new with this plan and an input of its rule, once for each input.
         """
         cdef uint32_t i, outputs, prefixes
         cdef RingSocket ring
@@ -73,7 +73,8 @@ cdef class PlanOwner:
         for begun in beginnings:
             self._add_beginning(*begun)
 
-    def _add_input(self, uint32_t capture, uint32_t group, uint32_t source, uint16_t port, Block counters not None,
+    def _add_input(self, uint32_t capture, uint32_t group, uint32_t source, uint16_t port,
+                   CounterBlock counters not None,
                    list allow not None, list outputs not None, PolicerState policer=None):
         cdef Key key
         cdef Input *input = &self.plan.inputs[self.plan.input_count]
@@ -103,7 +104,7 @@ cdef class PlanOwner:
             self._add_output(*output)
         self.plan.input_count += 1
 
-    def _add_beginning(self, Block output not None, Block input not None):
+    def _add_beginning(self, CounterBlock output not None, CounterBlock input not None):
         self.plan.beginnings[self.plan.beginning_count].output = <OutputCounters *>output.memory
         self.plan.beginnings[self.plan.beginning_count].input = <const InputCounters *>input.memory
         self.plan.beginning_count += 1
@@ -119,7 +120,7 @@ cdef class PlanOwner:
             member = Sent(source, group, source_port, port)
             self.plan.own.members[place(&self.plan.own, &member)] = member
 
-    def _add_output(self, EgressSocket socket, Block counters not None, uint32_t burst, bint keep_dscp):
+    def _add_output(self, EgressSocket socket, CounterBlock counters not None, uint32_t burst, bint keep_dscp):
         cdef Output *output = &self.plan.outputs[self.plan.output_count]
         if not 1 <= burst <= <uint32_t>RUN_MAX:
             raise ValueError(f"a burst of {burst}")

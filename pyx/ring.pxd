@@ -6,7 +6,7 @@ in a TPACKET_V2 ring (profile "latency").
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from .counters cimport VERDICT_COUNT, Block, FrameCounters
+from .counters cimport VERDICT_COUNT, CounterBlock, FrameCounters
 from .kernel cimport (
     TP_STATUS_KERNEL, TP_STATUS_USER, load_acquire_u32, store_release_u32, tpacket2_hdr,
     tpacket3_hdr, tpacket_block_desc,
@@ -122,6 +122,6 @@ cdef class RingSocket:
     cdef Ring ring
     cdef uint8_t *memory
     cdef size_t memory_bytes
-    cdef readonly Block frames
+    cdef readonly CounterBlock frames
     cdef readonly int ifindex
     cdef unsigned long long received, dropped

@@ -2,8 +2,8 @@ from ipaddress import IPv4Address
 from typing import final
 
 @final
-class RunSwitch:
-    def __new__(cls, allowed: bool = True) -> RunSwitch: ...
+class GsoState:
+    def __new__(cls, allowed: bool = True) -> GsoState: ...
     def ask_again(self) -> None: ...
     @property
     def allowed(self) -> bool: ...
@@ -20,7 +20,7 @@ class EgressSocket:
         cls,
         address: int,
         port: int,
-        switch: RunSwitch,
+        gso: GsoState,
         *,
         ifindex: int = 0,
         link: str = "",

@@ -1,16 +1,16 @@
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias, final
 
-from .counters import Block
+from .counters import CounterBlock
 from .egress import EgressSocket
 from .policer import PolicerState
 from .queue import Scratch
 from .ring import RingSocket
 
 _Prefix: TypeAlias = tuple[int, int]
-_Output: TypeAlias = tuple[EgressSocket | None, Block, int, bool]
-_Plain: TypeAlias = tuple[int, int, int, int, Block, list[_Prefix], list[_Output]]
-_Policed: TypeAlias = tuple[int, int, int, int, Block, list[_Prefix], list[_Output], PolicerState | None]
+_Output: TypeAlias = tuple[EgressSocket | None, CounterBlock, int, bool]
+_Plain: TypeAlias = tuple[int, int, int, int, CounterBlock, list[_Prefix], list[_Output]]
+_Policed: TypeAlias = tuple[int, int, int, int, CounterBlock, list[_Prefix], list[_Output], PolicerState | None]
 
 @final
 class PlanOwner:
@@ -23,7 +23,7 @@ class PlanOwner:
         loopback: Iterable[int] = (),
         scratch: Scratch | None = None,
         worker: int = 0,
-        beginnings: Iterable[tuple[Block, Block]] = (),
+        beginnings: Iterable[tuple[CounterBlock, CounterBlock]] = (),
     ) -> PlanOwner: ...
     @property
     def generation(self) -> int: ...

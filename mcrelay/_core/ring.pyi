@@ -1,13 +1,13 @@
 from typing import final
 
-from .counters import Block
+from .counters import CounterBlock
 
 DROP_ALL: bytes
 
 @final
 class RingSocket:
     @property
-    def frames(self) -> Block: ...
+    def frames(self) -> CounterBlock: ...
     @property
     def ifindex(self) -> int: ...
     @property

@@ -29,7 +29,7 @@ def relay(source: str, outputs: tuple[str, ...], **options: Any) -> None:
     logs.set_up()
     prepare()
     config = Config(rules={rule.name: rule})
-    capabilities.drop(capabilities.successor(), admin_uses(config), reserved_ports(config))
+    capabilities.become_unprivileged(capabilities.successor(), admin_uses(config), reserved_ports(config))
     click.echo(asyncio.run(_relay(config)))
 
 

@@ -20,7 +20,7 @@ NOT_SAVED = "only until the next reload or restart; `mcrelay save` writes it to 
 @rule_options()
 @socket_option
 def add(name: str, source: str, outputs: tuple[str, ...], socket_path: str | None, **options: Any) -> None:
-    """Add a rule to the running relay; returns when it is forwarded by.
+    """Add a rule to the running relay; returns once every worker forwards it.
 
     The command line says everything: [defaults] of the files do not apply. Where one output has options of its own,
     write it as a file does: '{ to = "10.9.0.7:7000", ttl = 64 }'.
@@ -34,7 +34,7 @@ def add(name: str, source: str, outputs: tuple[str, ...], socket_path: str | Non
 @rule_options()
 @socket_option
 def replace(name: str, source: str, outputs: tuple[str, ...], socket_path: str | None, **options: Any) -> None:
-    """Put another rule in the place of one that runs; what both have in common loses no datagram.
+    """Replace a running rule; what both rules have in common loses no datagram.
 
     The command line says everything: nothing is taken from the rule before, nor from [defaults] of the files.
     """
@@ -56,7 +56,7 @@ def delete(name: str, socket_path: str | None) -> None:
 @click.argument("name")
 @socket_option
 def enable(name: str, socket_path: str | None) -> None:
-    """Let a rule run that was disabled."""
+    """Enable a rule that was disabled."""
     _standing(ask(socket_path, "enable", name=name))
 
 
@@ -73,10 +73,10 @@ def disable(name: str, socket_path: str | None) -> None:
 @click.option("--keep-runtime", is_flag=True, help="Keep what was changed at run time.")
 @socket_option
 def reload(dry_run: bool, keep_runtime: bool, socket_path: str | None) -> None:
-    """Make what runs what the files say, as a restart would.
+    """Reload the configuration files, as a restart would.
 
-    A bad configuration changes nothing. Run-time changes that go are named, each with the command that brings it back.
-    Keys that only a restart applies are named too; the rest is applied. What is unchanged loses no datagram.
+    A bad configuration changes nothing. Run-time changes that are lost are named, each with the command that restores
+    it. Keys that only a restart applies are named too; the rest is applied. What is unchanged loses no datagram.
     """
     result = ask(socket_path, "reload", dry_run=dry_run, keep_runtime=keep_runtime)
     for warning in result["warnings"]:

@@ -64,7 +64,7 @@ def run(paths: tuple[Path, ...], instance: str | None, log_format: str, socket_p
     watched = watched_paths(paths, instance)
     daemon.server.bind(account)
     try:
-        capabilities.drop(account, admin_uses(parsed.config), reserved_ports(parsed.config))
+        capabilities.become_unprivileged(account, admin_uses(parsed.config), reserved_ports(parsed.config))
         capabilities.warn_of_blocked(watched)
         written = logs.set_aside()
         try:

@@ -1,6 +1,6 @@
 """What was changed at run time, and what a reload changes: configurations compared and altered. Pure.
 
-A run-time change is not remembered, it is seen: it is where the rules that run differ from those of the files.
+Run-time changes are not stored: they are the difference between the rules that run and those of the files.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def keep(files: Config, changes: Iterable[Change], where: Where) -> Config:
 
 
 def lost(changes: Iterable[Change], after: Config) -> list[Change]:
-    """Find the run-time changes that *after* does not have; each as what brings it back then."""
+    """Find the run-time changes that *after* does not have, each as the change that would restore it."""
     found = []
     for change in changes:
         now = after.rules.get(change.name)

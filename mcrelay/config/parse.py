@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcrelay.config import checks as config_checks
 from mcrelay.config import lines as toml_lines
-from mcrelay.config.reader import Draft, Sheet, parent
+from mcrelay.config.reader import Draft, FileReader, parent
 from mcrelay.config.schema import LINK, RELAY, RULE, counted, written
 from mcrelay.errors import COMMAND_LINE, Complaint, ConfigError
 from mcrelay.model.notation import check_link
@@ -43,7 +43,7 @@ def parse_config(files: Sequence[tuple[str, str]], control: str = DEFAULT_CONTRO
     Raises ConfigError with all complaints, warnings among them, if one of them is an error.
     """
     complaints: list[Complaint] = []
-    sheets: list[tuple[Sheet, dict[str, Any]]] = []
+    sheets: list[tuple[FileReader, dict[str, Any]]] = []
     for name, text in files:
         try:
             data, lines = toml_lines.read(name, text)
@@ -51,17 +51,17 @@ def parse_config(files: Sequence[tuple[str, str]], control: str = DEFAULT_CONTRO
             complaints += error.complaints
         else:
             places = {toml_lines.key_text(path): line for path, line in lines.items()}
-            sheets.append((Sheet(name, places, complaints), data))
+            sheets.append((FileReader(name, places, complaints), data))
     reading = _Reading(complaints)
-    for sheet, data in sheets:
-        reading.settings(sheet, data)
-    for sheet, data in sheets:
-        reading.rules(sheet, data)
+    for reader, data in sheets:
+        reading.settings(reader, data)
+    for reader, data in sheets:
+        reading.rules(reader, data)
     relay = RelaySettings(**{"control": control, **reading.relay})
     reading.complain_of_cpus(relay)
     drafts = reading.drafts
     rules = {name: draft.rule for name, draft in drafts.items()}
-    kept = {name: draft.kept for name, draft in drafts.items()}
+    kept = {name: draft.output_indexes for name, draft in drafts.items()}
     complaints += config_checks.find(rules, reading.where, kept)
     return Parsed(
         Config(relay, reading.link_settings(), rules), _warnings(complaints), reading.where, frozenset(reading.defaults)
@@ -74,14 +74,14 @@ def parse_rule(name: str, table: Mapping[str, Any], others: Mapping[str, Rule], 
     *others* are the rules that it is to run beside; one of the same name is left aside. Raises ConfigError.
     """
     complaints: list[Complaint] = []
-    draft = Sheet(RUNTIME[0], {}, complaints).rule(name, table, {}, "runtime")
+    draft = FileReader(RUNTIME[0], {}, complaints).rule(name, table, {}, "runtime")
     beside = {n: rule for n, rule in others.items() if n != name}
     known = where or (lambda _: RUNTIME)
 
     def place(key: str) -> Place:
         return RUNTIME if key.startswith(f"{config_checks.rule_key(name)}.") else known(key)
 
-    complaints += config_checks.find({**beside, name: draft.rule}, place, {name: draft.kept})
+    complaints += config_checks.find({**beside, name: draft.rule}, place, {name: draft.output_indexes})
     _warnings(complaints)
     return draft.rule
 
@@ -108,7 +108,7 @@ class _Reading:
         self.defaults: dict[str, Any] = {}
         self.drafts: dict[str, Draft] = {}
         self._complaints = complaints
-        self._owners: dict[str, Sheet] = {}  # a name such as rules.x -> the file that defines it
+        self._owners: dict[str, FileReader] = {}  # a name such as rules.x -> the file that defines it
 
     def where(self, key: str) -> Place:
         """Give the place of a key; what no file holds was given on the command line."""
@@ -117,29 +117,29 @@ class _Reading:
             name = parent(name)
         return self._owners[name].place(key) if name else RUNTIME
 
-    def settings(self, sheet: Sheet, data: dict[str, Any]) -> None:
+    def settings(self, reader: FileReader, data: dict[str, Any]) -> None:
         """Take all but the rules, which need the defaults of every file."""
         for key, value in data.items():
             if key not in _TABLES:
-                sheet.unknown(toml_lines.key_text((key,)), key, _TABLES)
+                reader.unknown(toml_lines.key_text((key,)), key, _TABLES)
             elif not isinstance(value, dict):
-                sheet.complain(key, f"{written(value)} is not a table", f"write {_TABLES[key]} on a line of its own")
+                reader.complain(key, f"{written(value)} is not a table", f"write {_TABLES[key]} on a line of its own")
         for name, checks, target in (("relay", RELAY, self.relay), ("defaults", RULE, self.defaults)):
             table = _table(data, name)
-            for key, value in sheet.keys(name, table, checks).items():
-                if self._claim(sheet, f"{name}.{key}"):
+            for key, value in reader.keys(name, table, checks).items():
+                if self._claim(reader, f"{name}.{key}"):
                     target[key] = value
         for name, value in _table(data, "links").items():
             path = toml_lines.key_text(("links", name))
             if not isinstance(value, dict):
-                sheet.stray(path, name, "[links.NAME]")
+                reader.stray(path, name, "[links.NAME]")
                 continue
-            sheet.attempt(path, check_link, name)
+            reader.attempt(path, check_link, name)
             for key in [key for key, inner in value.items() if isinstance(inner, dict)]:
                 whole = toml_lines.key_text(("links", f"{name}.{key}"))
-                sheet.complain(f"{path}.{toml_lines.key_text((key,))}", "is a table in a table", f"write [{whole}]")
-            read = sheet.keys(path, {k: v for k, v in value.items() if not isinstance(v, dict)}, LINK)
-            if self._claim(sheet, path):
+                reader.complain(f"{path}.{toml_lines.key_text((key,))}", "is a table in a table", f"write [{whole}]")
+            read = reader.keys(path, {k: v for k, v in value.items() if not isinstance(v, dict)}, LINK)
+            if self._claim(reader, path):
                 self.links[name] = read
 
     def link_settings(self) -> dict[str, LinkSettings]:
@@ -147,15 +147,15 @@ class _Reading:
         common = self.links.get(DEFAULT_LINK, {})
         return {name: _link_settings(common | read) for name, read in self.links.items()}
 
-    def rules(self, sheet: Sheet, data: dict[str, Any]) -> None:
+    def rules(self, reader: FileReader, data: dict[str, Any]) -> None:
         """Take the rules; one that stands twice is checked all the same."""
         for name, value in _table(data, "rules").items():
             path = config_checks.rule_key(name)
             if not isinstance(value, dict):
-                sheet.stray(path, name, "[rules.NAME]")
+                reader.stray(path, name, "[rules.NAME]")
                 continue
-            draft = sheet.rule(name, value, self.defaults, "file")
-            if self._claim(sheet, path):
+            draft = reader.rule(name, value, self.defaults, "file")
+            if self._claim(reader, path):
                 self.drafts[name] = draft
 
     def complain_of_cpus(self, relay: RelaySettings) -> None:
@@ -166,14 +166,14 @@ class _Reading:
             remedy = "name as many CPUs as there are workers"
             self._complaints.append(Complaint(file, line, "relay.cpus", problem, remedy, warning=True))
 
-    def _claim(self, sheet: Sheet, key: str) -> bool:
+    def _claim(self, reader: FileReader, key: str) -> bool:
         """Note who defines a name; whoever comes second is told where the first one stands."""
-        owner = self._owners.setdefault(key, sheet)
-        if owner is sheet:
+        owner = self._owners.setdefault(key, reader)
+        if owner is reader:
             return True
         file, line = owner.place(key)
         remedy = "rename one of the two" if key.startswith("rules.") else "remove one of the two"
-        sheet.complain(key, f"stands already at {file}:{line}", remedy)
+        reader.complain(key, f"stands already at {file}:{line}", remedy)
         return False
 
 

@@ -33,10 +33,10 @@ class Draft:
     """A rule as far as it could be read; ``kept`` holds the place in the file of each of its outputs."""
 
     rule: Rule
-    kept: tuple[int, ...]
+    output_indexes: tuple[int, ...]
 
 
-class Sheet:
+class FileReader:
     """One file being read: where its keys stand, and the complaints about them."""
 
     def __init__(self, file: str, lines: Mapping[str, int], complaints: list[Complaint]) -> None:
@@ -212,7 +212,7 @@ def _over(inherited: Mapping[str, Any], table: Mapping[str, Any], good: Mapping[
 
 
 def _meant(name: str, table: Mapping[str, Any], known: Collection[str]) -> str | None:
-    """The key itself, or one misspelt that can only mean it: that is complained of already, and its value is read."""
+    """The key itself, or its only plausible misspelling: that was reported already, and its value is still checked."""
     if name in table:
         return name
     near = (key for key in table if key not in known and get_close_matches(key, [name, *known], n=1) == [name])

@@ -1,6 +1,6 @@
 """Changes to what runs, by clients and by SIGHUP: one at a time, each logged in one line with who made it.
 
-Whatever is refused has changed nothing; whatever is answered is what every worker forwards by.
+What is refused has changed nothing. A reply is sent once every worker uses the new plan.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class Changer:
         alone = Config(rules={rule.name: rule})
         warnings = checks.find(alone.rules, _nowhere)
         warnings += checks.link_warnings(alone, _nowhere, self._service.links)
-        exclusive = self._service.exclusive.standings.get(rule.name)
+        exclusive = self._service.exclusive.states.get(rule.name)
         refused = [f"not exclusive: {exclusive.reason}"] if exclusive and exclusive.reason else []
         return {
             "rule": rule.name,

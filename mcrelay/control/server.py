@@ -41,8 +41,8 @@ CLIENTS = 64  # at once, on each socket
 WAITING = 256  # for room
 BACKLOG = 100  # that have not been let in yet
 ACCEPT_AGAIN_SECONDS = 1.0
-GRACE_SECONDS = 0.2  # nobody is hung up on before
-PATIENCE_SECONDS = 2.0  # who finds no room by then is hung up on
+GRACE_SECONDS = 0.2  # younger clients are never evicted
+PATIENCE_SECONDS = 2.0  # a client that was not admitted by then is refused
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):

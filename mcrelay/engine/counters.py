@@ -1,6 +1,6 @@
-"""The ledger: the counters of every input and output, and what all workers and all rings of a link add up to. Pure.
+"""The registry: the counters of every input and output, and what all workers and all rings of a link add up to. Pure.
 
-The counters are the core's, one writer each; whoever makes the ledger says how they are made and what they are called.
+The counters are the core's, one writer each; whoever makes the registry says how they are made and called.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from mcrelay.model.state import InputCount, OutputCount, RingCount, Slot
+from mcrelay.model.state import CounterKey, InputCount, OutputCount, RingCount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -33,7 +33,7 @@ class Names:
     send_errors: Sequence[str]
 
 
-class Ledger(Generic[C]):
+class CounterRegistry(Generic[C]):
     """Who has which counters, and for how long: an input or output as long as a rule names it, a link for ever.
 
     An input's are datagrams, bytes, the time of the last in ns, then the drops; an output's are datagrams, bytes, what
@@ -45,21 +45,21 @@ class Ledger(Generic[C]):
         self._make_input = make_input
         self._make_output = make_output
         self._names = names
-        self._inputs: dict[Slot, list[C]] = {}  # one a worker
-        self._outputs: dict[Slot, list[C]] = {}
+        self._inputs: dict[CounterKey, list[C]] = {}  # one a worker
+        self._outputs: dict[CounterKey, list[C]] = {}
         self._retired: dict[str, list[int]] = {}  # of inputs that a rule has no more, by rule
-        self._before: dict[Slot, int] = {}  # what these had let through when an output began
+        self._before: dict[CounterKey, int] = {}  # what these had let through when an output began
         self._past: dict[str, list[int]] = {}  # of closed rings, by link
 
-    def input(self, slot: Slot) -> list[C]:
+    def input(self, slot: CounterKey) -> list[C]:
         """Counters of an input, one a worker; made when first asked for."""
         return _held(self._inputs, slot, self._make_input)
 
-    def output(self, slot: Slot) -> list[C]:
+    def output(self, slot: CounterKey) -> list[C]:
         """Counters of an output, one a worker; made when first asked for."""
         return _held(self._outputs, slot, self._make_output)
 
-    def begin(self, outputs: Iterable[Slot]) -> list[tuple[list[C], list[C]]]:
+    def begin(self, outputs: Iterable[CounterKey]) -> list[tuple[list[C], list[C]]]:
         """Make counters for those of the outputs that have none.
 
         Returns each with the counters of each input of its rule, one a worker: what these have let through at the
@@ -75,7 +75,7 @@ class Ledger(Generic[C]):
             self._before[slot] = _passed(self._retired.get(slot[0]))
         return [(self._outputs[slot], held) for slot in new for held in inputs.get(slot[0], ())]
 
-    def keep(self, inputs: Collection[Slot], outputs: Collection[Slot]) -> None:
+    def prune(self, inputs: Collection[CounterKey], outputs: Collection[CounterKey]) -> None:
         """Forget the inputs and outputs that are not among these, and the rules that have none of these inputs."""
         rules = {rule for rule, _ in inputs}
         for slot, held in self._inputs.items():
@@ -89,12 +89,12 @@ class Ledger(Generic[C]):
         self._inputs = {slot: held for slot, held in self._inputs.items() if slot in inputs}
         self._outputs = {slot: held for slot, held in self._outputs.items() if slot in outputs}
 
-    def bury(self, ifname: str, words: Sequence[int]) -> None:
+    def retire(self, ifname: str, words: Sequence[int]) -> None:
         """A link's rings are closed: what they had counted (received, dropped, then the verdicts) stays the link's."""
         past = self._past.get(ifname)
         self._past[ifname] = total([past, words]) if past else list(words)
 
-    def inputs(self) -> dict[Slot, InputCount]:
+    def inputs(self) -> dict[CounterKey, InputCount]:
         """The sum of every input."""
         return {slot: self._input_count([each.read() for each in held]) for slot, held in self._inputs.items()}
 
@@ -102,7 +102,7 @@ class Ledger(Generic[C]):
         """The sum of what each rule's former inputs had counted."""
         return {rule: self._input_count([words]) for rule, words in self._retired.items()}
 
-    def outputs(self) -> dict[Slot, OutputCount]:
+    def outputs(self) -> dict[CounterKey, OutputCount]:
         """The sum of every output."""
         return {slot: self._output_count(held, self._before.get(slot, 0)) for slot, held in self._outputs.items()}
 
@@ -124,9 +124,9 @@ class Ledger(Generic[C]):
                     counts[reason] += count
         return found
 
-    def errors(self) -> dict[Slot, dict[str, int]]:
+    def errors(self) -> dict[CounterKey, dict[str, int]]:
         """Datagrams that outputs did not send, by output and reason, of the outputs that failed with any."""
-        found: dict[Slot, dict[str, int]] = {}
+        found: dict[CounterKey, dict[str, int]] = {}
         for slot, held in self._outputs.items():
             parts = [each.read()[3:] for each in held]
             if any(map(any, parts)):
@@ -158,7 +158,7 @@ def _passed(words: Sequence[int] | None) -> int:
     return words[0] - sum(words[3:]) if words else 0
 
 
-def _held(shelf: dict[Slot, list[C]], slot: Slot, make: Callable[[], list[C]]) -> list[C]:
+def _held(shelf: dict[CounterKey, list[C]], slot: CounterKey, make: Callable[[], list[C]]) -> list[C]:
     found = shelf.get(slot)
     if found is None:
         found = shelf[slot] = make()

@@ -18,18 +18,18 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from mcrelay._core.counters import DROPS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, Block
-from mcrelay._core.egress import EgressSocket, RunSwitch
+from mcrelay._core.counters import DROPS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, CounterBlock
+from mcrelay._core.egress import EgressSocket, GsoState
 from mcrelay._core.plan import PlanOwner
 from mcrelay._core.policer import PolicerState
 from mcrelay._core.queue import Scratch
 from mcrelay._core.ring import RingSocket
 from mcrelay._core.worker import Worker
-from mcrelay.engine.counters import Ledger, Names, total
-from mcrelay.engine.workers import Crew
+from mcrelay.engine.counters import CounterRegistry, Names, total
+from mcrelay.engine.workers import Workers
 from mcrelay.linux import bpf, process
 from mcrelay.model import refusals
-from mcrelay.model.state import FrameLosses, Slot, Snapshot, WorkerCount
+from mcrelay.model.state import CounterKey, FrameLosses, Snapshot, WorkerCount
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mcrelay.model.rate import Rate
 
 # The counters' names come from the core; others take them from here.
-__all__ = ["DROPS", "SEND_ERRORS", "VERDICTS", "Engine", "Troubles"]
+__all__ = ["DROPS", "SEND_ERRORS", "VERDICTS", "Engine", "Refusals"]
 
 log = logging.getLogger(__name__)
 NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
@@ -67,11 +67,11 @@ class _Egress:
 
 
 @dataclass(slots=True)
-class Troubles:
+class Refusals:
     """What the kernel refused while a plan was made: reasons by ifindex, and by (rule, output)."""
 
     rings: dict[int, str] = field(default_factory=dict)
-    outputs: dict[Slot, str] = field(default_factory=dict)
+    outputs: dict[CounterKey, str] = field(default_factory=dict)
 
 
 class Engine:
@@ -82,29 +82,29 @@ class Engine:
         self._workers = workers
         self._generation = 0
         self._captures: dict[int, _Capture] = {}
-        self._egress: dict[Slot, _Egress] = {}
+        self._egress: dict[CounterKey, _Egress] = {}
         self._refused: list[OutputSpec] = []  # outputs to hosts
-        self._ledger = Ledger(
-            lambda: [Block(INPUT_WORDS) for _ in range(workers)],
-            lambda: [Block(OUTPUT_WORDS) for _ in range(workers)],
+        self._counters = CounterRegistry(
+            lambda: [CounterBlock(INPUT_WORDS) for _ in range(workers)],
+            lambda: [CounterBlock(OUTPUT_WORDS) for _ in range(workers)],
             Names(VERDICTS, DROPS, SEND_ERRORS),
         )
-        self._policers: dict[Slot, tuple[Rate, list[PolicerState]]] = {}
-        self._switches: dict[str, RunSwitch] = {}
+        self._policers: dict[CounterKey, tuple[Rate, list[PolicerState]]] = {}
+        self._gso: dict[str, GsoState] = {}
         self._said: set[str] = set()
         self._scratches = [Scratch() for _ in range(workers)]
         self._plans = [PlanOwner(0, [], [], scratch=scratch) for scratch in self._scratches]
-        self._crew = Crew(workers, lambda i, wake_fd: Worker(self._plans[i], wake_fd), cpus)
+        self._threads = Workers(workers, lambda i, wake_fd: Worker(self._plans[i], wake_fd), cpus)
 
     def start(self) -> None:
         """Start the workers; they idle until a plan gives them work. Raises UsageError for CPUs that cannot be had."""
-        self._crew.start()
+        self._threads.start()
 
     def check(self) -> None:
         """Raise OperationError if a worker has ended."""
-        self._crew.check()
+        self._threads.check()
 
-    async def apply(self, spec: PlanSpec, dead: Collection[int] = ()) -> Troubles:
+    async def apply(self, spec: PlanSpec, dead: Collection[int] = ()) -> Refusals:
         """Make the loop go by ``spec``; returns when it does. What is unchanged keeps sockets, rings and counters.
 
         Nothing is kept that belongs to ``dead`` ifindexes: those links were deleted, whatever has their number now.
@@ -112,16 +112,16 @@ class Engine:
         A ring or a socket that cannot be made is reported, and touches nothing else: its inputs stay out of the plan,
         its outputs are counted as parked.
         """
-        troubles = Troubles()
+        troubles = Refusals()
         rings = self._open_rings(spec, dead, troubles)
         sockets = self._open_sockets(spec, dead, troubles)
         wanted = _groups(spec)
         for ifindex, capture in rings.items():
             self._filter(capture, capture.groups | wanted[ifindex], troubles)
         self._generation += 1
-        begun = self._ledger.begin((rule.name, output.to) for rule in spec.rules for output in rule.outputs)
+        begun = self._counters.begin((rule.name, output.to) for rule in spec.rules for output in rule.outputs)
         plans = [self._compile(i, spec, rings, sockets, begun) for i in range(self._workers)]
-        await self._crew.publish(plans, self._generation)
+        await self._threads.publish(plans, self._generation)
         for ifindex, capture in rings.items():
             self._filter(capture, wanted[ifindex], troubles)
         self._retire(plans, rings, sockets, spec)
@@ -129,8 +129,8 @@ class Engine:
 
     def ask_again(self) -> None:
         """Have what an error taught (the MTU of a path, a device that takes no runs) asked of the kernel again."""
-        for switch in self._switches.values():
-            switch.ask_again()
+        for gso in self._gso.values():
+            gso.ask_again()
         for egress in self._egress.values():
             egress.socket.ask_again()
 
@@ -143,7 +143,7 @@ class Engine:
             return True
         return any(_source(output, output.source_port) is not None for output in self._refused)
 
-    def _open_rings(self, spec: PlanSpec, dead: Collection[int], troubles: Troubles) -> dict[int, _Capture]:
+    def _open_rings(self, spec: PlanSpec, dead: Collection[int], troubles: Refusals) -> dict[int, _Capture]:
         rings: dict[int, _Capture] = {}
         for ifindex, wanted in spec.rings.items():
             kept = self._captures.get(ifindex)
@@ -173,8 +173,8 @@ class Engine:
                 split = True
         return _Capture(wanted, sockets, split)
 
-    def _open_sockets(self, spec: PlanSpec, dead: Collection[int], troubles: Troubles) -> dict[Slot, _Egress]:
-        sockets: dict[Slot, _Egress] = {}
+    def _open_sockets(self, spec: PlanSpec, dead: Collection[int], troubles: Refusals) -> dict[CounterKey, _Egress]:
+        sockets: dict[CounterKey, _Egress] = {}
         room = process.free_descriptors() - _held_back(spec)
         self._refused = []
         for rule in spec.rules:
@@ -205,13 +205,13 @@ class Engine:
 
     def _open_socket(self, output: OutputSpec) -> EgressSocket:
         name = _device(output)
-        switch = self._switches.get(name)
-        if switch is None:
-            switch = self._switches[name] = RunSwitch(self._features.udp_segment)
+        gso = self._gso.get(name)
+        if gso is None:
+            gso = self._gso[name] = GsoState(self._features.udp_segment)
         return EgressSocket(
             int(output.address),
             output.port,
-            switch,
+            gso,
             ifindex=output.ifindex,
             link=output.oif or "",
             source_address=int(output.source_address or 0),
@@ -225,7 +225,7 @@ class Engine:
             workers=self._workers,
         )
 
-    def _filter(self, capture: _Capture, groups: frozenset[IPv4Address], troubles: Troubles) -> None:
+    def _filter(self, capture: _Capture, groups: frozenset[IPv4Address], troubles: Refusals) -> None:
         """Attach the narrowest filter that passes ``groups`` and that the kernel has room for."""
         if groups == capture.groups:
             return
@@ -253,8 +253,8 @@ class Engine:
         worker: int,
         spec: PlanSpec,
         rings: dict[int, _Capture],
-        sockets: dict[Slot, _Egress],
-        begun: list[tuple[list[Block], list[Block]]],
+        sockets: dict[CounterKey, _Egress],
+        begun: list[tuple[list[CounterBlock], list[CounterBlock]]],
     ) -> PlanOwner:
         index = {ifindex: i for i, ifindex in enumerate(rings)}
         inputs = [
@@ -263,7 +263,7 @@ class Engine:
                 int(each.group),
                 int(each.source) if each.source else 0,
                 each.port,
-                self._ledger.input((rule.name, each.text))[worker],
+                self._counters.input((rule.name, each.text))[worker],
                 [(int(net.network_address), int(net.netmask)) for net in each.allow or ()],
                 [self._plan_output(worker, rule.name, output, sockets) for output in rule.outputs],
                 self._policer(worker, (rule.name, each.text), each.limit),
@@ -283,7 +283,7 @@ class Engine:
             [(output[worker], source[worker]) for output, source in begun],
         )
 
-    def _policer(self, worker: int, slot: Slot, limit: Rate | None) -> PolicerState | None:
+    def _policer(self, worker: int, slot: CounterKey, limit: Rate | None) -> PolicerState | None:
         """The token bucket of an input, kept as long as its limit stays the same."""
         if limit is None:
             self._policers.pop(slot, None)
@@ -295,22 +295,22 @@ class Engine:
         return held[1][worker]
 
     def _plan_output(
-        self, worker: int, rule: str, output: OutputSpec, sockets: dict[Slot, _Egress]
-    ) -> tuple[EgressSocket | None, Block, int, bool]:
+        self, worker: int, rule: str, output: OutputSpec, sockets: dict[CounterKey, _Egress]
+    ) -> tuple[EgressSocket | None, CounterBlock, int, bool]:
         slot = (rule, output.to)
-        counters = self._ledger.output(slot)[worker]
+        counters = self._counters.output(slot)[worker]
         egress = sockets.get(slot)
         return (egress.socket if egress else None, counters, output.burst, output.dscp is None)
 
     def _retire(
-        self, plans: list[PlanOwner], rings: dict[int, _Capture], sockets: dict[Slot, _Egress], spec: PlanSpec
+        self, plans: list[PlanOwner], rings: dict[int, _Capture], sockets: dict[CounterKey, _Egress], spec: PlanSpec
     ) -> None:
         """The workers go by ``plans``: what only the plans before used can go."""
         self._plans = plans
         kept_rings = {id(each) for each in rings.values()}
         for capture in self._captures.values():
             if id(capture) not in kept_rings:
-                self._ledger.bury(capture.spec.ifname, _ring_words(capture))
+                self._counters.retire(capture.spec.ifname, _ring_words(capture))
                 for ring in capture.sockets:
                     ring.close()
         kept_sockets = {id(each) for each in sockets.values()}
@@ -319,9 +319,9 @@ class Engine:
                 egress.socket.close()
         self._captures, self._egress = rings, sockets
         switched = {_device(each.spec) for each in sockets.values()}
-        self._switches = {name: switch for name, switch in self._switches.items() if name in switched}
+        self._gso = {name: gso for name, gso in self._gso.items() if name in switched}
         inputs = {(rule.name, each.text) for rule in spec.rules for each in rule.inputs}
-        self._ledger.keep(inputs, {(rule.name, each.to) for rule in spec.rules for each in rule.outputs})
+        self._counters.prune(inputs, {(rule.name, each.to) for rule in spec.rules for each in rule.outputs})
         self._policers = {slot: held for slot, held in self._policers.items() if slot in inputs}
 
     def egress_of(self, rule: str, output: str) -> EgressSocket | None:
@@ -331,45 +331,45 @@ class Engine:
 
     def links_without_runs(self) -> list[str]:
         """Links whose device has refused a UDP_SEGMENT run since the last call; each is named once."""
-        found = [name for name, switch in self._switches.items() if not switch.allowed and name not in self._said]
+        found = [name for name, gso in self._gso.items() if not gso.allowed and name not in self._said]
         self._said.update(found)
         return found if self._features.udp_segment else []
 
     def snapshot(self) -> Snapshot:
         """Read every counter. Counters of rules that never had a plan are absent."""
         return Snapshot(
-            inputs=self._ledger.inputs(),
-            retired=self._ledger.retired(),
-            outputs=self._ledger.outputs(),
+            inputs=self._counters.inputs(),
+            retired=self._counters.retired(),
+            outputs=self._counters.outputs(),
             rings={
-                each.spec.ifname: self._ledger.ring(each.spec.ifname, _ring_words(each), coarse=each.coarse)
+                each.spec.ifname: self._counters.ring(each.spec.ifname, _ring_words(each), coarse=each.coarse)
                 for each in self._captures.values()
             },
             sndbufs={each.spec.oif: each.socket.sndbuf for each in self._egress.values() if each.spec.oif},
             workers=[
                 WorkerCount(i, seconds, generation)
                 for i, (seconds, generation) in enumerate(
-                    zip(self._crew.cpu_seconds(), self._crew.generations, strict=True)
+                    zip(self._threads.cpu_seconds(), self._threads.generations, strict=True)
                 )
             ],
         )
 
     def drops(self) -> dict[str, dict[str, int]]:
         """Datagrams that rules dropped, by rule and reason, of the rules that dropped any: watched all the time."""
-        return self._ledger.drops()
+        return self._counters.drops()
 
     def last_packet_times(self) -> dict[str, float | None]:
         """When the newest datagram of each rule came, as its ring stamped it: Unix seconds."""
         times: dict[str, float | None] = {}
-        counts = [(rule, count) for (rule, _), count in self._ledger.inputs().items()]
-        for rule, count in [*counts, *self._ledger.retired().items()]:
+        counts = [(rule, count) for (rule, _), count in self._counters.inputs().items()]
+        for rule, count in [*counts, *self._counters.retired().items()]:
             if count.last_packet_time is not None:
                 times[rule] = max(count.last_packet_time, times.get(rule) or 0.0)
         return times
 
-    def errors(self) -> dict[Slot, dict[str, int]]:
+    def errors(self) -> dict[CounterKey, dict[str, int]]:
         """Datagrams that outputs did not send, by output and reason, of the outputs that failed with any."""
-        return self._ledger.errors()
+        return self._counters.errors()
 
     def lost_frames(self) -> dict[str, list[FrameLosses]]:
         """By link and ring: frames by verdict, and under ``ring`` those that found no room; with the last one's group.
@@ -384,15 +384,15 @@ class Engine:
     @property
     def turns(self) -> tuple[int, ...]:
         """Turns of each worker's loop."""
-        return self._crew.turns
+        return self._threads.turns
 
     def wake(self) -> None:
         """Let every worker turn once more, also when nothing arrives."""
-        self._crew.wake()
+        self._threads.wake()
 
     def close(self) -> None:
         """Stop the workers and give up every socket and ring."""
-        self._crew.close()
+        self._threads.close()
         for capture in self._captures.values():
             for ring in capture.sockets:
                 ring.close()
@@ -426,7 +426,7 @@ def _source(spec: OutputSpec, port: int) -> IPv4Address | None:
 
 
 def _device(output: OutputSpec) -> str:
-    """What shares a RunSwitch: the outputs of one link; a routed output has a device of its own."""
+    """What shares a GsoState: the outputs of one link; a routed output has a device of its own."""
     return output.oif or f"the route to {output.address}"
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-class Loop(Protocol):
+class WorkerLoop(Protocol):
     """What runs on a thread: mcrelay._core.worker.Worker. ``run`` returns after ``stop``, all else returns at once."""
 
     @property
@@ -35,10 +35,10 @@ class Loop(Protocol):
         """End after the turn in hand."""
 
 
-class Crew:
+class Workers:
     """``len(cpus)`` or more threads, one loop each. All methods belong to the main thread."""
 
-    def __init__(self, count: int, make: Callable[[int, int], Loop], cpus: tuple[int, ...] = ()) -> None:
+    def __init__(self, count: int, make: Callable[[int, int], WorkerLoop], cpus: tuple[int, ...] = ()) -> None:
         """*make* makes loop number so-and-so with the eventfd that wakes it; worker i runs on CPU i of *cpus*."""
         self._cpus = cpus
         self._wake_fds = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count)]

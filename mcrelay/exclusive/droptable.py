@@ -1,8 +1,8 @@
 """Which datagrams the kernel is to drop once they are captured, and the nftables table that does it: pure.
 
 The ingress hook stands behind the ring's tap and before all else (experiments/013-capture-point), so the relay still
-gets them, and neither the IP stack nor a firewall sees them. Dropped is what the rule takes, no more: UDP to its group
-and port, from its source if it names one, untagged. ``allow`` and ``limit`` change nothing about that: what they refuse
+gets them, and neither the IP stack nor a firewall sees them. The table drops exactly what the rule matches: UDP to its
+group and port, from its source if it names one, untagged. ``allow`` and ``limit`` change nothing about that: what they refuse
 is the rule's too, and it counts it. A fragment is not relayed and so not dropped, nor is a frame with a priority tag
 (VID 0), which is relayed: to drop those few as well would cost every other frame a second look.
 """
@@ -30,7 +30,7 @@ _IDENTIFIER = re.compile(r"mcrelay(-[A-Za-z0-9_.-]+)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
+class DropMatch:
     """Datagrams of one input, by what the kernel can tell them by. ``source`` None is any."""
 
     ifindex: int
@@ -40,11 +40,11 @@ class Drop:
     source: IPv4Address | None = None
 
 
-def wanted(spec: PlanSpec, broken: Collection[int] | Mapping[int, str] = ()) -> dict[str, frozenset[Drop]]:
+def wanted(spec: PlanSpec, broken: Collection[int] | Mapping[int, str] = ()) -> dict[str, frozenset[DropMatch]]:
     """What each exclusive rule takes now, by the rule's name. A link in ``broken`` (ifindexes) has no ring."""
     return {
         rule.name: frozenset(
-            Drop(each.ifindex, each.iif, each.group, each.port, each.source)
+            DropMatch(each.ifindex, each.iif, each.group, each.port, each.source)
             for each in rule.inputs
             if each.live and each.ifindex not in broken
         )
@@ -66,13 +66,13 @@ def can_be_named(link: str) -> bool:
     return _PLAIN.fullmatch(link) is not None
 
 
-def transaction(table: str, drops: Iterable[Drop]) -> str:
+def transaction(table: str, drops: Iterable[DropMatch]) -> str:
     """One line for nft that makes the table hold these and nothing else, or changes nothing.
 
     ``flags owner``: it goes with the process that made it, and nobody else can change it. A chain hangs on the link of
     that name, also on another that takes its place (seen on Linux 6.18) and may not have a ring yet: hence ``iif``.
     """
-    links: dict[tuple[int, str], list[Drop]] = {}
+    links: dict[tuple[int, str], list[DropMatch]] = {}
     for drop in sorted(drops, key=_order):
         links.setdefault((drop.ifindex, drop.link), []).append(drop)
     owned = f"table netdev {table} {{ flags owner; "
@@ -80,7 +80,7 @@ def transaction(table: str, drops: Iterable[Drop]) -> str:
     return f"add {owned}}}; delete table netdev {table}; {owned}{chains} }}"
 
 
-def _chain(ifindex: int, link: str, drops: list[Drop]) -> str:
+def _chain(ifindex: int, link: str, drops: list[DropMatch]) -> str:
     whole = f"iif {ifindex} @ll,96,16 0x0800 ip frag-off & 0x3fff == 0"  # an EtherType, so no tag; no fragment
     hook = f'type filter hook ingress device "{link}" priority {PRIORITY}; policy accept;'
     rules = ""
@@ -91,5 +91,5 @@ def _chain(ifindex: int, link: str, drops: list[Drop]) -> str:
     return f"chain link{ifindex} {{ {hook}{rules} }};"
 
 
-def _order(drop: Drop) -> tuple[int, int, int, int]:
+def _order(drop: DropMatch) -> tuple[int, int, int, int]:
     return (drop.ifindex, int(drop.group), drop.port, int(drop.source or 0))

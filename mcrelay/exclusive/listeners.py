@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from mcrelay.exclusive.droptable import Drop
+    from mcrelay.exclusive.droptable import DropMatch
 
 PROC_NET = Path("/proc/net")
 RAW_UDP = "0011"  # a raw socket's protocol stands where a port would
@@ -36,7 +36,7 @@ class Listeners:
     bound: Mapping[int, Collection[tuple[str, int]]]
     raw: Collection[tuple[str, int]] = ()
 
-    def of(self, drop: Drop, own_users: int, own_inodes: Callable[[], Collection[int]]) -> str:
+    def of(self, drop: DropMatch, own_users: int, own_inodes: Callable[[], Collection[int]]) -> str:
         """Say who would miss these datagrams; nothing if nobody. ``own_users`` helper sockets of ours have joined."""
         if self.users.get((drop.ifindex, drop.group), 0) > own_users:
             return f"another program of this host has joined {drop.group} on {drop.link}"
@@ -101,6 +101,6 @@ def _sockets(text: str) -> dict[str, list[tuple[str, int]]]:
 
 
 def _addresses(group: IPv4Address) -> set[str]:
-    """To be bound to any of these is to get what is sent to the group; each word is written in this host's order."""
+    """Bind addresses that receive datagrams for the group; each word is written in this host's order."""
     mapped, word = (f"{int.from_bytes(part, sys.byteorder):08X}" for part in (b"\0\0\xff\xff", group.packed))
     return {ANY, ANY6, word, ANY6[:16] + mapped + word}

@@ -24,7 +24,7 @@ def find_nft() -> str | None:
     return shutil.which("nft", path=search_path())
 
 
-class Dropper:
+class NftSession:
     """A running nft. Its standard input ends when this process does, and so it does too, even after kill -9.
 
     ``ended`` is called when it ends by itself. Main thread: a child has the capabilities of the thread that starts it.
@@ -37,7 +37,7 @@ class Dropper:
         self._watch = asyncio.create_task(self._until_its_end(ended))
 
     @classmethod
-    async def start(cls, path: str, ended: Callable[[], None]) -> Dropper:
+    async def start(cls, path: str, ended: Callable[[], None]) -> NftSession:
         """Start it. Raises DropError."""
         try:
             with capabilities.lent(capabilities.CAP_NET_ADMIN):
@@ -64,7 +64,7 @@ class Dropper:
     async def run(self, line: str) -> None:
         """Let it do this, all or nothing; returns when the kernel goes by it. Raises DropError with what nft said.
 
-        nft says nothing of what went well, so a line that is no command follows, and its complaint is the answer's end.
+        nft is silent on success, so an invalid command is appended: its error marks the end of the reply.
         """
         mark = f"mcrelay-mark-{next(self._marks)}"
         try:

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mcrelay.errors import DropError
 from mcrelay.exclusive import droptable, listeners
-from mcrelay.exclusive.nft import Dropper, find_nft
+from mcrelay.exclusive.nft import NftSession, find_nft
 from mcrelay.linux import capabilities
-from mcrelay.model.state import Standing
+from mcrelay.model.state import FeatureState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from ipaddress import IPv4Address
 
-    from mcrelay.exclusive.droptable import Drop
+    from mcrelay.exclusive.droptable import DropMatch
     from mcrelay.exclusive.listeners import Listeners
     from mcrelay.model.link import Link
     from mcrelay.model.plan import PlanSpec
@@ -42,18 +42,18 @@ Users: TypeAlias = "Mapping[tuple[int, IPv4Address], int]"
 class Exclusive:
     """Keeps the drop table as the plan and the host allow it.
 
-    ``standings`` tells of every rule that asks for it: ``off`` while it takes nothing, ``refused`` where it relays
+    ``states`` tells of every rule that asks for it: ``off`` while it takes nothing, ``refused`` where it relays
     without the drop. ``ended`` is called when nft ends by itself: look again. Main thread.
     """
 
     def __init__(self, table: str, ended: Callable[[], None]) -> None:
-        self.standings: dict[str, Standing] = {}
+        self.states: dict[str, FeatureState] = {}
         self._table = table
         self._ended = ended
-        self._dropper: Dropper | None = None
+        self._nft: NftSession | None = None
         self._last_end = float("-inf")  # of an nft that ended by itself; monotonic seconds
-        self._on: frozenset[Drop] = frozenset()
-        self._asked: frozenset[Drop] = frozenset()  # of nft, the last time
+        self._on: frozenset[DropMatch] = frozenset()
+        self._asked: frozenset[DropMatch] = frozenset()  # of nft, the last time
         self._trouble: dict[int, str] = {}  # why nft did not, by ifindex
 
     async def narrow(self, spec: PlanSpec, dead: Collection[int]) -> None:
@@ -74,29 +74,29 @@ class Exclusive:
         unfit = _unfit() if any(wanted.values()) else ""
         heard = listeners.read() if any(wanted.values()) and not unfit else None
         own = functools.cache(listeners.own_inodes)
-        standings = {}
-        drops: frozenset[Drop] = frozenset()
+        states = {}
+        drops: frozenset[DropMatch] = frozenset()
         for name, taken in wanted.items():
             reason = unfit or next(filter(None, (_refusal(each, links, heard, users, own) for each in taken)), "")
-            standings[name] = Standing("refused" if reason else "on" if taken else "off", reason)
+            states[name] = FeatureState("refused" if reason else "on" if taken else "off", reason)
             drops |= frozenset() if reason else taken
         if drops != self._asked or (drops != self._on and (retry or not self._trouble)):
             await self._drop(drops)
-        for name, standing in standings.items():
+        for name, standing in states.items():
             missing = wanted[name] - self._on
             if standing.state == "on" and missing:
-                standings[name] = Standing("refused", self._trouble.get(next(iter(missing)).ifindex, ENDED))
-        self._say(standings)
+                states[name] = FeatureState("refused", self._trouble.get(next(iter(missing)).ifindex, ENDED))
+        self._say(states)
 
     async def close(self) -> None:
-        """Drop nothing more; the table is gone when this returns."""
-        dropper, self._dropper, self._on = self._dropper, None, frozenset()
-        if dropper is not None:
-            await dropper.close()
+        """DropMatch nothing more; the table is gone when this returns."""
+        nft, self._nft, self._on = self._nft, None, frozenset()
+        if nft is not None:
+            await nft.close()
 
     async def _bury(self) -> None:
         """Notice that nft has ended by itself, and the table with it."""
-        if self._dropper is None or self._dropper.alive:
+        if self._nft is None or self._nft.alive:
             return
         await self.close()
         before, self._last_end = self._last_end, time.monotonic()
@@ -105,7 +105,7 @@ class Exclusive:
         again = "" if steady else " within a minute"
         log.warning("nft has ended: nothing is dropped, exclusive rules relay on without; it is started again%s", again)
 
-    async def _drop(self, drops: frozenset[Drop]) -> None:
+    async def _drop(self, drops: frozenset[DropMatch]) -> None:
         """Make the table hold these and nothing else; what cannot be is in ``_trouble``."""
         self._asked, self._trouble = drops, {}
         if not drops:
@@ -117,7 +117,7 @@ class Exclusive:
             await self.close()  # whatever is in the table, it is not what it should be
             await self._drop_by_link(drops, str(error))
 
-    async def _drop_by_link(self, drops: frozenset[Drop], reason: str) -> None:
+    async def _drop_by_link(self, drops: frozenset[DropMatch], reason: str) -> None:
         """One link that is refused is no reason to refuse another."""
         numbers = sorted({each.ifindex for each in drops})
         if len(numbers) == 1:
@@ -129,27 +129,27 @@ class Exclusive:
                 await self._hold(held | {each for each in drops if each.ifindex == ifindex})
             except DropError as error:
                 self._trouble[ifindex] = str(error)
-                if self._dropper is None or not self._dropper.alive:
+                if self._nft is None or not self._nft.alive:
                     await self.close()
 
-    async def _hold(self, drops: frozenset[Drop]) -> None:
-        if self._dropper is None:
+    async def _hold(self, drops: frozenset[DropMatch]) -> None:
+        if self._nft is None:
             path = find_nft()
             if path is None:
                 raise DropError(NO_NFT)
-            self._dropper = await Dropper.start(path, self._ended)
-        await self._dropper.run(droptable.transaction(self._table, drops))
+            self._nft = await NftSession.start(path, self._ended)
+        await self._nft.run(droptable.transaction(self._table, drops))
         self._on = drops
 
-    def _say(self, standings: dict[str, Standing]) -> None:
+    def _say(self, states: dict[str, FeatureState]) -> None:
         """Log what has changed, one line a rule."""
-        for name, standing in standings.items():
-            if self.standings.get(name) == standing or (name not in self.standings and standing.state == "off"):
+        for name, standing in states.items():
+            if self.states.get(name) == standing or (name not in self.states and standing.state == "off"):
                 continue
             level = logging.WARNING if standing.state == "refused" else logging.INFO
             reason = f" reason={standing.reason!r}" if standing.reason else ""
             log.log(level, "rule=%s exclusive=%s%s", name, standing.state, reason)
-        self.standings = standings
+        self.states = states
 
 
 def _unfit() -> str:
@@ -160,7 +160,7 @@ def _unfit() -> str:
 
 
 def _refusal(
-    drop: Drop,
+    drop: DropMatch,
     links: Mapping[str, Link],
     heard: Listeners | None,
     users: Users,

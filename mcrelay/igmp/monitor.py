@@ -1,4 +1,4 @@
-"""The guardian of a link's memberships: reports them again where the kernel does not, says when nobody asks or answers.
+"""The monitor of a link's memberships: reports them again where the kernel does not, says when nobody asks or answers.
 
 It holds no socket: messages are handed to it, reports leave through a Port, and time comes from a Clock, so that a test
 can play a year in a moment. Everything belongs to the main thread.
@@ -49,7 +49,7 @@ class Port(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long the guardian waits, in seconds.
+    """How long the monitor waits, in seconds.
 
     A switch port under spanning tree forwards nothing for 30 s, hence the repeats. A switch remembers a group, and a
     host an older querier, for 260 s (RFC 3376, 8.4 and 8.12 with the usual 125 s between queries).
@@ -82,7 +82,7 @@ class _Asked:
     groups: set[IPv4Address]
 
 
-class Guardian:
+class IgmpMonitor:
     """Of one input link, by name: it survives the link's deletion and goes on with the next one of that name."""
 
     def __init__(
@@ -107,7 +107,7 @@ class Guardian:
         self._link: Link | None = None
         self._port: Port | None = None
         self._joined: Mapping[IPv4Address, Collection[IPv4Address]] = {}
-        self._met = False  # attended before
+        self._met = False  # updated before
         self._due: list[float] = []  # when to report again
         self._unsent: list[bytes] = []
         self._heard = 0.0  # the last query, or when hearing one became possible
@@ -151,9 +151,9 @@ class Guardian:
         """Say why queries go unanswered."""
         self._explanation = text
         self._unexplained = False
-        self.look()
+        self.tick()
 
-    def attend(
+    def update(
         self, link: Link | None, port: Port | None, joined: Mapping[IPv4Address, Collection[IPv4Address]]
     ) -> None:
         """Take note of the link as it is, of the way out to it, and of what is joined there: sources by group."""
@@ -171,7 +171,7 @@ class Guardian:
         elif link is not None and link.addresses and not before.addresses:
             self._due.append(now)  # until now they came from 0.0.0.0, which some switches ignore
         self._met = True
-        self.look()
+        self.tick()
 
     def close(self) -> None:
         """Stop the clock."""
@@ -179,7 +179,7 @@ class Guardian:
             self._timer.cancel()
             self._timer = None
 
-    def hear(self, message: Query | Report, outgoing: bool) -> None:
+    def on_message(self, message: Query | Report, outgoing: bool) -> None:
         """Take note of an IGMP message on the link, sent by this host if ``outgoing``."""
         now = self._clock.time()
         if isinstance(message, Query):
@@ -193,13 +193,13 @@ class Guardian:
             self._asked.groups -= message.answers
             if not self._asked.groups:
                 self._asked = None
-        self.look()
+        self.tick()
 
     def deliver(self, query: Query) -> None:
         """Take note that a query has reached this host's IGMP."""
         self._delivered = (query, self._clock.time())
 
-    def look(self) -> None:
+    def tick(self) -> None:
         """Do what is due, and see what is wrong. May be called at any time, and calls itself when something is due."""
         now = self._clock.time()
         if any(when <= now for when in self._due):
@@ -261,7 +261,7 @@ class Guardian:
         if query.version < 3:
             self._older = (self._older[0] if self._older_now(now) and self._older else query, now)
         if outgoing or self._asked is not None:
-            return  # nobody answers himself; one answer serves two questions
+            return  # our own query, or an answer is already pending
         groups = set(self._routed)
         if query.group is not None:
             groups &= {query.group} if not query.source_count else set()
@@ -342,7 +342,7 @@ class Guardian:
             moments.append(self._older[1] + self._limits.older_querier)
         self.close()
         if later := [when for when in moments if when > now]:
-            self._timer = self._clock.call_at(min(later), self.look)
+            self._timer = self._clock.call_at(min(later), self.tick)
 
 
 def _returned(before: Link, now: Link | None) -> bool:

@@ -20,7 +20,7 @@ from mcrelay.links.claims import Claims
 from mcrelay.links.offload import Timers
 from mcrelay.linux import capabilities, procfs
 from mcrelay.linux.genl import GenericNetlink
-from mcrelay.model.state import Standing
+from mcrelay.model.state import FeatureState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -49,7 +49,7 @@ class _Held:
 
 
 class Gro:
-    """Keeps the offloads of input links that ask for it. ``standings`` tells of each by name."""
+    """Keeps the offloads of input links that ask for it. ``states`` tells of each by name."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Gro:
         claims: Claims | None = None,
     ) -> None:
         self._claims = claims or Claims()
-        self.standings: dict[str, Standing] = {}
+        self.states: dict[str, FeatureState] = {}
         self._open = open_netlink
         self._netlink: GenericNetlink | None = None
         self._held: dict[int, _Held] = {}
@@ -71,13 +71,13 @@ class Gro:
             self._claims.drop(f"gro-{ifindex}")
         for ifindex in self._held.keys() - set(wanted):
             self._put_back(ifindex)
-        standings = {name: self._keep(ifindex, name) for ifindex, name in wanted.items()}
-        for name, standing in standings.items():
-            if self.standings.get(name) != standing:
+        states = {name: self._keep(ifindex, name) for ifindex, name in wanted.items()}
+        for name, standing in states.items():
+            if self.states.get(name) != standing:
                 level = logging.WARNING if standing.reason else logging.INFO
                 reason = f" reason={standing.reason!r}" if standing.reason else ""
                 log.log(level, "link=%s gro=%s%s", name, standing.state, reason)
-        self.standings = standings
+        self.states = states
 
     def close(self) -> None:
         """Put everything back."""
@@ -86,20 +86,22 @@ class Gro:
             self._netlink.close()
             self._netlink = None
 
-    def _keep(self, ifindex: int, name: str) -> Standing:
+    def _keep(self, ifindex: int, name: str) -> FeatureState:
         release = re.match(r"(\d+)\.(\d+)", self._kernel)
         if release is None or tuple(map(int, release.groups())) < LEAST_KERNEL:
-            return Standing("refused", f"Linux {self._kernel} drops frames of many datagrams at the ring: 6.2 or newer")
+            return FeatureState(
+                "refused", f"Linux {self._kernel} drops frames of many datagrams at the ring: 6.2 or newer"
+            )
         if capabilities.CAP_NET_ADMIN not in capabilities.capabilities():
-            return Standing("refused", NO_CAPABILITY)
+            return FeatureState("refused", NO_CAPABILITY)
         try:
             if self._netlink is None:
                 self._netlink = self._open()
             return self._switch_on(self._netlink, ifindex, name)
         except OSError as error:
-            return Standing("refused", f"the kernel refuses it: {error.strerror or error}")
+            return FeatureState("refused", f"the kernel refuses it: {error.strerror or error}")
 
-    def _switch_on(self, netlink: Netlink, ifindex: int, name: str) -> Standing:
+    def _switch_on(self, netlink: Netlink, ifindex: int, name: str) -> FeatureState:
         active = offload.features(netlink, ifindex)
         held = self._held.get(ifindex)
         if held is None:
@@ -108,9 +110,9 @@ class Gro:
         if not {GRO, UDP} <= active:
             offload.set_features(netlink, ifindex, {GRO: True, UDP: True})
             if missing := {GRO, UDP} - offload.features(netlink, ifindex):
-                return Standing("refused", f"the device keeps {' and '.join(sorted(missing))} off")
+                return FeatureState("refused", f"the device keeps {' and '.join(sorted(missing))} off")
         reason = self._hold_frames(netlink, ifindex, held)
-        return Standing("on", reason)
+        return FeatureState("on", reason)
 
     def _found(self, netlink: Netlink, ifindex: int, active: set[str]) -> set[str]:
         """What was on before any relay came: another one knows, or one that was killed has left word of it."""

@@ -73,7 +73,7 @@ def no_net_admin(asker: str) -> str:
 
 
 def successor() -> Account | None:
-    """Whom a relay started by root goes on as; None for any other user, who stays who he is."""
+    """The account that a relay started by root switches to; None for any other user."""
     if os.geteuid():
         return None
     for name in USERS:
@@ -83,7 +83,7 @@ def successor() -> Account | None:
     return Account(str(NOBODY), NOBODY, NOBODY)
 
 
-def drop(account: Account | None, admin_uses: Collection[str] = (), ports: Collection[int] = ()) -> None:
+def become_unprivileged(account: Account | None, admin_uses: Collection[str] = (), ports: Collection[int] = ()) -> None:
     """Become *account*, keep only what relaying needs, and let nothing that we start have more. Logs what was kept.
 
     CAP_NET_RAW is kept. CAP_NET_ADMIN is kept for *admin_uses*, what the configuration needs it for,

@@ -7,10 +7,11 @@ import logging
 import os
 import queue
 import re
+import select
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mcrelay.errors import OperationError
 
@@ -45,14 +46,16 @@ class _Json(logging.Formatter):
 
 
 class _Unread(logging.Handler):
-    """Hands lines to a thread that writes them: a pipe or a journal that nobody reads holds up that thread alone.
+    """Writes a line where that cannot wait, else hands it to a thread: a log that nobody reads holds up that one alone.
 
     LINES wait at most; what finds no place is lost, and how many were lost is said when there is room again.
     """
 
-    def __init__(self, writer: logging.Handler) -> None:
+    def __init__(self, writer: logging.StreamHandler[Any]) -> None:
         super().__init__()
         self._writer = writer
+        self._room = select.poll()
+        self._room.register(writer.stream, select.POLLOUT)
         self._lines: queue.Queue[logging.LogRecord] = queue.Queue(LINES)
         self._lost = 0
         self._thread = threading.Thread(target=self._write, name="mcrelay-log", daemon=True)
@@ -62,6 +65,10 @@ class _Unread(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         record.msg, record.args = record.getMessage(), None  # its arguments may be others by the time it is written
+        # A pipe that can be written to has room for PIPE_BUF bytes: pipe(7).
+        if not self._lines.unfinished_tasks and len(record.msg) < select.PIPE_BUF // 8 and self._room.poll(0):
+            self._writer.handle(record)
+            return
         try:
             self._lines.put_nowait(record)
         except queue.Full:
@@ -94,6 +101,7 @@ def set_aside() -> Callable[[], bool]:
     """
     root = logging.getLogger()
     (writer,) = root.handlers
+    assert isinstance(writer, logging.StreamHandler), "set_up made it"
     handler = _Unread(writer)
     try:
         handler.start()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Literal
 
-Slot = tuple[str, str]  # (rule, input or output text): what counters and sockets are kept under
+CounterKey = tuple[str, str]  # (rule, input or output text): what counters and sockets are kept under
 
 FrameLosses = dict[str, tuple[int, IPv4Address | None]]  # of one ring, by verdict: count, and the group of the last
 
@@ -57,19 +57,19 @@ class Snapshot:
     ``retired`` is, by rule, what inputs counted that the rule had before and has no more.
     """
 
-    inputs: dict[Slot, InputCount]
+    inputs: dict[CounterKey, InputCount]
     retired: dict[str, InputCount]
-    outputs: dict[Slot, OutputCount]
+    outputs: dict[CounterKey, OutputCount]
     rings: dict[str, RingCount]
     sndbufs: dict[str, int]  # bytes the kernel granted, by output link
     workers: list[WorkerCount]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How something stands that was asked for and may be refused; ``off`` while there is nothing to have it on.
+class FeatureState:
+    """State of an optional feature: on, off (there is nothing to apply it to), or refused.
 
-    What is ``on`` with a reason is on by half.
+    ``on`` with a reason: it works only partly.
     """
 
     state: Literal["on", "off", "refused"]

@@ -26,7 +26,7 @@ class _Episode:
     moved: float
 
 
-class DropLog:
+class DropAlarms:
     """Follows the ``policer`` and ``echo`` drops of every rule."""
 
     def __init__(self) -> None:

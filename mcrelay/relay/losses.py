@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mcrelay.model.link import Link
     from mcrelay.model.plan import PlanSpec
-    from mcrelay.model.state import FrameLosses, Slot
+    from mcrelay.model.state import CounterKey, FrameLosses
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class LossLog:
 
     def look(
         self,
-        errors: Mapping[Slot, Mapping[str, int]],
+        errors: Mapping[CounterKey, Mapping[str, int]],
         frames: Mapping[str, Sequence[FrameLosses]],
         spec: PlanSpec,
         now: float,

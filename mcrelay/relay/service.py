@@ -14,12 +14,12 @@ import time
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, TypeAlias
 
-from mcrelay.engine.ring import Engine, Troubles
+from mcrelay.engine.ring import Engine, Refusals
 from mcrelay.errors import OperationError
 from mcrelay.exclusive.policy import Exclusive
 from mcrelay.igmp.membership import Memberships
 from mcrelay.igmp.monitor import Limits
-from mcrelay.igmp.monitors import Guard
+from mcrelay.igmp.monitors import IgmpMonitors
 from mcrelay.links import neighbours
 from mcrelay.links.gro import Gro
 from mcrelay.links.outgoing import OutgoingCounts
@@ -29,7 +29,7 @@ from mcrelay.links.watch import LinkWatch
 from mcrelay.linux.clock import Stamps
 from mcrelay.linux.systemd import Watchdog
 from mcrelay.model.plan import PlanSpec
-from mcrelay.relay.alarms import DropLog
+from mcrelay.relay.alarms import DropAlarms
 from mcrelay.relay.compile import LEAST_MTU, compile_plan
 from mcrelay.relay.losses import LossLog, narrow_outputs
 from mcrelay.relay.status import RuleStatus, rule_statuses
@@ -73,23 +73,23 @@ class Service:
         self._spec = PlanSpec()
         self._compiled: tuple[Config, PlanSpec] | None = None  # at the last look; `_spec` is what the engine goes by
         self._named: tuple[Config, set[str]] | None = None  # links, and the configuration that names them
-        self._troubles = Troubles()
-        self.guard = Guard(self.limits)
+        self._troubles = Refusals()
+        self.monitors = IgmpMonitors(self.limits)
         self.exclusive = Exclusive(table, self.look_again)
         self.gro = Gro()
         self.outgoing = OutgoingCounts()
         self._presence = Presence()
         self._routes = RouteWatch(self._look_at_routes)
         self._dead: set[int] = set()  # ifindexes of links that were deleted, and whose sockets are still to be replaced
-        self._drops = DropLog()
+        self._drops = DropAlarms()
         self._losses = LossLog()
         self._narrow: set[str] = set()
         self._dirty = asyncio.Event()
         self._lock = asyncio.Lock()
         self._watch: LinkWatch | None = None
         self._said: dict[tuple[str, str], tuple[str, str]] = {}
-        self._statuses: tuple[PlanSpec, Troubles, dict[Membership, str], list[RuleStatus]] | None = None
-        self._reported: tuple[PlanSpec, Troubles, dict[Membership, str]] | None = None  # what `_said` was told of
+        self._statuses: tuple[PlanSpec, Refusals, dict[Membership, str], list[RuleStatus]] | None = None
+        self._reported: tuple[PlanSpec, Refusals, dict[Membership, str]] | None = None  # what `_said` was told of
         self._joins_told: tuple[PlanSpec, set[int], set[int]] | None = None  # plan, links, rings that were refused
         self._neighbours_said = ""
         self._cutting: set[tuple[str, str]] = set()
@@ -110,8 +110,8 @@ class Service:
                     await self._survive(self._housekeep)
         finally:
             self._notifier.send("STOPPING=1")
-            await self.exclusive.close()  # first: what is not relayed any more is not dropped
-            self.guard.close()
+            await self.exclusive.close()  # first: once relaying stops, nothing may be dropped
+            self.monitors.close()
             self.outgoing.close()
             self._presence.close()
             self._routes.close()
@@ -158,9 +158,9 @@ class Service:
             await self.reconcile()
         elif time.monotonic() - self._looked >= LOOK_SECONDS:
             await self.reconcile()
-        self.guard.look()
+        self.monitors.tick()
         if self._watch is not None:
-            await self.guard.explain(self.links, self._watch.route_to)
+            await self.monitors.explain(self.links, self._watch.route_to)
         self.stamps.look(self.engine.last_packet_times)
         self._drops.look(self.engine.drops(), time.monotonic())
         self.outgoing.look(self._spec, time.monotonic())
@@ -224,7 +224,7 @@ class Service:
                 users = self.memberships.users
                 await self.exclusive.widen(spec, self._troubles.rings, self.links, users, retry=retry)
             heard = {each.iif for rule in spec.rules for each in rule.inputs if each.live or each.state == "pending"}
-            self.guard.reconcile(heard, self.links, self.memberships.joined, dead)
+            self.monitors.reconcile(heard, self.links, self.memberships.joined, dead)
             self.outgoing.reconcile(spec, dead)
             if retry:
                 self._tried = self._looked

@@ -10,12 +10,12 @@ from mcrelay.engine.ring import DROPS, SEND_ERRORS, VERDICTS
 from mcrelay.igmp import wire
 from mcrelay.igmp.monitor import OF_SOURCES
 from mcrelay.linux.clock import unix_time
-from mcrelay.model.state import InputCount, OutputCount, Standing
+from mcrelay.model.state import FeatureState, InputCount, OutputCount
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mcrelay.igmp.monitor import Guardian
+    from mcrelay.igmp.monitor import IgmpMonitor
     from mcrelay.linux.clock import Stamps
     from mcrelay.model.plan import InputSpec, OutputSpec
     from mcrelay.model.state import Snapshot
@@ -54,7 +54,7 @@ def _exclusive(service: Service, status: RuleStatus) -> Row | None:
     """Null where the rule does not ask for it; ``off`` while it takes nothing, ``refused`` where it goes without."""
     if not status.rule.exclusive:
         return None
-    standing = service.exclusive.standings.get(status.rule.name, Standing("off"))
+    standing = service.exclusive.states.get(status.rule.name, FeatureState("off"))
     return {"state": standing.state, "reason": standing.reason or None}
 
 
@@ -165,19 +165,19 @@ def links(service: Service) -> list[Row]:
                 "version": querier.version,
                 "last_seen_time": round(unix_time(querier.heard), 3),
             }
-            if guardian and (querier := guardian.querier)
+            if monitor and (querier := monitor.querier)
             else None,
-            "warnings": _warnings(guardian),
+            "warnings": _warnings(monitor),
             "gro": {"state": gro.state, "reason": gro.reason or None} if gro else None,
         }
         for link in service.all_links.values()
-        for guardian, gro in [(service.guard.of(link.name), service.gro.standings.get(link.name))]
+        for monitor, gro in [(service.monitors.of(link.name), service.gro.states.get(link.name))]
     ]
 
 
-def _warnings(guardian: Guardian | None, sourced: bool = True) -> list[Row]:
+def _warnings(monitor: IgmpMonitor | None, sourced: bool = True) -> list[Row]:
     """What is wrong on a link, or with a membership there: an older querier harms only joins of one source."""
-    found = guardian.warnings if guardian else []
+    found = monitor.warnings if monitor else []
     return [{"kind": each.kind, "text": each.text} for each in found if sourced or each.kind not in OF_SOURCES]
 
 
@@ -194,7 +194,7 @@ def groups(service: Service) -> list[Row]:
             "state": "joined" if each in joined else "error" if each in failed else "pending",
             "reason": failed.get(each),
             "version": versions.get(names.get(each.ifindex, "")),
-            "warnings": _warnings(service.guard.of(names.get(each.ifindex, "")), each.source is not None),
+            "warnings": _warnings(service.monitors.of(names.get(each.ifindex, "")), each.source is not None),
         }
         for each in sorted(service.memberships_wanted())
     ]

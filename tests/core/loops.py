@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from support.frames import GROUP, PORT, number
 
-from mcrelay._core.counters import DROPS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, Block
-from mcrelay._core.egress import EgressSocket, RunSwitch
+from mcrelay._core.counters import DROPS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, CounterBlock
+from mcrelay._core.egress import EgressSocket, GsoState
 from mcrelay._core.plan import PlanOwner
 from mcrelay._core.ring import RingSocket
 from mcrelay._core.worker import Worker
@@ -81,7 +81,7 @@ class Wire:
 
     def output_to(self, sink, **options):
         port = sink.getsockname()[1]
-        options = {"switch": RunSwitch(), "payload_max": 1472, **options}
+        options = {"gso": GsoState(), "payload_max": 1472, **options}
         made = self.near.call(lambda: EgressSocket(number("127.0.0.1"), port, **options))
         self._open.callback(made.close)
         return made
@@ -103,7 +103,7 @@ class To:
     socket: EgressSocket | None
     burst: int = 16
     keep_dscp: bool = True
-    block: Block = field(default_factory=lambda: Block(OUTPUT_WORDS))
+    block: CounterBlock = field(default_factory=lambda: CounterBlock(OUTPUT_WORDS))
 
     @property
     def counted(self):
@@ -122,7 +122,7 @@ class From:
     port: int = PORT
     allow: list = field(default_factory=list)
     policer: PolicerState | None = None
-    block: Block = field(default_factory=lambda: Block(INPUT_WORDS))
+    block: CounterBlock = field(default_factory=lambda: CounterBlock(INPUT_WORDS))
 
     @property
     def counted(self):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcrelay._core.counters import DROPS, FRAME_WORDS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, Block
+from mcrelay._core.counters import DROPS, FRAME_WORDS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, CounterBlock
 
 pytestmark = pytest.mark.core
 
@@ -25,7 +25,7 @@ def test_the_names_are_those_promised():
 
 @pytest.mark.parametrize("words", [FRAME_WORDS, INPUT_WORDS, OUTPUT_WORDS, 1, 100])
 def test_a_block_starts_at_zero(words):
-    assert Block(words).read() == (0,) * words
+    assert CounterBlock(words).read() == (0,) * words
 
 
 def test_words_are_fields_then_reasons():

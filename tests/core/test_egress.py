@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.frames import number
 
-from mcrelay._core.egress import EgressSocket, RunSwitch
+from mcrelay._core.egress import EgressSocket, GsoState
 
 pytestmark = pytest.mark.core
 
@@ -164,12 +164,12 @@ class Sink:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
         self.socket.bind(("127.0.0.1", 0))
         self.socket.settimeout(5)
-        self.switch = RunSwitch()
+        self.gso = GsoState()
         self.options = {"payload_max": 1472, **options}
         self.egress = self.output()
 
     def output(self):
-        return EgressSocket(LOOPBACK, self.socket.getsockname()[1], self.switch, **self.options)
+        return EgressSocket(LOOPBACK, self.socket.getsockname()[1], self.gso, **self.options)
 
     def take(self, count):
         return [self.socket.recv(65536) for _ in range(count)]
@@ -229,7 +229,7 @@ def test_a_run_is_one_message_and_several_datagrams(probe, sink):
 
 @pytest.mark.parametrize(("keep_dscp", "tos", "expected"), [(True, 0xBB, 0xB8), (True, 0, 0), (False, 0xBB, 0x28)])
 def test_the_dscp_is_kept_or_set_and_ecn_never_copied(probe, sink, keep_dscp, tos, expected):
-    out = EgressSocket(LOOPBACK, sink.socket.getsockname()[1], sink.switch, dscp=-1 if keep_dscp else 10)
+    out = EgressSocket(LOOPBACK, sink.socket.getsockname()[1], sink.gso, dscp=-1 if keep_dscp else 10)
     sink.socket.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
     chains = probe.Chains(out, keep_dscp=keep_dscp)
     chains.queue_up([(b"run", tos)] * 3 + [(b"", tos)])
@@ -273,7 +273,7 @@ def test_after_eio_and_only_then_runs_stop_for_every_output_of_the_link(probe, s
     chains.queue_up(plain(filled([100] * 4)))
     probe.runs_fail(code)
     chains.send()
-    assert sink.switch.allowed == go_on
+    assert sink.gso.allowed == go_on
     other = sink.output()
     beside = probe.Chains(other)
     beside.queue_up(plain(filled([100] * 4)))
@@ -307,7 +307,7 @@ def test_back_pressure_amid_a_refused_run_loses_and_repeats_nothing(probe, sink,
 def test_whatever_the_kernel_takes_first_all_arrives_once_and_in_order(probe, shared, sizes, steps):
     """EINVAL and EIO may hit singles here, too: those are the only ones that may miss, and are counted."""
     payloads = filled(sizes)
-    shared.switch = RunSwitch()
+    shared.gso = GsoState()
     out = shared.output()
     chains = probe.Chains(out, burst=8)
     chains.queue_up(plain(payloads))
@@ -362,7 +362,7 @@ def test_a_datagram_too_long_for_udp_is_counted_as_mtu(probe, sink):
 
 
 def test_the_route_says_how_long_a_run_may_be(probe, sink):
-    out = EgressSocket(LOOPBACK, sink.socket.getsockname()[1], sink.switch)
+    out = EgressSocket(LOOPBACK, sink.socket.getsockname()[1], sink.gso)
     assert probe.Chains(out).measured() == PAYLOAD_MAX  # an IPv4 packet has 65535 bytes at most
     out.close()
 
@@ -377,7 +377,7 @@ def closed_port():
 
 
 def test_an_icmp_error_is_charged_once_to_the_next_datagram(probe):
-    out = EgressSocket(LOOPBACK, closed_port(), RunSwitch(), payload_max=1472)
+    out = EgressSocket(LOOPBACK, closed_port(), GsoState(), payload_max=1472)
     chains = probe.Chains(out)
     chains.queue_up(plain([b"first"]))
     chains.send()
@@ -390,7 +390,7 @@ def test_an_icmp_error_is_charged_once_to_the_next_datagram(probe):
 
 
 def test_each_of_several_icmp_errors_is_charged_to_a_datagram(probe):
-    out = EgressSocket(LOOPBACK, closed_port(), RunSwitch(), payload_max=1472)
+    out = EgressSocket(LOOPBACK, closed_port(), GsoState(), payload_max=1472)
     with socket.socket(fileno=socket.dup(out.fileno())) as same:
         for refused in (False, True, False):  # an error that send() returns stays in the queue, too
             with pytest.raises(ConnectionRefusedError) if refused else contextlib.nullcontext():
@@ -405,7 +405,7 @@ def test_each_of_several_icmp_errors_is_charged_to_a_datagram(probe):
 
 
 def test_a_closed_port_loses_nothing_elsewhere_and_every_datagram_is_counted_once(probe, sink):
-    dead = EgressSocket(LOOPBACK, closed_port(), RunSwitch(), payload_max=1472)
+    dead = EgressSocket(LOOPBACK, closed_port(), GsoState(), payload_max=1472)
     silent, living = probe.Chains(dead), probe.Chains(sink.egress)
     offered = 0
     for turn in range(50):
@@ -425,7 +425,7 @@ def test_a_closed_port_loses_nothing_elsewhere_and_every_datagram_is_counted_onc
 
 def test_when_the_port_opens_datagrams_get_through_again(probe):
     port = closed_port()
-    out = EgressSocket(LOOPBACK, port, RunSwitch(), payload_max=1472)
+    out = EgressSocket(LOOPBACK, port, GsoState(), payload_max=1472)
     chains = probe.Chains(out)
     for _ in range(5):
         chains.queue_up(plain([b"nobody"]))

@@ -26,8 +26,8 @@ from core.loops import (
 )
 from support.frames import GROUP, PORT, SOURCE, SOURCE_PORT, ethernet, frame, ipv4, number, ones_sum, tagged, udp
 
-from mcrelay._core.counters import INPUT_WORDS, OUTPUT_WORDS, VERDICTS, Block
-from mcrelay._core.egress import EgressSocket, RunSwitch
+from mcrelay._core.counters import INPUT_WORDS, OUTPUT_WORDS, VERDICTS, CounterBlock
+from mcrelay._core.egress import EgressSocket, GsoState
 from mcrelay._core.plan import PlanOwner
 from mcrelay._core.policer import PolicerState
 from mcrelay._core.traffic import Receiver, Sender
@@ -381,7 +381,7 @@ def test_an_output_that_is_too_slow_loses_alone_and_counts_what_it_loses(wire):
     shaper = ("tbf", "rate", "1mbit", "burst", "5kb", "limit", "100kb")
     wire.near.run("tc", "qdisc", "add", "dev", "r0", "root", *shaper)
     slow = wire.near.call(
-        lambda: EgressSocket(number("226.7.7.7"), 7000, RunSwitch(), ifindex=wire.ifindex, link="r0", payload_max=1472)
+        lambda: EgressSocket(number("226.7.7.7"), 7000, GsoState(), ifindex=wire.ifindex, link="r0", payload_max=1472)
     )
     with socket.socket(fileno=socket.dup(slow.fileno())) as same:
         same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20000)
@@ -478,14 +478,16 @@ def test_a_thousand_plans_under_traffic_lose_nothing_and_old_ones_are_freed(wire
     sink = wire.sink()
     out = wire.output_to(sink)
     ring = wire.ring(ACCEPT_ALL)
-    inputs, outputs = Block(INPUT_WORDS), Block(OUTPUT_WORDS)
+    inputs, outputs = CounterBlock(INPUT_WORDS), CounterBlock(OUTPUT_WORDS)
     alive = weakref.WeakSet()
 
     def plan(generation):
         mark = Traced()
         alive.add(mark)
         mine = (0, number(GROUP), 0, PORT, inputs, [mark], [(out, outputs, 16, True)])
-        others = [(0, number(GROUP), 0, PORT + 1 + i, Block(INPUT_WORDS), [], []) for i in range(generation % 50)]
+        others = [
+            (0, number(GROUP), 0, PORT + 1 + i, CounterBlock(INPUT_WORDS), [], []) for i in range(generation % 50)
+        ]
         return PlanOwner(generation, [ring], [*others, mine])
 
     sender = Sender([wire.sender().fileno()], [200], rate=10000, duration=30)
@@ -556,7 +558,7 @@ def test_a_ring_gets_its_share_beside_a_flooded_one(wire, namespaces, flooded, s
     if stalled:
         wire.near.run("tc", "qdisc", "add", "dev", "r0", "root", "tbf", "rate", "8kbit", "burst", "2kb", "limit", "1mb")
         slow = wire.near.call(
-            lambda: EgressSocket(number("226.7.7.7"), 7, RunSwitch(), ifindex=wire.ifindex, link="r0", payload_max=1472)
+            lambda: EgressSocket(number("226.7.7.7"), 7, GsoState(), ifindex=wire.ifindex, link="r0", payload_max=1472)
         )
         with socket.socket(fileno=socket.dup(slow.fileno())) as same:
             same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20000)

@@ -23,8 +23,8 @@ ANY_SOURCE = f'[rules.x]\ninput = "{GROUP}:2068%in0"\noutputs = ["239.10.0.1:500
 def limited(**limits):
     """`mcrelay` with other limits: no flag exists for them, because nobody should need one."""
     code = (
-        "from mcrelay import cli, guardian, service; "
-        f"service.Service.limits = guardian.Limits(**{limits!r}); cli.main()"
+        "from mcrelay import cli; from mcrelay.igmp.monitor import Limits; from mcrelay.relay.service import Service; "
+        f"Service.limits = Limits(**{limits!r}); cli.main()"
     )
     return [sys.executable, "-c", code]
 

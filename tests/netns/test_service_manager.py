@@ -87,7 +87,10 @@ def test_a_restart_sends_no_leave_and_costs_less_than_a_second(tmp_path, end):
             relay.process.wait(timeout=5)
             assert f"{SOURCE}@{GROUP}" in relay.lab.mdb()["to-relay"]
             start_again(relay, manager, environment)
-            relay.wait_for(lambda: len(manager.kept) == 1 and set(manager.kept) != first, "the store's change of guard")
+            relay.wait_for(
+                lambda: len(manager.kept) == 1 and set(manager.kept) != first,
+                "the store's change of guard",
+            )
             starved += starved_seconds(relay.process)
             relay.wait_for(lambda: relay.rule()["rx_packets"] > 2 * RATE, "stream through the next process")
             source.send_signal(signal.SIGINT)

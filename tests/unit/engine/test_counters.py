@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcrelay.engine.counters import Ledger, Names
+from mcrelay.engine.counters import CounterRegistry, Names
 from mcrelay.model.state import InputCount, OutputCount, RingCount
 
 NAMES = Names(verdicts=("relayed", "vlan"), drops=("source", "echo"), send_errors=("nobufs", "mtu"))
@@ -24,7 +24,7 @@ class Block:
 @pytest.fixture
 def ledger():
     """Of two workers."""
-    return Ledger(
+    return CounterRegistry(
         lambda: [Block(0, 0, 0, 0, 0) for _ in range(2)], lambda: [Block(0, 0, 0, 0, 0) for _ in range(2)], NAMES
     )
 
@@ -54,7 +54,7 @@ def test_what_a_former_input_counted_stays_its_rules_and_is_before_a_new_output(
     ledger.output(OUTPUT)
     new = ("x", "in2")
     ledger.input(new)
-    ledger.keep({new}, {OUTPUT})
+    ledger.prune({new}, {OUTPUT})
     assert ledger.inputs()[new].rx_packets == 0
     assert ledger.retired() == {"x": InputCount(30, 300, 5.0, {"source": 1, "echo": 2})}
     assert ledger.drops() == {"x": {"source": 1, "echo": 2}}
@@ -62,7 +62,7 @@ def test_what_a_former_input_counted_stays_its_rules_and_is_before_a_new_output(
     added = ("x", "out2")
     assert ledger.begin([OUTPUT, added]) == [(ledger.output(added), ledger.input(new))]
     assert ledger.outputs()[added].since_packets == 27
-    ledger.keep({("y", "in")}, set())
+    ledger.prune({("y", "in")}, set())
     assert ledger.retired() == {}, "the rule is gone"
 
 
@@ -77,7 +77,7 @@ def test_what_is_kept_goes_on_and_what_is_not_begins_again(ledger):
         count(ledger.input(slot), (1, 1, 0, 0, 0), (0, 0, 0, 0, 0))
     for slot in (OUTPUT, ("y", "out")):
         count(ledger.output(slot), (1, 1, 0, 0, 0), (0, 0, 0, 0, 0))
-    ledger.keep({INPUT}, {OUTPUT})
+    ledger.prune({INPUT}, {OUTPUT})
     assert ledger.inputs().keys() == {INPUT}
     assert ledger.outputs().keys() == {OUTPUT}
     ledger.input(("y", "in"))
@@ -87,8 +87,8 @@ def test_what_is_kept_goes_on_and_what_is_not_begins_again(ledger):
 
 
 def test_a_link_has_what_its_closed_rings_counted_too(ledger):
-    ledger.bury("in0", [10, 1, 8, 1])
-    ledger.bury("in0", [100, 10, 80, 10])
+    ledger.retire("in0", [10, 1, 8, 1])
+    ledger.retire("in0", [100, 10, 80, 10])
     assert ledger.ring("in0", [1000, 100, 800, 100], coarse=True) == RingCount(
         1110, 111, {"relayed": 888, "vlan": 111}, coarse=True
     )

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from mcrelay.engine.workers import Crew
+from mcrelay.engine.workers import Workers
 from mcrelay.errors import OperationError, UsageError
 
 
@@ -40,7 +40,7 @@ def loops():
 
 @pytest.fixture
 def crew(loops):
-    made = Crew(2, lambda i, _: loops[i])
+    made = Workers(2, lambda i, _: loops[i])
     yield made
     made.close()
 
@@ -80,14 +80,14 @@ def test_publish_waits_for_every_worker_and_does_not_wait_for_one_that_has_ended
 
 def test_every_worker_is_woken_by_an_event_of_its_own():
     fds = []
-    crew = Crew(2, lambda _, fd: fds.append(fd) or FakeLoop())
+    crew = Workers(2, lambda _, fd: fds.append(fd) or FakeLoop())
     crew.wake()
     assert [os.eventfd_read(fd) for fd in fds] == [1, 1]
     crew.close()
 
 
 def test_a_cpu_that_cannot_be_had_is_named_before_any_thread_starts(loops):
-    crew = Crew(2, lambda i, _: loops[i], cpus=(0, 8000))
+    crew = Workers(2, lambda i, _: loops[i], cpus=(0, 8000))
     before = os.sched_getaffinity(0)
     with pytest.raises(UsageError, match=r"no worker can run on CPU 8000 \(Invalid argument\); name some of"):
         crew.start()

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from mcrelay.config.parse import parse_config
-from mcrelay.exclusive.droptable import Drop, can_be_named, table_name, transaction, wanted
+from mcrelay.exclusive.droptable import DropMatch, can_be_named, table_name, transaction, wanted
 from mcrelay.model.link import Link
 from mcrelay.relay.compile import compile_plan
 
@@ -19,7 +19,7 @@ LINKS = {
 }
 
 
-def drops(text: str, broken=()) -> dict[str, frozenset[Drop]]:
+def drops(text: str, broken=()) -> dict[str, frozenset[DropMatch]]:
     return wanted(compile_plan(parse_config([("f.toml", text)]).config, LINKS), broken)
 
 
@@ -32,8 +32,8 @@ def test_what_exclusive_rules_take_is_wanted():
         rule("a", "239.1.1.1:5000%in0") + rule("b", "192.0.2.9@239.1.1.2:5000%in1") + rule("c", "239.9.9.9:1%in0", "")
     )
     assert drops(text) == {
-        "a": {Drop(7, "in0", GROUP, 5000)},
-        "b": {Drop(8, "in1", OTHER, 5000, SOURCE)},
+        "a": {DropMatch(7, "in0", GROUP, 5000)},
+        "b": {DropMatch(8, "in1", OTHER, 5000, SOURCE)},
     }
     assert drops(text, {7: "no memory"})["a"] == frozenset()
 
@@ -53,7 +53,12 @@ def test_a_rule_that_takes_nothing_drops_nothing(taken, more, count):
 
 def test_the_ruleset_is_one_line_that_replaces_the_whole_table():
     found = transaction(
-        "mcrelay", [Drop(8, "in1", OTHER, 6000, SOURCE), Drop(7, "eth0.5", OTHER, 9), Drop(7, "eth0.5", GROUP, 5000)]
+        "mcrelay",
+        [
+            DropMatch(8, "in1", OTHER, 6000, SOURCE),
+            DropMatch(7, "eth0.5", OTHER, 9),
+            DropMatch(7, "eth0.5", GROUP, 5000),
+        ],
     )
     match = "@ll,96,16 0x0800 ip frag-off & 0x3fff == 0"
     assert found == (

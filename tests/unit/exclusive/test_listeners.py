@@ -7,10 +7,10 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from mcrelay.exclusive.droptable import Drop
+from mcrelay.exclusive.droptable import DropMatch
 from mcrelay.exclusive.listeners import own_inodes, read
 
-DROP = Drop(2, "in0", IPv4Address("239.1.1.1"), 5000)
+DROP = DropMatch(2, "in0", IPv4Address("239.1.1.1"), 5000)
 IGMP = """Idx	Device    : Count Querier	Group    Users Timer	Reporter
 1	lo        :     1      V3
 				010000E0     1 0:00000000		0
@@ -73,7 +73,7 @@ def test_the_host_itself_can_be_read_and_knows_our_own_sockets():
     group = IPv4Address("239.255.77.1")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("", 0))
-        drop = Drop(1, "lo", group, sock.getsockname()[1])
+        drop = DropMatch(1, "lo", group, sock.getsockname()[1])
         assert read().of(drop, 0, own_inodes) == ""
         assert "is bound to port" in read().of(drop, 0, set)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group.packed + socket.inet_aton("127.0.0.1"))

@@ -12,16 +12,16 @@ from mcrelay.config.parse import parse_config
 from mcrelay.errors import DropError
 from mcrelay.exclusive import listeners, policy
 from mcrelay.exclusive.listeners import Listeners
-from mcrelay.exclusive.nft import Dropper, explain
+from mcrelay.exclusive.nft import NftSession, explain
 from mcrelay.exclusive.policy import Exclusive
 from mcrelay.linux import capabilities
 from mcrelay.model.link import Link
-from mcrelay.model.state import Standing
+from mcrelay.model.state import FeatureState
 from mcrelay.relay.compile import compile_plan
 
 RULE = '[rules.{0}]\ninput = "239.1.1.{1}:5000%{2}"\noutputs = ["10.9.0.7:700{1}"]\nexclusive = true\n'
 TWO = RULE.format("a", 1, "in0") + RULE.format("b", 2, "in1")
-ON = Standing("on")
+ON = FeatureState("on")
 
 
 def links(**changes) -> dict[str, Link]:
@@ -59,7 +59,7 @@ def host(monkeypatch):
     """A host where nothing stands in the way; tests change it."""
     monkeypatch.setattr(FakeNft, "refuses", "nothing is refused")
     monkeypatch.setattr(FakeNft, "started", 0)
-    monkeypatch.setattr(policy, "Dropper", FakeNft)
+    monkeypatch.setattr(policy, "NftSession", FakeNft)
     monkeypatch.setattr(policy, "find_nft", lambda: "/usr/sbin/nft")
     monkeypatch.setattr(capabilities, "capabilities", lambda: {capabilities.CAP_NET_ADMIN})
     monkeypatch.setattr(listeners, "read", lambda: Listeners({}, {}))
@@ -89,14 +89,14 @@ def test_the_drop_comes_after_the_plan_and_goes_before_it():
     assert before == ""
     assert "239.1.1.1 . 5000" in after
     assert "239.1.1.2 . 5000" in after
-    assert held.standings == {"a": ON, "b": ON}
+    assert held.states == {"a": ON, "b": ON}
     before, after = look(held, TWO.replace("239.1.1.2:5000", "239.1.1.3:5000"))
     assert "239.1.1.1 . 5000" in before
     assert "239.1.1.2" not in before
     assert "239.1.1.3" not in before
     assert "239.1.1.3 . 5000" in after
     assert look(held, TWO.replace("exclusive = true", "")) == ("", "")
-    assert held.standings == {}
+    assert held.states == {}
     assert FakeNft.started == 1
 
 
@@ -112,7 +112,7 @@ def test_what_died_or_has_no_ring_is_not_dropped():
     look(held, TWO)
     before, after = look(held, TWO, dead={8}, broken={8: "no memory"})
     assert "link8" not in before + after
-    assert held.standings == {"a": ON, "b": Standing("off")}
+    assert held.states == {"a": ON, "b": FeatureState("off")}
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_refusal_is_told_once_and_taken_back_when_its_reason_has_gone(monkeypa
         known = links(**{name: what for name, what in change.items() if name == "in0"})
         for _ in range(3):
             assert look(held, one, known=known) == ("", "")
-    (standing,) = held.standings.values()
+    (standing,) = held.states.values()
     assert standing.state == "refused"
     assert standing.reason.startswith(reason)
     assert "239.1.1.1 . 5000" in look(held, one)[1]
@@ -149,11 +149,11 @@ def test_a_link_that_nft_refuses_does_not_disturb_another():
     held = Exclusive("mcrelay", lambda: None)
     FakeNft.refuses = "link7"
     assert "link8" in look(held, TWO)[1]
-    assert held.standings == {"a": Standing("refused", "refused link7"), "b": ON}
+    assert held.states == {"a": FeatureState("refused", "refused link7"), "b": ON}
     FakeNft.refuses = "nothing"
     assert "link7" not in look(held, TWO)[1]  # not at every look
     assert "link7" in look(held, TWO, retry=True)[1]
-    assert held.standings == {"a": ON, "b": ON}
+    assert held.states == {"a": ON, "b": ON}
 
 
 def test_when_letting_go_is_refused_the_table_goes():
@@ -161,7 +161,7 @@ def test_when_letting_go_is_refused_the_table_goes():
     look(held, TWO)
     FakeNft.refuses = "link7"
     assert look(held, RULE.format("a", 1, "in0")) == ("", "")
-    assert held.standings["a"].state == "refused"
+    assert held.states["a"].state == "refused"
 
 
 def test_an_nft_that_ends_is_started_again_but_not_for_ever(caplog):
@@ -173,10 +173,10 @@ def test_an_nft_that_ends_is_started_again_but_not_for_ever(caplog):
     FakeNft.last.alive = False
     look(held, TWO)
     assert FakeNft.started == 2
-    assert held.standings["a"] == Standing("refused", policy.ENDED)
+    assert held.states["a"] == FeatureState("refused", policy.ENDED)
     look(held, TWO, retry=True)
     assert FakeNft.started == 3
-    assert held.standings["a"] == ON
+    assert held.states["a"] == ON
     assert sum("nft has ended" in each for each in caplog.messages) == 4  # twice for all, once for each rule
 
 
@@ -203,7 +203,7 @@ def shell(tmp_path, monkeypatch):
 
 def test_an_answer_belongs_to_its_line(shell):
     async def turn():
-        nft = await Dropper.start(shell, lambda: None)
+        nft = await NftSession.start(shell, lambda: None)
         for _ in range(3):
             await nft.run("fine")
             with pytest.raises(DropError, match=r"refuses the drop table \(nft: Could not process rule: No such file"):
@@ -221,7 +221,7 @@ def test_an_nft_that_ends_or_is_silent_is_no_nft(shell, monkeypatch):
     ends = []
 
     async def turn():
-        nft = await Dropper.start(shell, lambda: ends.append("end"))
+        nft = await NftSession.start(shell, lambda: ends.append("end"))
         with pytest.raises(DropError, match="nft: I will not"):
             await nft.run("end")
         while not ends:
@@ -230,12 +230,12 @@ def test_an_nft_that_ends_or_is_silent_is_no_nft(shell, monkeypatch):
         with pytest.raises(DropError, match="nft: I will not"):
             await nft.run("fine")
         await nft.close()
-        nft = await Dropper.start(shell, lambda: ends.append("silence"))
+        nft = await NftSession.start(shell, lambda: ends.append("silence"))
         with pytest.raises(DropError, match="no answer within"):
             await nft.run("slow")
         assert not nft.alive
         with pytest.raises(DropError, match="cannot be started"):
-            await Dropper.start("/nonexistent", lambda: None)
+            await NftSession.start("/nonexistent", lambda: None)
 
     asyncio.run(turn())
     assert ends == ["end"]

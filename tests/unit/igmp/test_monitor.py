@@ -1,4 +1,4 @@
-"""The guardian of memberships, with time and wire played: when it reports, what it says is wrong, until when."""
+"""The monitor of memberships, with time and wire played: when it reports, what it says is wrong, until when."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from mcrelay.igmp import advice, wire
 from mcrelay.igmp.advice import Seen
-from mcrelay.igmp.monitor import Guardian, Limits
+from mcrelay.igmp.monitor import IgmpMonitor, Limits
 from mcrelay.igmp.wire import Query, Record, Report, parse
 from mcrelay.linux import procfs
 from mcrelay.model.link import Link
@@ -88,10 +88,10 @@ class Scene:
         self.wire = Wire(self.clock)
         self.joined = {ASM: ()} if joined is None else joined
         self.version = version
-        self.guardian = Guardian("in0", self.clock, limits, lambda: self.version)
+        self.monitor = IgmpMonitor("in0", self.clock, limits, lambda: self.version)
 
     def link(self, link):
-        self.guardian.attend(link, self.wire if link else None, self.joined)
+        self.monitor.update(link, self.wire if link else None, self.joined)
 
     def settle(self):
         """A link that was there, with every report of the beginning sent."""
@@ -108,14 +108,14 @@ class Scene:
         return self.clock.now
 
     def query(self, version=3, group=None, allowed=10.0, outgoing=False, **fields):
-        self.guardian.hear(Query(QUERIER, version, group, allowed, **fields), outgoing)
+        self.monitor.on_message(Query(QUERIER, version, group, allowed, **fields), outgoing)
 
     def answer(self, *groups, version=3, kind=wire.IS_EXCLUDE):
         records = tuple(Record(kind, group) for group in groups or self.joined)
-        self.guardian.hear(Report(HOST.ip, version, records), True)
+        self.monitor.on_message(Report(HOST.ip, version, records), True)
 
     def kinds(self):
-        return {each.kind for each in self.guardian.warnings}
+        return {each.kind for each in self.monitor.warnings}
 
 
 # Reporting again
@@ -296,8 +296,8 @@ def test_an_older_querier_is_a_warning_where_a_join_has_a_source(version, caplog
     scene.query(version)
     assert scene.kinds() == set()  # the kernel speaks version 3 still: perhaps a firewall kept the query from it
     scene.version = version
-    scene.guardian.look()
-    (warning,) = scene.guardian.warnings
+    scene.monitor.tick()
+    (warning,) = scene.monitor.warnings
     assert warning.kind == "older-querier"
     for part in (str(QUERIER), f"version {version}", str(SSM), 'iifname "in0"', "membership-query"):
         assert part in warning.text
@@ -334,7 +334,7 @@ def test_a_querier_that_falls_silent_is_a_warning_until_the_next_query(caplog):
     scene.clock.run(19)
     assert scene.kinds() == set()
     scene.clock.run(2)
-    (warning,) = scene.guardian.warnings
+    (warning,) = scene.monitor.warnings
     assert warning.kind == "silent-querier"
     assert f"for 20 s; the last came from {QUERIER} (version 3)" in warning.text
     scene.clock.run(1000)
@@ -370,7 +370,7 @@ def test_a_link_made_again_remembers_its_querier():
     scene.query()
     scene.link(None)
     scene.link(replace(LINK, ifindex=9))
-    assert scene.guardian.querier.address == QUERIER
+    assert scene.monitor.querier.address == QUERIER
     scene.clock.run(21)
     assert scene.kinds() == {"silent-querier"}
 
@@ -382,14 +382,14 @@ def test_a_query_is_unanswered_when_its_time_and_a_second_are_over():
     scene = Scene().settle()
     scene.query(allowed=5)
     scene.clock.run(5.9)
-    assert scene.guardian.unexplained is None
+    assert scene.monitor.unexplained is None
     scene.clock.run(0.2)
-    assert scene.guardian.unexplained == Query(QUERIER, 3, None)
+    assert scene.monitor.unexplained == Query(QUERIER, 3, None)
     assert scene.kinds() == set()  # until somebody has found the cause
-    scene.guardian.explain("it is the firewall")
-    (warning,) = scene.guardian.warnings
+    scene.monitor.explain("it is the firewall")
+    (warning,) = scene.monitor.warnings
     assert (warning.kind, warning.text) == ("unanswered-query", "it is the firewall")
-    assert scene.guardian.unexplained is None
+    assert scene.monitor.unexplained is None
 
 
 def test_it_is_logged_once_a_state_and_over_with_an_answer(caplog):
@@ -398,7 +398,7 @@ def test_it_is_logged_once_a_state_and_over_with_an_answer(caplog):
     for cause in ("firewall", "firewall", "rp_filter"):
         scene.query(allowed=1)
         scene.clock.run(125)
-        scene.guardian.explain(cause)
+        scene.monitor.explain(cause)
     said = [each for each in caplog.messages if "unanswered" in each]
     assert said == [f"link=in0 warning=unanswered-query {each}" for each in ("firewall", "rp_filter")]
     scene.query()
@@ -421,35 +421,35 @@ def test_queries_that_want_no_answer(what, query, groups):
     scene = Scene(groups).settle()
     scene.query(**query)
     scene.clock.run(50)
-    assert scene.guardian.unexplained is None, what
+    assert scene.monitor.unexplained is None, what
 
 
 def test_a_query_for_our_group_wants_one():
     scene = Scene().settle()
     scene.query(group=ASM, allowed=1)
     scene.clock.run(3)
-    assert scene.guardian.unexplained is not None
+    assert scene.monitor.unexplained is not None
 
 
 def test_a_neighbour_may_answer_for_us_in_version_2_but_only_for_its_groups():
     scene = Scene({ASM: (), SSM: ()}).settle()
     scene.query(2, allowed=1)
-    scene.guardian.hear(Report(NEIGHBOUR, 2, (Record(wire.IS_EXCLUDE, ASM),)), False)
-    scene.guardian.hear(Report(NEIGHBOUR, 2, (Record(wire.IS_EXCLUDE, SSM),)), False)
+    scene.monitor.on_message(Report(NEIGHBOUR, 2, (Record(wire.IS_EXCLUDE, ASM),)), False)
+    scene.monitor.on_message(Report(NEIGHBOUR, 2, (Record(wire.IS_EXCLUDE, SSM),)), False)
     scene.clock.run(5)
-    assert scene.guardian.unexplained is None
+    assert scene.monitor.unexplained is None
     scene.query(2, allowed=1)
-    scene.guardian.hear(Report(NEIGHBOUR, 2, (Record(wire.IS_EXCLUDE, ASM),)), False)
+    scene.monitor.on_message(Report(NEIGHBOUR, 2, (Record(wire.IS_EXCLUDE, ASM),)), False)
     scene.clock.run(5)
-    assert scene.guardian.unexplained is not None
+    assert scene.monitor.unexplained is not None
 
 
 def test_a_neighbour_never_answers_for_us_in_version_3():
     scene = Scene().settle()
     scene.query(3, allowed=1)
-    scene.guardian.hear(Report(NEIGHBOUR, 3, (Record(wire.IS_EXCLUDE, ASM),)), False)
+    scene.monitor.on_message(Report(NEIGHBOUR, 3, (Record(wire.IS_EXCLUDE, ASM),)), False)
     scene.clock.run(5)
-    assert scene.guardian.unexplained is not None
+    assert scene.monitor.unexplained is not None
 
 
 def test_older_queries_kept_from_the_kernel_are_no_fault_while_version_3_is_answered():
@@ -458,11 +458,11 @@ def test_older_queries_kept_from_the_kernel_are_no_fault_while_version_3_is_answ
     scene.answer()
     scene.query(2, allowed=1)
     scene.clock.run(5)
-    assert scene.guardian.unexplained is None
+    assert scene.monitor.unexplained is None
     scene.clock.run(300)
     scene.query(2, allowed=1)
     scene.clock.run(5)
-    assert scene.guardian.unexplained is not None
+    assert scene.monitor.unexplained is not None
 
 
 def test_a_lost_carrier_excuses():
@@ -470,7 +470,7 @@ def test_a_lost_carrier_excuses():
     scene.query(allowed=1)
     scene.link(NO_CARRIER)
     scene.clock.run(5)
-    assert scene.guardian.unexplained is None
+    assert scene.monitor.unexplained is None
 
 
 def test_queriers_that_take_turns_are_logged_once_each(caplog):
@@ -478,7 +478,7 @@ def test_queriers_that_take_turns_are_logged_once_each(caplog):
     scene = Scene().settle()
     for _ in range(50):
         for address in (QUERIER, IPv4Address("0.0.0.0")):
-            scene.guardian.hear(Query(address, 3, None), False)
+            scene.monitor.on_message(Query(address, 3, None), False)
             scene.answer()
     assert [each for each in caplog.messages if "querier=" in each] == [
         f"link=in0 querier={QUERIER} version=3",
@@ -489,7 +489,7 @@ def test_queriers_that_take_turns_are_logged_once_each(caplog):
 def test_a_closed_guardian_leaves_no_timer_behind():
     scene = Scene()
     scene.link(LINK)
-    scene.guardian.close()
+    scene.monitor.close()
     assert scene.clock.calls == []
 
 
@@ -550,18 +550,18 @@ def test_a_remedy_is_given_only_for_a_cause_that_was_seen(seen, remedies, says):
 @pytest.mark.parametrize("order", ["delivered first", "heard first"])
 def test_a_query_that_was_delivered_is_known_to_be_so(order):
     scene = Scene().settle()
-    calls = [lambda: scene.query(allowed=1), lambda: scene.guardian.deliver(Query(QUERIER, 3, None))]
+    calls = [lambda: scene.query(allowed=1), lambda: scene.monitor.deliver(Query(QUERIER, 3, None))]
     for call in calls if order == "heard first" else calls[::-1]:
         call()
     scene.clock.run(3)
-    assert scene.guardian.unexplained is not None
-    assert scene.guardian.reached
-    scene.guardian.explain("x")
+    assert scene.monitor.unexplained is not None
+    assert scene.monitor.reached
+    scene.monitor.explain("x")
     scene.clock.run(125)
     scene.query(allowed=1)  # and another is not
     scene.clock.run(3)
-    assert scene.guardian.unexplained is not None
-    assert not scene.guardian.reached
+    assert scene.monitor.unexplained is not None
+    assert not scene.monitor.reached
 
 
 @pytest.mark.parametrize(
@@ -577,10 +577,10 @@ def test_a_port_is_said_to_be_one_and_no_other_cause_is_looked_for(kind, text):
     scene = Scene().settle()
     scene.link(replace(LINK, master="br0", master_kind=kind))
     assert scene.kinds() == {"port"}
-    assert scene.guardian.warnings[0].text.startswith(text)
+    assert scene.monitor.warnings[0].text.startswith(text)
     scene.query(allowed=1)
     scene.clock.run(3)
-    assert scene.guardian.unexplained is None
+    assert scene.monitor.unexplained is None
     scene.link(LINK)
     assert "port" not in scene.kinds()
 
@@ -588,23 +588,23 @@ def test_a_port_is_said_to_be_one_and_no_other_cause_is_looked_for(kind, text):
 def test_an_older_querier_that_asked_before_the_start_is_told_by_the_kernel():
     scene = Scene({SSM: (SOURCE,)}, version=2)
     scene.link(LINK)
-    (warning,) = scene.guardian.warnings
+    (warning,) = scene.monitor.warnings
     assert warning.kind == "older-querier"
     assert warning.text.startswith("a querier on in0 asked in IGMP version 2 before the relay listened, so the kernel ")
     scene.version = 3  # the kernel has heard none for a while
-    scene.guardian.look()
+    scene.monitor.tick()
     assert scene.kinds() == set()
     scene.version = 2  # from now on a query is heard here first
-    scene.guardian.look()
+    scene.monitor.tick()
     assert scene.kinds() == set()
 
 
 def test_a_version_that_the_host_is_told_to_speak_is_no_queriers_fault():
     scene = Scene({SSM: (SOURCE,)}, version=2)
     forced = (2, "net/ipv4/conf/all/force_igmp_version")
-    scene.guardian = Guardian("in0", scene.clock, Limits(), lambda: 2, lambda: forced)
+    scene.monitor = IgmpMonitor("in0", scene.clock, Limits(), lambda: 2, lambda: forced)
     scene.link(LINK)
-    (warning,) = scene.guardian.warnings
+    (warning,) = scene.monitor.warnings
     assert warning.kind == "forced-version"
     assert warning.text.endswith("Let the querier decide: sysctl -w net/ipv4/conf/all/force_igmp_version=0")
 
@@ -644,6 +644,6 @@ def test_a_link_without_an_address_is_warned_of_until_it_has_one(groups):
     scene = Scene(dict.fromkeys(groups, ())).settle()
     scene.link(replace(LINK, addresses=()))
     assert scene.kinds() == {"no-address"}
-    assert "0.0.0.0" in scene.guardian.warnings[0].text
+    assert "0.0.0.0" in scene.monitor.warnings[0].text
     scene.link(LINK)
     assert scene.kinds() == set()

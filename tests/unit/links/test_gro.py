@@ -14,9 +14,9 @@ from mcrelay.links.gro import DEFAULT, GRO, OURS, UDP, Gro
 from mcrelay.links.offload import Timers
 from mcrelay.linux import capabilities
 from mcrelay.linux.genl import GenericNetlink, attribute, attributes, nest, number
-from mcrelay.model.state import Standing
+from mcrelay.model.state import FeatureState
 
-ON = Standing("on")
+ON = FeatureState("on")
 OWN = Timers(5, 20_000)  # of somebody else
 
 
@@ -77,7 +77,7 @@ def test_what_was_off_is_off_again(on):
     kernel = FakeKernel(*on, napis={1: DEFAULT, 2: DEFAULT, 3: OWN})
     held = keeper(kernel)
     held.reconcile({7: "in0"})
-    assert held.standings == {"in0": ON}
+    assert held.states == {"in0": ON}
     assert kernel.on == {*on, GRO, UDP}
     assert kernel.napis[1] == kernel.napis[2]
     assert OURS[kernel.napis[1]] == {*on} & {GRO, UDP}
@@ -88,7 +88,7 @@ def test_what_was_off_is_off_again(on):
     assert kernel.napis == {1: DEFAULT, 2: DEFAULT, 3: OWN}
     held.close()
     assert kernel.closed
-    assert held.standings == {}
+    assert held.states == {}
 
 
 def test_a_new_napi_instance_gets_the_timers_at_the_next_look():
@@ -149,10 +149,10 @@ def test_a_link_that_is_gone_takes_everything_along(caplog):
     assert caplog.messages == []
 
 
-def refusal(kernel: FakeKernel, release: str = "6.18.4") -> Standing:
+def refusal(kernel: FakeKernel, release: str = "6.18.4") -> FeatureState:
     held = keeper(kernel, release)
     held.reconcile({7: "in0"})
-    standing = held.standings["in0"]
+    standing = held.states["in0"]
     held.close()
     return standing
 
@@ -161,12 +161,12 @@ def test_where_it_cannot_be_the_reason_is_told(monkeypatch):
     kernel = FakeKernel(napis={1: DEFAULT})
     assert refusal(kernel, "6.1.0-28-amd64").reason.startswith("Linux 6.1.0-28-amd64 drops frames of many datagrams")
     assert kernel.on == set()
-    assert refusal(FakeKernel(napis={}, fixed=[UDP])) == Standing("refused", f"the device keeps {UDP} off")
+    assert refusal(FakeKernel(napis={}, fixed=[UDP])) == FeatureState("refused", f"the device keeps {UDP} off")
     gone = FakeKernel()
     gone.gone = True
-    assert refusal(gone) == Standing("refused", "the kernel refuses it: No such device")
+    assert refusal(gone) == FeatureState("refused", "the kernel refuses it: No such device")
     monkeypatch.setattr(capabilities, "capabilities", set)
-    assert refusal(FakeKernel()) == Standing("refused", gro.NO_CAPABILITY)
+    assert refusal(FakeKernel()) == FeatureState("refused", gro.NO_CAPABILITY)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.frames import ethernet, frame, ipv4, number, tagged, udp
 
-from mcrelay.engine.ring import Engine, Troubles, _Capture
+from mcrelay.engine.ring import Engine, Refusals, _Capture
 from mcrelay.linux import bpf
 from mcrelay.linux.features import Features
 from mcrelay.model.plan import RingSpec
@@ -248,7 +248,7 @@ def attach():
     engine = Engine(Features())
 
     def attached(ring, groups):
-        capture, troubles = _Capture(RingSpec("in0", LinkSettings()), [ring]), Troubles()
+        capture, troubles = _Capture(RingSpec("in0", LinkSettings()), [ring]), Refusals()
         engine._filter(capture, frozenset(groups), troubles)
         return capture, troubles
 

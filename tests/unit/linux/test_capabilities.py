@@ -32,7 +32,7 @@ def in_child(code: str, *prefix: str) -> subprocess.CompletedProcess:
 DROP = """
     import os
     from mcrelay.linux import capabilities as privileges
-    privileges.drop(privileges.successor())
+    privileges.become_unprivileged(privileges.successor())
     facts = dict(line.split(":", 1) for line in open("/proc/thread-self/status"))
     for key in ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs"):
         print(key, *facts[key].split())
@@ -124,7 +124,7 @@ def test_a_file_that_the_user_cannot_read_is_named_with_the_remedy(tmp_path):
         import sys
         from pathlib import Path
         from mcrelay.linux import capabilities as privileges
-        privileges.drop(privileges.successor())
+        privileges.become_unprivileged(privileges.successor())
         privileges.warn_of_blocked([Path(each) for each in sys.argv[1:]])
     """
     shut, opened, folder = tmp_path / "shut.toml", tmp_path / "open.toml", tmp_path / "conf.d"

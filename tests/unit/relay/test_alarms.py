@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from mcrelay.relay.alarms import QUIET_SECONDS, DropLog
+from mcrelay.relay.alarms import QUIET_SECONDS, DropAlarms
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def counts(policer: int = 0, echo: int = 0):
 
 
 def test_one_line_when_it_begins_and_one_when_it_has_ended(said):
-    drops = DropLog()
+    drops = DropAlarms()
     for second, count in enumerate([0, 5, 50, 500]):
         drops.look(counts(policer=count), second)
     drops.look(counts(policer=500), 3 + QUIET_SECONDS - 0.1)
@@ -28,14 +28,14 @@ def test_one_line_when_it_begins_and_one_when_it_has_ended(said):
 
 
 def test_reasons_are_told_apart_and_a_source_that_is_not_let_in_is_not_news(said):
-    drops = DropLog()
+    drops = DropAlarms()
     drops.look(counts(), 0)
     drops.look(counts(echo=1), 1)
     assert said() == ["rule=x dropping=echo"]
 
 
 def test_a_rule_that_was_deleted_and_comes_again_starts_afresh(said):
-    drops = DropLog()
+    drops = DropAlarms()
     drops.look(counts(policer=5), 1)
     drops.look({}, 2)
     drops.look(counts(policer=3), 3)
