@@ -33,10 +33,11 @@ test: build ## every test, in namespaces that they build themselves
 	@PYTHON=$(PYTHON) bash .ci/system $(PEERS)
 	@bash .ci/privileged $(BIN)/pytest
 
-lint: build ## ruff, mypy, cython-lint
+lint: build ## ruff, mypy, stubtest, cython-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest mcrelay._core --concise --allowlist .ci/stubtest
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/cython-lint pyx/*.pyx pyx/*.pxd tests/core/*.pyx bench/micro/*.pyx
 
 experiments: ## what Linux really does: every experiment again, compared with its recorded verdicts

@@ -1,8 +1,10 @@
 from collections.abc import Sequence
+from typing import final
 
+@final
 class Sender:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         fds: Sequence[int],
         sizes: Sequence[int],
         *,
@@ -11,7 +13,7 @@ class Sender:
         count: int = 0,
         duration: float = 0,
         gso: int = 1,
-    ) -> None: ...
+    ) -> Sender: ...
     def run(self) -> None: ...
     def stop(self) -> None: ...
     @property
@@ -27,8 +29,9 @@ class Sender:
     @property
     def elapsed_ns(self) -> int: ...
 
+@final
 class Receiver:
-    def __init__(self, fds: Sequence[int], *, expected: int = 0, duration: float = 0, idle: float = 0) -> None: ...
+    def __new__(cls, fds: Sequence[int], *, expected: int = 0, duration: float = 0, idle: float = 0) -> Receiver: ...
     def run(self) -> None: ...
     def stop(self) -> None: ...
     @property
