@@ -37,19 +37,19 @@ cdef enum SendError:
     SEND_ERROR_COUNT
 
 cdef struct FrameCounters:
-    uint64_t frames[9]          # by Verdict
+    uint64_t frames[VERDICT_COUNT]  # by Verdict
 
 cdef struct InputCounters:
     uint64_t rx_packets         # datagrams
     uint64_t rx_bytes           # UDP payload
     uint64_t last_packet_ns     # Unix time of the newest frame, from its ring slot
-    uint64_t drops[3]           # by Drop
+    uint64_t drops[DROP_COUNT]      # by Drop
 
 cdef struct OutputCounters:
     uint64_t tx_packets
     uint64_t tx_bytes
     uint64_t since_packets      # what its rule's inputs had let through when this output began
-    uint64_t errors[10]         # by SendError
+    uint64_t errors[SEND_ERROR_COUNT]   # by SendError
 
 
 cdef class CounterBlock:

@@ -66,17 +66,23 @@ def test_dont_fragment_is_what_the_rule_says_on_singles_and_on_runs(df, to, how)
         assert flags == {DONT_FRAGMENT if df else 0}
 
 
+def behind_a_router(relay):
+    """A host behind the sink, which forwards, on a link whose MTU is 1400."""
+    (far,) = relay.lab.lab.add("far")
+    relay.lab.lab.veth((relay.lab.sink, "far0", far, "eth0"))
+    relay.lab.sink.ip("addr add 203.0.113.1/24 dev far0", "link set far0 mtu 1400 up")
+    far.ip("addr add 203.0.113.2/24 dev eth0", "link set eth0 mtu 1400 up", "route add default via 203.0.113.1")
+    far.wait_until_up()
+    relay.lab.sink.sysctl({"ipv4.ip_forward": 1})
+    relay.lab.relay.ip("route add 203.0.113.0/24 via 198.51.100.2")
+    return far
+
+
 @pytest.mark.parametrize("rate", [200, 50_000])
 def test_what_is_larger_than_a_link_behind_the_next_router_arrives_in_fragments(rate):
     """A router with a 1400 byte link: a datagram that the source let be fragmented must not be lost there."""
     with relaying(rule("203.0.113.2:5004"), sinks=1) as relay:
-        (far,) = relay.lab.lab.add("far")
-        relay.lab.lab.veth((relay.lab.sink, "far0", far, "eth0"))
-        relay.lab.sink.ip("addr add 203.0.113.1/24 dev far0", "link set far0 mtu 1400 up")
-        far.ip("addr add 203.0.113.2/24 dev eth0", "link set eth0 mtu 1400 up", "route add default via 203.0.113.1")
-        far.wait_until_up()
-        relay.lab.sink.sysctl({"ipv4.ip_forward": 1})
-        relay.lab.relay.ip("route add 203.0.113.0/24 via 198.51.100.2")
+        far = behind_a_router(relay)
         relay.reload(rule("203.0.113.2:5004", ", ttl = 8"))
         relay.wait_for(lambda: relay.state() == "active", "active rule")
         sink = receiver(far, "203.0.113.2:5004")
@@ -88,13 +94,7 @@ def test_what_is_larger_than_a_link_behind_the_next_router_arrives_in_fragments(
 
 def test_with_df_what_the_path_cannot_take_is_counted_as_mtu():
     with relaying(rule("203.0.113.2:5004", ", df = true, ttl = 8")) as relay:
-        (far,) = relay.lab.lab.add("far")
-        relay.lab.lab.veth((relay.lab.sink, "far0", far, "eth0"))
-        relay.lab.sink.ip("addr add 203.0.113.1/24 dev far0", "link set far0 mtu 1400 up")
-        far.ip("addr add 203.0.113.2/24 dev eth0", "link set eth0 mtu 1400 up", "route add default via 203.0.113.1")
-        far.wait_until_up()
-        relay.lab.sink.sysctl({"ipv4.ip_forward": 1})
-        relay.lab.relay.ip("route add 203.0.113.0/24 via 198.51.100.2")
+        far = behind_a_router(relay)
         relay.reload(rule("203.0.113.2:5004", ", df = true, ttl = 9"))
         relay.wait_for(lambda: relay.state() == "active", "active rule")
         sink = receiver(far, "203.0.113.2:5004")
