@@ -73,13 +73,16 @@ class OutgoingCounts:
         """Count on the links of the plan; sockets of ``dead`` ifindexes count no more."""
         wanted = _wanted(spec)
         for ifindex, held in list(self._counts.items()):
-            if ifindex in dead or wanted.get(ifindex) != (held.name, held.groups):
+            if ifindex in dead or ifindex not in wanted or wanted[ifindex][0] != held.name:
                 self._kept[held.name] = self._kept.get(held.name, 0) + held.count()
                 self._counts.pop(ifindex).socket.close()
         for ifindex, (name, groups) in wanted.items():
-            if ifindex not in self._counts:
-                with contextlib.suppress(OSError):  # without it, a diagnosis is missing and nothing else
+            with contextlib.suppress(OSError):  # without it, a diagnosis is missing and nothing else
+                if ifindex not in self._counts:
                     self._counts[ifindex] = _Count(name, groups, _open(ifindex, groups))
+                elif self._counts[ifindex].groups != groups:  # closing a packet socket takes the kernel a while
+                    _attach(self._counts[ifindex].socket, groups)
+                    self._counts[ifindex].groups = groups
 
     def look(self, spec: PlanSpec, now: float) -> None:
         """Say when this host begins to send to a rule's group, and when it has ended."""
@@ -128,17 +131,20 @@ def _wanted(spec: PlanSpec) -> dict[int, tuple[str, Groups]]:
 def _open(ifindex: int, groups: Groups) -> socket.socket:
     opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
     try:
-        program, _ = bpf.fitting_filter(groups, outgoing=True)
-        held = ctypes.create_string_buffer(program)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # socket(7): raised to the kernel's minimum
-        opened.setsockopt(
-            socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(held))
-        )
+        _attach(opened, groups)
         opened.bind((socket.if_indextoname(ifindex), ETH_P_ALL))
     except BaseException:
         opened.close()
         raise
     return opened
+
+
+def _attach(counting: socket.socket, groups: Groups) -> None:
+    program, _ = bpf.fitting_filter(groups, outgoing=True)
+    held = ctypes.create_string_buffer(program)
+    filter_ = struct.pack("@HP", len(program) // 8, ctypes.addressof(held))  # struct sock_fprog
+    counting.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_)
 
 
 def _whose(spec: PlanSpec, ifindex: int, groups: Collection[IPv4Address]) -> str:
