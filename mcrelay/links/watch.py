@@ -23,7 +23,7 @@ from mcrelay.linux.rtnetlink import ADDRESS_TYPES, LINK_TYPES, Notice, notices
 from mcrelay.model.link import Link, LinkTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
     from ipaddress import IPv4Address
 
 # linux/rtnetlink.h, linux/if.h, linux/if_addr.h
@@ -127,8 +127,9 @@ class LinkWatch:
             slave = message.get(("linkinfo", "slave_kind")) or ""
             if (master := message.get("master")) and slave not in TAKES_NO_FRAMES:
                 masters[link.name] = (master, slave)
-            if cutting and message.get("link") and message.get("link_netnsid") is None:
-                lowers[link.ifindex] = message.get("link")
+            beneath = message.get("link") if message.get(("linkinfo", "kind")) != "veth" else None  # that is its peer
+            if cutting and beneath and message.get("link_netnsid") is None:
+                lowers[link.ifindex] = beneath
             if message.get(("linkinfo", "kind")) in TAKES_FRAMES and message.get("link_netnsid") is None:
                 uppers[message.get("link")] = link.name
         if masters or uppers:
@@ -139,7 +140,7 @@ class LinkWatch:
                 links[name] = replace(link, master=master, master_kind=slave, upper=upper)
         if cutting:
             for name, link in links.items():
-                if kind := cutting.get(link.ifindex) or cutting.get(lowers.get(link.ifindex, 0)):
+                if kind := _first_below(link.ifindex, lowers, cutting):
                     links[name] = replace(link, cuts=kind)
         return LinkTable(links)
 
@@ -201,6 +202,15 @@ def _link(message: Any, held: list[tuple[bool, IPv4Interface, int]]) -> Link:
         altnames=_altnames(message),
         scopes=tuple(scope for _, _, scope in held),
     )
+
+
+def _first_below(ifindex: int, lowers: Mapping[int, int], found: Mapping[int, str]) -> str:
+    """What is found for a link, or else for the first link below it."""
+    passed: set[int] = set()
+    while ifindex and ifindex not in found and ifindex not in passed:
+        passed.add(ifindex)
+        ifindex = lowers.get(ifindex, 0)
+    return found.get(ifindex, "")
 
 
 def _altnames(message: Any) -> tuple[str, ...]:

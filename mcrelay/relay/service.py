@@ -167,7 +167,7 @@ class Service:
         self._losses.look(self.engine.errors(), self.engine.lost_frames(), self._spec, time.monotonic())
         for name, kind in self._cutting_links():
             log.warning(
-                "link=%s sends datagram by datagram: its queueing discipline (%s) cuts runs and may drop pieces unseen",
+                "link=%s outputs send datagram by datagram: its queue (%s) cuts runs and may drop pieces unseen",
                 name,
                 kind,
             )
@@ -178,8 +178,10 @@ class Service:
 
     def _cutting_links(self) -> list[tuple[str, str]]:
         """Output links whose queueing discipline has begun to cut runs since the last call."""
-        used = {each.oif for rule in self._spec.rules for each in rule.outputs if each.oif}
-        cutting = {(name, link.cuts) for name in used if (link := self.links.get(name)) is not None and link.cuts}
+        used = {each.oif for rule in self._spec.rules for each in rule.outputs}
+        if None in used:  # a routed output may leave by any link
+            used.update(self.links)
+        cutting = {(name, link.cuts) for name in used if name and (link := self.links.get(name)) and link.cuts}
         new = sorted(cutting - self._cutting)
         self._cutting = cutting
         return new

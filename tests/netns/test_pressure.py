@@ -111,14 +111,21 @@ def test_a_burst_larger_than_the_shaper_is_back_pressure_and_not_loss():
         assert_adds_up(relay.at_rest())
 
 
-@pytest.mark.parametrize("queue", ["tbf", "tbf of the link below"])
+@pytest.mark.parametrize("queue", ["tbf", "tbf below a htb", "tbf of the link below"])
 def test_a_queue_that_cuts_runs_and_drops_pieces_is_counted_by_the_piece(queue):
     """What a shaper drops is counted under nobufs, and what it takes reaches the sink: also where it cuts runs."""
     pinned = f"[relay]\ncpus = [{max(os.sched_getaffinity(0))}]\n"
     shaper = ("tbf", "rate", "20mbit", "burst", "5kb", "limit", "15kb")
     out = "mv0" if queue == "tbf of the link below" else "out0"
     with relaying(f'{pinned}[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%{out}"]\n') as relay:
-        relay.lab.relay.run("tc", "qdisc", "add", "dev", "out0", "root", *shaper)
+        above = ("root",)
+        if queue == "tbf below a htb":
+            relay.lab.relay.run("tc", "qdisc", "add", "dev", "out0", "root", "handle", "1:", "htb", "default", "1")
+            relay.lab.relay.run(
+                "tc", "class", "add", "dev", "out0", "parent", "1:", "classid", "1:1", "htb", "rate", "1gbit"
+            )
+            above = ("parent", "1:1")
+        relay.lab.relay.run("tc", "qdisc", "add", "dev", "out0", *above, *shaper)
         if out == "mv0":
             relay.lab.relay.ip(
                 "link add mv0 link out0 type macvlan mode bridge", "addr add 198.51.100.7/24 dev mv0", "link set mv0 up"
@@ -150,6 +157,21 @@ def test_runs_form_again_when_the_queue_that_cut_them_is_gone():
             send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 1_600, "--gso", 16, "--rate", 20_000)
             assert_adds_up(relay.at_rest())
             assert (frames_received(relay.lab.sink) - before < 400) == runs
+
+
+def test_a_queue_that_cuts_runs_concerns_no_other_link_and_is_said_of_routed_outputs_too():
+    config = RULE + f'[rules.y]\ninput = "{INPUT.replace("2068", "2070")}"\noutputs = ["198.51.100.2:7000"]\n'
+    with relaying(config) as relay:
+        relay.lab.relay.ip("link add v0 type veth peer name v1", "link set v0 up", "link set v1 up")
+        shaper = ("tbf", "rate", "1gbit", "burst", "1mb", "limit", "9mb")
+        relay.lab.relay.run("tc", "qdisc", "add", "dev", "v0", "root", *shaper)
+        relay.wait_for(lambda: "link=v0 outputs send datagram by datagram" in relay.log.read_text(), "word of it")
+        assert "link=v1 outputs" not in relay.log.read_text()
+        assert "link=out0 outputs" not in relay.log.read_text()
+        before = frames_received(relay.lab.sink)
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 1_600, "--gso", 16, "--rate", 20_000)
+        assert_adds_up(relay.at_rest())
+        assert frames_received(relay.lab.sink) - before < 400  # still in runs
 
 
 def frames_received(namespace) -> int:
