@@ -1,4 +1,8 @@
-"""Word of every change of the IPv4 routes, rules and next hops (rtnetlink(7)); what they say is asked elsewhere."""
+"""Word of every change of the IPv4 routes, rules and next hops (rtnetlink(7)); what they say is asked elsewhere.
+
+Links are heard too: with one that goes down, or loses its carrier, the kernel takes routes and next hops away and says
+nothing of them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # linux/rtnetlink.h, linux/netlink.h
+RTMGRP_LINK = 0x1
 RTMGRP_IPV4_ROUTE = 0x40
 RTMGRP_IPV4_RULE = 0x80
 RTNLGRP_NEXTHOP = 32
@@ -37,7 +42,7 @@ class RouteWatch:
             try:
                 # The least there can be: what finds no room is a notification as well (ENOBUFS), and costs nothing.
                 events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-                events.bind((0, RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE))
+                events.bind((0, RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE))
                 with contextlib.suppress(OSError):  # the kernel has no next hops as objects
                     events.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_NEXTHOP)
             except BaseException:

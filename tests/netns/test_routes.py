@@ -92,6 +92,25 @@ def test_an_output_follows_the_source_of_its_route_when_nothing_but_a_route_chan
         assert_adds_up(relay.at_rest())
 
 
+@pytest.mark.parametrize("lost", ["down", "carrier", "deleted"])
+def test_an_output_follows_its_route_where_it_goes_with_a_link_that_no_rule_names(lost):
+    with relaying(ROUTED, sinks=2, sysctls={"ipv4.conf.all.ignore_routes_with_linkdown": 1}) as relay:
+        host = relay.lab.relay
+        host.ip(f"route add {BY_GATEWAY}", "route add default via 198.18.1.2")
+        becomes(relay, state="active", source_address="198.51.100.1")
+        time.sleep(1.5)  # nothing else happens, and nothing is left of what has happened
+        if lost == "carrier":
+            relay.lab.sinks[0].ip("link set dev eth0 down")
+        else:
+            host.ip("link set dev out0 down" if lost == "down" else "link del dev out0")
+        becomes(relay, state="active", source_address="198.18.1.1")
+        relay.lab.sinks[1].ip("addr add 10.9.0.7/32 dev lo")
+        sink = receiver(relay.lab.sinks[1], "10.9.0.7:5004", "--count", 50, "--duration", 10)
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 50)
+        assert_exact(report(sink), 50)
+        assert_adds_up(relay.at_rest())
+
+
 def test_thousands_of_changes_are_one_look_a_second_and_the_last_one_is_seen(namespaces):
     (here,) = namespaces.add("here")
     here.ip("link set lo up")
