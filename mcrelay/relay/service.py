@@ -266,7 +266,7 @@ class Service:
         if self._watch is None:
             return False
         names = self._named_links()
-        self._watch.follow(names, all_addresses=self._addresses_named())
+        self._watch.follow(None if self._routed() else names, all_addresses=self._addresses_named())
         try:
             links = await self._watch.dump(fresh=bool(dead))  # its notification may be on its way
         except OSError as error:
@@ -283,6 +283,10 @@ class Service:
         """Whether an output has to have a certain source address, of whichever link."""
         outputs = (each for rule in self.config.rules.values() for each in rule.outputs)
         return any(isinstance(each.source_address, IPv4Address) for each in outputs)
+
+    def _routed(self) -> bool:
+        """Whether an output goes by the routes, and so by whichever link: its MTU and its queue matter."""
+        return any(each.stream.link is None for rule in self.config.rules.values() for each in rule.outputs)
 
     async def look_at_all_links(self) -> None:
         """Have ``all_links`` right also for those that no rule names, of which nothing is heard."""
