@@ -21,7 +21,7 @@ cdef enum:
     ROUND_NS = 100000000        # longer than a datagram takes through another relay and back
     SILENT_NS = 5 * ROUND_NS    # withheld and not back by then: it was a loop
     KNOWN_NS = 1000000000       # a payload that was not seen for so long is a new one
-    LOOPS = 3                   # ended one after the other with one source: that is a relay
+    LOOPS = 3                   # ended, and none that came all the same: their source is a relay
     LOOP_NS = 60000000000       # and is taken for one for so long
 
 cdef struct Recent:
@@ -36,6 +36,7 @@ cdef struct Repeats:
     uint64_t withheld           # the fingerprint of one that is waited for, 0 if none is
     uint64_t withheld_ns
     uint32_t withheld_source
+    uint32_t withheld_too       # others of that source, meanwhile
     uint32_t ended              # loops with `suspect`
     uint32_t suspect
     uint32_t peer               # a relay that sends back what we send, 0 if none is known
@@ -64,7 +65,9 @@ cdef inline void await_silence(Repeats *repeats, uint64_t now) noexcept nogil:
     """A payload that was withheld and has not come since: its loop is ended, and who sent it back may be a relay."""
     if repeats.withheld and now - repeats.withheld_ns > <uint64_t>SILENT_NS:
         repeats.withheld = 0
-        repeats.ended = repeats.ended + 1 if repeats.suspect == repeats.withheld_source else 1
+        if repeats.suspect != repeats.withheld_source:
+            repeats.ended = 0
+        repeats.ended += 1 + repeats.withheld_too
         repeats.suspect = repeats.withheld_source
         if repeats.ended >= LOOPS:
             repeats.peer = repeats.suspect
@@ -98,6 +101,7 @@ cdef inline bint comes_back(
     if recent.returns == <uint32_t>WITHHELD:
         recent.returns = INNOCENT
         repeats.ended = 0
+        repeats.withheld_too = 0
         if repeats.withheld == mark:
             repeats.withheld = 0
     if recent.returns == <uint32_t>INNOCENT or (recent.source == source and source != repeats.peer):
@@ -111,4 +115,7 @@ cdef inline bint comes_back(
         repeats.withheld = mark
         repeats.withheld_ns = now
         repeats.withheld_source = source
+        repeats.withheld_too = 0
+    elif repeats.withheld_source == source:
+        repeats.withheld_too += 1
     return True
