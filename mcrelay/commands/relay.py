@@ -17,7 +17,7 @@ from mcrelay.linux.process import admin_uses, prepare, reserved_ports
 from mcrelay.linux.systemd import Notifier
 from mcrelay.model.rule import Config
 from mcrelay.relay import views
-from mcrelay.relay.service import Service
+from mcrelay.relay.build import build
 
 
 @click.command(epilog="\b\nExample:\n  mcrelay relay 239.1.1.1:5000%eth1 239.10.0.1:5004%eth0 --ttl 8")
@@ -38,12 +38,12 @@ async def _relay(config: Config) -> str:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    service = Service(config, probe(), Notifier(""), table=f"mcrelay-relay-{os.getpid()}")
+    service = build(config, probe(), Notifier(""), table=f"mcrelay-relay-{os.getpid()}")
     last: dict[str, Any] = {}
 
     async def watch() -> None:
         await stop.wait()
-        last.update(views.stats(service))  # before the service gives its counters back
+        last.update(views.stats(service.state()))  # before the service gives its counters back
 
     watcher = asyncio.create_task(watch())
     await service.run(stop)

@@ -29,7 +29,7 @@ from mcrelay.linux.installed import Installed
 from mcrelay.linux.process import admin_uses, prepare, reserved_ports
 from mcrelay.linux.systemd import Notifier, take_inherited
 from mcrelay.relay import views
-from mcrelay.relay.service import Service
+from mcrelay.relay.build import build
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -91,7 +91,7 @@ class _Daemon:
         notifier = Notifier()
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._service = Service(config, probe(), notifier, take_inherited(), table_name(config.relay.control))
+        self._service = build(config, probe(), notifier, take_inherited(), table_name(config.relay.control))
         self._changer = Changer(self._service, parsed, paths, instance, notifier)
         self._installed = Installed()
         reads = {"show": Command(self._show, _Show), "version": Command(self._version)}
@@ -128,11 +128,12 @@ class _Daemon:
             raise UsageError(f"show {show.noun!r}: say one of {', '.join(views.NOUNS)}")
         if show.noun == "links":
             await self._service.look_at_all_links()
-        return views.NOUNS[show.noun](self._service)
+        return views.NOUNS[show.noun](self._service.state())
 
     def _dump(self) -> None:
+        state = self._service.state()
         for noun in ("rules", "stats", "groups"):
-            log.info("%s %s", noun, json.dumps(views.NOUNS[noun](self._service)))
+            log.info("%s %s", noun, json.dumps(views.NOUNS[noun](state)))
 
     async def _version(self, _: Peer, __: Nothing) -> dict[str, Any]:
         return {"version": __version__, "restart_due": self._installed.replaced}

@@ -192,11 +192,12 @@ class Changer:
 
     def _standing(self, rule: Rule) -> dict[str, Any]:
         """How a rule stands that has just been changed, with what may be wrong with it."""
-        status = next(each for each in self._service.statuses() if each.rule.name == rule.name)
+        relay = self._service.state()
+        status = next(each for each in relay.rules if each.rule.name == rule.name)
         alone = Config(rules={rule.name: rule})
         warnings = checks.find(alone.rules, _nowhere)
-        warnings += checks.link_warnings(alone, _nowhere, self._service.links)
-        exclusive = self._service.exclusive.states.get(rule.name)
+        warnings += checks.link_warnings(alone, _nowhere, relay.links)
+        exclusive = relay.exclusive.get(rule.name)
         refused = [f"not exclusive: {exclusive.reason}"] if exclusive and exclusive.reason else []
         return {
             "rule": rule.name,

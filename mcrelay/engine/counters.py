@@ -5,10 +5,9 @@ The counters are the core's, one writer each; whoever makes the registry says ho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from mcrelay.model.state import CounterKey, InputCount, OutputCount, RingCount
+from mcrelay.model.state import CounterKey, CounterNames, InputCount, OutputCount, RingCount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -24,15 +23,6 @@ class Counters(Protocol):
 C = TypeVar("C", bound=Counters)
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What the counters are called, in their order."""
-
-    verdicts: Sequence[str]
-    drops: Sequence[str]
-    send_errors: Sequence[str]
-
-
 class CounterRegistry(Generic[C]):
     """Who has which counters, and for how long: an input or output as long as a rule names it, a link for ever.
 
@@ -41,7 +31,9 @@ class CounterRegistry(Generic[C]):
     input: outputs go on, so the sum of what was received has to.
     """
 
-    def __init__(self, make_input: Callable[[], list[C]], make_output: Callable[[], list[C]], names: Names) -> None:
+    def __init__(
+        self, make_input: Callable[[], list[C]], make_output: Callable[[], list[C]], names: CounterNames
+    ) -> None:
         self._make_input = make_input
         self._make_output = make_output
         self._names = names

@@ -1,4 +1,4 @@
-"""The engine: rings, egress sockets, counters and plans of all workers. The only module that imports mcrelay._core.
+"""The ring engine: rings, egress sockets, counters and plans of all workers. Only here mcrelay._core is imported.
 
 It owns every object the loops read. A change builds new plans beside the old ones, publishes them, waits until the
 workers go by them, and only then gives up what the old plans alone used. All methods belong to the main thread.
@@ -14,7 +14,7 @@ import contextlib
 import errno
 import logging
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
@@ -25,25 +25,21 @@ from mcrelay._core.policer import PolicerState
 from mcrelay._core.queue import Scratch
 from mcrelay._core.ring import RingSocket
 from mcrelay._core.worker import Worker
-from mcrelay.engine.counters import CounterRegistry, Names, total
+from mcrelay.engine.counters import CounterRegistry, total
 from mcrelay.engine.workers import Workers
 from mcrelay.linux import bpf, process
 from mcrelay.model import refusals
-from mcrelay.model.state import CounterKey, FrameLosses, Snapshot, WorkerCount
+from mcrelay.model.state import CounterKey, CounterNames, Endpoint, FrameLosses, Refusals, Snapshot, WorkerCount
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from mcrelay.linux.features import Features
     from mcrelay.model.plan import InputSpec, OutputSpec, PlanSpec, RingSpec
     from mcrelay.model.rate import Rate
 
-# The counters' names come from the core; others take them from here.
-__all__ = ["DROPS", "SEND_ERRORS", "VERDICTS", "Engine", "Refusals"]
-
 log = logging.getLogger(__name__)
 NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 SUPERFRAME_BYTES = 65535  # of IPv4, as GRO makes them
+NAMES = CounterNames(VERDICTS, DROPS, SEND_ERRORS)
 
 
 @dataclass(slots=True)
@@ -66,16 +62,8 @@ class _Egress:
     sent: tuple[int, int, int, int]
 
 
-@dataclass(slots=True)
-class Refusals:
-    """What the kernel refused while a plan was made: reasons by ifindex, and by (rule, output)."""
-
-    rings: dict[int, str] = field(default_factory=dict)
-    outputs: dict[CounterKey, str] = field(default_factory=dict)
-
-
-class Engine:
-    """The workers and all that their plans need."""
+class RingEngine:
+    """The workers and all that their plans need: an Engine that does everything a rule can say."""
 
     def __init__(self, features: Features, workers: int = 1, cpus: tuple[int, ...] = ()) -> None:
         self._features = features
@@ -87,7 +75,7 @@ class Engine:
         self._counters = CounterRegistry(
             lambda: [CounterBlock(INPUT_WORDS) for _ in range(workers)],
             lambda: [CounterBlock(OUTPUT_WORDS) for _ in range(workers)],
-            Names(VERDICTS, DROPS, SEND_ERRORS),
+            NAMES,
         )
         self._policers: dict[CounterKey, tuple[Rate, list[PolicerState]]] = {}
         self._gso: dict[str, GsoState] = {}
@@ -104,28 +92,26 @@ class Engine:
         """Raise OperationError if a worker has ended."""
         self._threads.check()
 
-    async def apply(self, spec: PlanSpec, dead: Collection[int] = ()) -> Refusals:
+    async def apply(self, spec: PlanSpec) -> Refusals:
         """Make the loop go by ``spec``; returns when it does. What is unchanged keeps sockets, rings and counters.
-
-        Nothing is kept that belongs to ``dead`` ifindexes: those links were deleted, whatever has their number now.
 
         A ring or a socket that cannot be made is reported, and touches nothing else: its inputs stay out of the plan,
         its outputs are counted as parked.
         """
-        troubles = Refusals()
-        rings = self._open_rings(spec, dead, troubles)
-        sockets = self._open_sockets(spec, dead, troubles)
+        refused = Refusals()
+        rings = self._open_rings(spec, refused)
+        sockets = self._open_sockets(spec, refused)
         wanted = _groups(spec)
         for ifindex, capture in rings.items():
-            self._filter(capture, capture.groups | wanted[ifindex], troubles)
+            self._filter(capture, capture.groups | wanted[ifindex], refused)
         self._generation += 1
         begun = self._counters.begin((rule.name, output.to) for rule in spec.rules for output in rule.outputs)
         plans = [self._compile(i, spec, rings, sockets, begun) for i in range(self._workers)]
         await self._threads.publish(plans, self._generation)
         for ifindex, capture in rings.items():
-            self._filter(capture, wanted[ifindex], troubles)
+            self._filter(capture, wanted[ifindex], refused)
         self._retire(plans, rings, sockets, spec)
-        return troubles
+        return refused
 
     def ask_again(self) -> None:
         """Have what an error taught (the MTU of a path, a device that takes no runs) asked of the kernel again."""
@@ -143,18 +129,18 @@ class Engine:
             return True
         return any(_source(output, output.source_port) is not None for output in self._refused)
 
-    def _open_rings(self, spec: PlanSpec, dead: Collection[int], troubles: Refusals) -> dict[int, _Capture]:
+    def _open_rings(self, spec: PlanSpec, refused: Refusals) -> dict[int, _Capture]:
         rings: dict[int, _Capture] = {}
         for ifindex, wanted in spec.rings.items():
             kept = self._captures.get(ifindex)
-            if kept is not None and kept.spec == wanted and ifindex not in dead:
+            if kept is not None and kept.spec == wanted:
                 rings[ifindex] = kept
                 continue
             try:
                 rings[ifindex] = self._open_capture(ifindex, wanted)
             except OSError as error:
                 full = error.errno in NO_DESCRIPTORS
-                troubles.rings[ifindex] = _no_descriptors() if full else refusals.of_ring(wanted.ifname, error)
+                refused.rings[ifindex] = _no_descriptors() if full else refusals.of_ring(wanted.ifname, error)
         return rings
 
     def _open_capture(self, ifindex: int, wanted: RingSpec) -> _Capture:
@@ -173,7 +159,7 @@ class Engine:
                 split = True
         return _Capture(wanted, sockets, split)
 
-    def _open_sockets(self, spec: PlanSpec, dead: Collection[int], troubles: Refusals) -> dict[CounterKey, _Egress]:
+    def _open_sockets(self, spec: PlanSpec, refused: Refusals) -> dict[CounterKey, _Egress]:
         sockets: dict[CounterKey, _Egress] = {}
         room = process.free_descriptors() - _held_back(spec)
         self._refused = []
@@ -185,11 +171,11 @@ class Engine:
                     continue
                 slot = (rule.name, output.to)
                 kept = self._egress.get(slot)
-                if kept is not None and kept.spec == output and output.ifindex not in dead and not _rerouted(kept):
+                if kept is not None and kept.spec == output and not _rerouted(kept):
                     sockets[slot] = kept
                     continue
                 if room <= 0:
-                    troubles.outputs[slot] = _no_descriptors()
+                    refused.outputs[slot] = _no_descriptors()
                     continue
                 try:
                     opened = self._open_socket(output)
@@ -198,7 +184,7 @@ class Engine:
                     room -= 1
                 except OSError as error:
                     full = error.errno in NO_DESCRIPTORS
-                    troubles.outputs[slot] = _no_descriptors() if full else refusals.of_output(output, error)
+                    refused.outputs[slot] = _no_descriptors() if full else refusals.of_output(output, error)
                     if not output.address.is_multicast:
                         self._refused.append(output)
         return sockets
@@ -225,7 +211,7 @@ class Engine:
             workers=self._workers,
         )
 
-    def _filter(self, capture: _Capture, groups: frozenset[IPv4Address], troubles: Refusals) -> None:
+    def _filter(self, capture: _Capture, groups: frozenset[IPv4Address], refused: Refusals) -> None:
         """Attach the narrowest filter that passes ``groups`` and that the kernel has room for."""
         if groups == capture.groups:
             return
@@ -240,7 +226,7 @@ class Engine:
                     ring.attach(program)
             except OSError as error:
                 if error.errno != errno.ENOMEM or most < 64:  # net.core.optmem_max
-                    troubles.rings[capture.sockets[0].ifindex] = f"no filter on {capture.spec.ifname}: {error.strerror}"
+                    refused.rings[capture.sockets[0].ifindex] = f"no filter on {capture.spec.ifname}: {error.strerror}"
                     return
                 most = most * 3 // 4
                 continue
@@ -324,10 +310,11 @@ class Engine:
         self._counters.prune(inputs, {(rule.name, each.to) for rule in spec.rules for each in rule.outputs})
         self._policers = {slot: held for slot, held in self._policers.items() if slot in inputs}
 
-    def egress_of(self, rule: str, output: str) -> EgressSocket | None:
-        """The live socket of an output: its real source port stands in it."""
-        egress = self._egress.get((rule, output))
-        return egress.socket if egress else None
+    def endpoints(self) -> dict[CounterKey, Endpoint]:
+        """What each output with a socket really sends from: the route's address, the next free port."""
+        return {
+            slot: Endpoint(each.socket.local_address, each.socket.source_port) for slot, each in self._egress.items()
+        }
 
     def links_without_runs(self) -> list[str]:
         """Links whose device has refused a UDP_SEGMENT run since the last call; each is named once."""
@@ -338,6 +325,7 @@ class Engine:
     def snapshot(self) -> Snapshot:
         """Read every counter. Counters of rules that never had a plan are absent."""
         return Snapshot(
+            names=NAMES,
             inputs=self._counters.inputs(),
             retired=self._counters.retired(),
             outputs=self._counters.outputs(),

@@ -38,13 +38,14 @@ class DropMatch:
     group: IPv4Address
     port: int
     source: IPv4Address | None = None
+    incarnation: int = 0
 
 
 def wanted(spec: PlanSpec, broken: Collection[int] | Mapping[int, str] = ()) -> dict[str, frozenset[DropMatch]]:
     """What each exclusive rule takes now, by the rule's name. A link in ``broken`` (ifindexes) has no ring."""
     return {
         rule.name: frozenset(
-            DropMatch(each.ifindex, each.iif, each.group, each.port, each.source)
+            DropMatch(each.ifindex, each.iif, each.group, each.port, each.source, each.incarnation)
             for each in rule.inputs
             if each.live and each.ifindex not in broken
         )

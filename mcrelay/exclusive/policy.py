@@ -56,9 +56,9 @@ class Exclusive:
         self._asked: frozenset[DropMatch] = frozenset()  # of nft, the last time
         self._trouble: dict[int, str] = {}  # why nft did not, by ifindex
 
-    async def narrow(self, spec: PlanSpec, dead: Collection[int]) -> None:
+    async def narrow(self, spec: PlanSpec) -> None:
         """Before a plan is published: let go of what it does not take, and of links that have died."""
-        taken = frozenset(each for rule in droptable.wanted(spec, dead).values() for each in rule)
+        taken = frozenset(each for rule in droptable.wanted(spec).values() for each in rule)
         if not self._on <= taken:
             await self._drop(self._on & taken)
 

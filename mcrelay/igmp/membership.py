@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from ipaddress import IPv4Address
 
-    from mcrelay.model.link import Membership
+    from mcrelay.model.link import LinkId, Membership
 
 # linux/in.h; struct group_req and group_source_req hold sockaddr_storage aligned to 8 bytes
 MCAST_JOIN_GROUP = 42
@@ -93,7 +93,7 @@ class Memberships:
         self._open = opener
         self._keeper = keeper
         self._serial = itertools.count()
-        self._pools: dict[int, list[_Helper]] = {}
+        self._pools: dict[LinkId, list[_Helper]] = {}
         self._failed: dict[Membership, str] = {}
         self._sums: _Sums | None = None  # of what is held now; asked for at every look, and there may be thousands
 
@@ -109,7 +109,7 @@ class Memberships:
 
     def _summed(self) -> _Sums:
         if self._sums is None:
-            helpers = [(ifindex, helper) for ifindex, pool in self._pools.items() for helper in pool]
+            helpers = [(link.ifindex, helper) for link, pool in self._pools.items() for helper in pool]
             self._sums = _Sums(
                 frozenset(each for _, helper in helpers for each in helper.held),
                 Counter((ifindex, group) for ifindex, helper in helpers for group in helper.groups),
@@ -126,15 +126,16 @@ class Memberships:
         """Helper sockets open now."""
         return sum(map(len, self._pools.values()))
 
-    def reconcile(self, wanted: Collection[Membership], links: Collection[int], *, retry: bool = False) -> None:
+    def reconcile(self, wanted: Collection[Membership], links: Collection[LinkId], *, retry: bool = False) -> None:
         """Leave what is no longer wanted, join what is missing; a refusal is remembered, not raised.
 
-        ``links`` are the ifindexes that exist: sockets of others are closed. What failed is tried again only when
-        ``retry`` says so: a kernel that refuses a fresh socket will refuse the next one too.
+        ``links`` are those that exist: sockets of others are closed before anything is joined on a link that may have
+        their number. What failed is tried again only when ``retry`` says so: a kernel that refuses a fresh socket will
+        refuse the next one too.
         """
-        for ifindex in self._pools.keys() - set(links):
+        for link in self._pools.keys() - set(links):
             self._sums = None
-            for helper in self._pools.pop(ifindex):
+            for helper in self._pools.pop(link):
                 self._discard(helper)
         have = self.joined
         for membership in sorted(have - set(wanted), key=_order):
@@ -156,7 +157,7 @@ class Memberships:
         self._sums = None
 
     def _join(self, membership: Membership) -> None:
-        pool = self._pools.setdefault(membership.ifindex, [])
+        pool = self._pools.setdefault(membership.link, [])
         for helper in _candidates(pool, membership):
             if self._try(helper, membership):
                 return
@@ -190,7 +191,7 @@ class Memberships:
         return True
 
     def _leave(self, membership: Membership) -> None:
-        pool = self._pools[membership.ifindex]
+        pool = self._pools[membership.link]
         helper = next(each for each in pool if membership in each.held)
         try:
             _set_member(helper.socket, membership, join=False)

@@ -12,12 +12,13 @@ from mcrelay.igmp import advice, wire
 from mcrelay.igmp.monitor import IgmpMonitor, Limits
 from mcrelay.igmp.tap import IgmpTap
 from mcrelay.linux import procfs
+from mcrelay.model.memo import Memo
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
     from ipaddress import IPv4Address
 
-    from mcrelay.model.link import Link, Membership
+    from mcrelay.model.link import Link, LinkId, Membership
 
     _Groups = dict[int, dict[IPv4Address, list[IPv4Address]]]
 
@@ -44,7 +45,7 @@ class _Entry:
 
     monitor: IgmpMonitor
     tap: Tap | None = None
-    ifindex: int = 0
+    link: LinkId | None = None
     trouble: str = ""
     dropped: int | None = None
 
@@ -61,7 +62,7 @@ class IgmpMonitors:
         self._limits = limits
         self._open_tap = open_tap
         self._entries: dict[str, _Entry] = {}
-        self._sorted: tuple[frozenset[Membership], _Groups] = (frozenset(), {})  # what is joined, and by link
+        self._groups = Memo(_by_link)
         self._versions: dict[str, int] = {}
         self._versions_read = float("-inf")
         self._dropped: int | None = None  # by the reverse-path filter, at the last sample
@@ -75,27 +76,23 @@ class IgmpMonitors:
         entry = self._entries.get(name)
         return entry.monitor if entry else None
 
-    def reconcile(
-        self, names: Collection[str], links: Mapping[str, Link], joined: frozenset[Membership], dead: Collection[int]
-    ) -> None:
-        """IgmpMonitors the links called ``names``; the taps of ``dead`` ifindexes hear nothing any more."""
+    def reconcile(self, names: Collection[str], links: Mapping[str, Link], joined: frozenset[Membership]) -> None:
+        """Monitor the links called ``names``; the tap of a link that was deleted hears nothing any more."""
         for name in self._entries.keys() - set(names):
             entry = self._entries.pop(name)
             entry.monitor.close()
             entry.close_tap()
-        if joined is not self._sorted[0]:
-            self._sorted = (joined, _by_link(joined))
-        groups = self._sorted[1]
+        groups = self._groups(joined)
         for name in sorted(names):
             link = links.get(name)
             entry = self._entries.get(name) or self._add(name)
-            if link is None or link.ifindex != entry.ifindex or entry.ifindex in dead:
+            if link is None or link.id != entry.link:
                 entry.close_tap()
-                if entry.ifindex:
+                if entry.link is not None:
                     entry.monitor.update(None, None, {})  # a link made again may look the same
-                    entry.ifindex = 0
+                    entry.link = None
             if link is not None and entry.tap is None:
-                self._open_tap_of(entry, link.ifindex)
+                self._open_tap_of(entry, link.id)
             entry.monitor.update(link, entry.tap, groups.get(link.ifindex, {}) if link else {})
 
     def tick(self) -> None:
@@ -120,7 +117,7 @@ class IgmpMonitors:
 
     def close(self) -> None:
         """Let every link go."""
-        self.reconcile((), {}, frozenset(), ())
+        self.reconcile((), {}, frozenset())
 
     def _add(self, name: str) -> _Entry:
         clock = asyncio.get_running_loop()
@@ -144,12 +141,12 @@ class IgmpMonitors:
             if not entry.monitor.asked and entry.monitor.unexplained is None and before is not None:
                 entry.dropped = before
 
-    def _open_tap_of(self, entry: _Entry, ifindex: int) -> None:
-        entry.ifindex = ifindex
+    def _open_tap_of(self, entry: _Entry, link: LinkId) -> None:
+        entry.link = link
         trouble = ""
         try:
             monitor = entry.monitor
-            entry.tap = self._open_tap(ifindex, asyncio.get_running_loop(), monitor.on_message, monitor.deliver)
+            entry.tap = self._open_tap(link.ifindex, asyncio.get_running_loop(), monitor.on_message, monitor.deliver)
         except OSError as error:
             trouble = error.strerror or str(error)
         if trouble and trouble != entry.trouble:

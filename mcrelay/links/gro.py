@@ -23,9 +23,10 @@ from mcrelay.linux.genl import GenericNetlink
 from mcrelay.model.state import FeatureState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
     from mcrelay.links.offload import Netlink
+    from mcrelay.model.link import LinkId
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class _Held:
 
     name: str
     on: set[str]  # those of our features that were on
+    incarnation: int = 0
     timers: dict[int, Timers] = field(default_factory=dict)
 
 
@@ -64,14 +66,16 @@ class Gro:
         self._held: dict[int, _Held] = {}
         self._kernel = release or os.uname().release
 
-    def reconcile(self, wanted: Mapping[int, str], dead: Collection[int] = ()) -> None:
-        """Switch it on for these links (names by ifindex), put all others back; ``dead`` ones were deleted."""
-        for ifindex in dead:
-            self._held.pop(ifindex, None)
-            self._claims.drop(f"gro-{ifindex}")
-        for ifindex in self._held.keys() - set(wanted):
+    def reconcile(self, wanted: Mapping[LinkId, str]) -> None:
+        """Switch it on for these links (their names), put all others back; nothing of one that was made again."""
+        for ifindex, incarnation in wanted:
+            held = self._held.get(ifindex)
+            if held is not None and held.incarnation != incarnation:
+                del self._held[ifindex]
+                self._claims.drop(f"gro-{ifindex}")
+        for ifindex in self._held.keys() - {each.ifindex for each in wanted}:
             self._put_back(ifindex)
-        states = {name: self._keep(ifindex, name) for ifindex, name in wanted.items()}
+        states = {name: self._keep(link, name) for link, name in wanted.items()}
         for name, standing in states.items():
             if self.states.get(name) != standing:
                 level = logging.WARNING if standing.reason else logging.INFO
@@ -86,7 +90,7 @@ class Gro:
             self._netlink.close()
             self._netlink = None
 
-    def _keep(self, ifindex: int, name: str) -> FeatureState:
+    def _keep(self, link: LinkId, name: str) -> FeatureState:
         release = re.match(r"(\d+)\.(\d+)", self._kernel)
         if release is None or tuple(map(int, release.groups())) < LEAST_KERNEL:
             return FeatureState(
@@ -97,15 +101,18 @@ class Gro:
         try:
             if self._netlink is None:
                 self._netlink = self._open()
-            return self._switch_on(self._netlink, ifindex, name)
+            return self._switch_on(self._netlink, link, name)
         except OSError as error:
             return FeatureState("refused", f"the kernel refuses it: {error.strerror or error}")
 
-    def _switch_on(self, netlink: Netlink, ifindex: int, name: str) -> FeatureState:
+    def _switch_on(self, netlink: Netlink, link: LinkId, name: str) -> FeatureState:
+        ifindex = link.ifindex
         active = offload.features(netlink, ifindex)
         held = self._held.get(ifindex)
         if held is None:
-            held = self._held[ifindex] = _Held(name, self._found(netlink, ifindex, active & {GRO, UDP}))
+            held = self._held[ifindex] = _Held(
+                name, self._found(netlink, ifindex, active & {GRO, UDP}), link.incarnation
+            )
             self._claims.make(f"gro-{ifindex}", str(NOTES[frozenset(held.on)]))
         if not {GRO, UDP} <= active:
             offload.set_features(netlink, ifindex, {GRO: True, UDP: True})

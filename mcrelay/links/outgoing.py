@@ -17,6 +17,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from mcrelay.linux import bpf
+from mcrelay.model.link import LinkId
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -66,41 +67,46 @@ class OutgoingCounts:
     """The counts of all input links, by name."""
 
     def __init__(self) -> None:
-        self._counts: dict[int, _Count] = {}
+        self._counts: dict[LinkId, _Count] = {}
         self._kept: dict[str, int] = {}  # what links had counted that were made again
 
-    def reconcile(self, spec: PlanSpec, dead: Collection[int] = ()) -> None:
-        """Count on the links of the plan; sockets of ``dead`` ifindexes count no more."""
+    def reconcile(self, spec: PlanSpec) -> None:
+        """Count on the links of the plan."""
         wanted = _wanted(spec)
-        for ifindex, held in list(self._counts.items()):
-            if ifindex in dead or ifindex not in wanted or wanted[ifindex][0] != held.name:
+        for link, held in list(self._counts.items()):
+            if link not in wanted or wanted[link][0] != held.name:
                 self._kept[held.name] = self._kept.get(held.name, 0) + held.count()
-                self._counts.pop(ifindex).socket.close()
-        for ifindex, (name, groups) in wanted.items():
+                self._counts.pop(link).socket.close()
+        for link, (name, groups) in wanted.items():
             with contextlib.suppress(OSError):  # without it, a diagnosis is missing and nothing else
-                if ifindex not in self._counts:
-                    self._counts[ifindex] = _Count(name, groups, _open(ifindex, groups))
-                elif self._counts[ifindex].groups != groups:  # closing a packet socket takes the kernel a while
-                    _attach(self._counts[ifindex].socket, groups)
-                    self._counts[ifindex].groups = groups
+                if link not in self._counts:
+                    self._counts[link] = _Count(name, groups, _open(link.ifindex, groups))
+                elif self._counts[link].groups != groups:  # closing a packet socket takes the kernel a while
+                    _attach(self._counts[link].socket, groups)
+                    self._counts[link].groups = groups
 
     def look(self, spec: PlanSpec, now: float) -> None:
         """Say when this host begins to send to a rule's group, and when it has ended."""
-        for ifindex, held in self._counts.items():
+        for link, held in self._counts.items():
             before, held.looked = held.looked, held.count()
             if held.looked > before:
                 groups = held.queued()
                 if held.moved is None:
                     held.said = before
-                    log.warning("link=%s%s %s", held.name, _whose(spec, ifindex, groups), SAYING.format(link=held.name))
+                    log.warning(
+                        "link=%s%s %s", held.name, _whose(spec, link.ifindex, groups), SAYING.format(link=held.name)
+                    )
                 held.moved = now
             elif held.moved is not None and now - held.moved >= QUIET_SECONDS:
                 held.moved = None
                 log.info("link=%s this host's own sending ended frames=%d", held.name, held.looked - held.said)
 
-    def frames(self, name: str) -> int:
-        """Frames of a rule's group that this host has sent on the link."""
-        return self._kept.get(name, 0) + sum(held.count() for held in self._counts.values() if held.name == name)
+    def frames(self) -> dict[str, int]:
+        """By link: frames of a rule's group that this host has sent there."""
+        found = dict(self._kept)
+        for held in self._counts.values():
+            found[held.name] = found.get(held.name, 0) + held.count()
+        return found
 
     def close(self) -> None:
         """Count nothing any more."""
@@ -116,8 +122,8 @@ SAYING = (
 )
 
 
-def _wanted(spec: PlanSpec) -> dict[int, tuple[str, Groups]]:
-    """Groups of live inputs by ifindex, less what outputs of ours send on that link."""
+def _wanted(spec: PlanSpec) -> dict[LinkId, tuple[str, Groups]]:
+    """Name and groups of live inputs by link, less what outputs of ours send on that link."""
     sent = {(each.ifindex, each.address) for rule in spec.rules for each in rule.outputs}
     found: dict[int, set[IPv4Address]] = {}
     for rule in spec.rules:
@@ -125,7 +131,10 @@ def _wanted(spec: PlanSpec) -> dict[int, tuple[str, Groups]]:
             ring = spec.rings.get(each.ifindex)
             if each.live and ring is not None and not ring.loopback and (each.ifindex, each.group) not in sent:
                 found.setdefault(each.ifindex, set()).add(each.group)
-    return {ifindex: (spec.rings[ifindex].ifname, frozenset(groups)) for ifindex, groups in found.items()}
+    return {
+        LinkId(ifindex, spec.rings[ifindex].incarnation): (spec.rings[ifindex].ifname, frozenset(groups))
+        for ifindex, groups in found.items()
+    }
 
 
 def _open(ifindex: int, groups: Groups) -> socket.socket:

@@ -48,9 +48,10 @@ class LinkWatch:
 
     def __init__(self, changed: Callable[[], None], netlink: Callable[[], Any] = AsyncIPRoute) -> None:
         self._changed = changed
-        self._netlink = netlink()  # pyroute2 has no hints
+        self._make_netlink = netlink
+        self._netlink: Any = None  # pyroute2 has no hints
         self._open = contextlib.AsyncExitStack()
-        self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        self._events: socket.socket
         self._links: dict[str, Link] = {}  # the last dump
         self._dumped = 0.0  # when it began
         self._quiet = False  # nothing has changed since of what is followed
@@ -60,6 +61,8 @@ class LinkWatch:
 
     async def __aenter__(self) -> LinkWatch:
         """Subscribe first: a change during the first dump is then noticed."""
+        self._netlink = self._make_netlink()
+        self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         self._events.bind((0, RTMGRP_LINK | RTMGRP_TC | RTMGRP_IPV4_IFADDR))
         asyncio.get_running_loop().add_reader(self._events, self._drain)
         await self._open.enter_async_context(self._netlink)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Interface
+
+
+class LinkId(NamedTuple):
+    """Which link it is: a number may be another link's later. ``incarnation`` 0 is a link that nobody watches over."""
+
+    ifindex: int
+    incarnation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +25,8 @@ class Link:
     frames, and ``master_kind`` what that is, as ip-link(8) calls it; ``upper`` is a macvlan or ipvlan link of this
     namespace that takes frames from it. ``cuts`` names a queueing discipline, its own or one of the link below it,
     that cuts runs into datagrams. ``scopes`` are those of the addresses, in the same order, as rtnetlink(7) numbers
-    them (0: known everywhere); without them every one is 0.
+    them (0: known everywhere); without them every one is 0. ``incarnation`` tells a link from another that was made
+    later with the same name and number: sockets, rings and joins of the one are worth nothing on the other.
     """
 
     name: str
@@ -37,6 +45,12 @@ class Link:
     cuts: str = ""
     altnames: tuple[str, ...] = ()
     scopes: tuple[int, ...] = ()
+    incarnation: int = 0
+
+    @property
+    def id(self) -> LinkId:
+        """Which link it is, whatever it is called."""
+        return LinkId(self.ifindex, self.incarnation)
 
 
 class LinkTable(dict[str, Link]):
@@ -63,3 +77,9 @@ class Membership:
     ifindex: int
     group: IPv4Address
     source: IPv4Address | None = None
+    incarnation: int = 0
+
+    @property
+    def link(self) -> LinkId:
+        """The link that it is joined on."""
+        return LinkId(self.ifindex, self.incarnation)

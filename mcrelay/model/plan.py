@@ -21,10 +21,10 @@ OutputState: TypeAlias = Literal["active", "parked", "error"]
 class OutputSpec:
     """An output as the loop will have it, or why it cannot: two equal specs may share a socket across plans.
 
-    ``ifindex`` 0 means routed (a unicast output without a link). ``source_address`` is the one datagrams will carry,
-    None where the route decides (a unicast output that asks for none); ``bind_source`` says that it was asked for.
-    ``dscp`` None keeps the input's. ``payload_max`` is the largest payload that fits the link's MTU,
-    0 where the route's must be asked for.
+    ``ifindex`` 0 means routed (a unicast output without a link), ``incarnation`` is its link's (Link).
+    ``source_address`` is the one datagrams will carry, None where the route decides (a unicast output that asks for
+    none); ``bind_source`` says that it was asked for. ``dscp`` None keeps the input's. ``payload_max`` is the largest
+    payload that fits the link's MTU, 0 where the route's must be asked for.
     An output that is not active is still in the plan: the loop counts each of its datagrams under ``parked``.
     """
 
@@ -42,6 +42,7 @@ class OutputSpec:
     burst: int
     payload_max: int
     df: bool = False
+    incarnation: int = 0
     state: OutputState = "active"
     reason: str = ""
 
@@ -63,6 +64,7 @@ class InputSpec:
     port: int
     allow: tuple[IPv4Network, ...] | None = None
     limit: Rate | None = None
+    incarnation: int = 0
     state: RuleState = "active"
     reason: str = ""
 
@@ -74,7 +76,7 @@ class InputSpec:
     @property
     def membership(self) -> Membership:
         """The join that makes this input arrive."""
-        return Membership(self.ifindex, self.group, self.source)
+        return Membership(self.ifindex, self.group, self.source, self.incarnation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class RingSpec:
     ifname: str
     settings: LinkSettings
     loopback: bool = False
+    incarnation: int = 0
     mtu: int = field(default=1500, compare=False)
 
 

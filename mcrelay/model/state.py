@@ -1,14 +1,42 @@
-"""Every counter of the relay, read at one moment: the one thing that control, metrics and top read."""
+"""What an engine tells of itself: every counter, read at one moment, and what the kernel refused."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 CounterKey = tuple[str, str]  # (rule, input or output text): what counters and sockets are kept under
 
 FrameLosses = dict[str, tuple[int, IPv4Address | None]]  # of one ring, by verdict: count, and the group of the last
+
+
+@dataclass(frozen=True, slots=True)
+class CounterNames:
+    """What the counters are called, in their order."""
+
+    verdicts: Sequence[str]
+    drops: Sequence[str]
+    send_errors: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What an output sends from, as the kernel chose it."""
+
+    address: IPv4Address
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """What the kernel refused while a plan was made: reasons by ifindex, and by (rule, output)."""
+
+    rings: dict[int, str] = field(default_factory=dict)
+    outputs: dict[CounterKey, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +82,11 @@ class WorkerCount:
 class Snapshot:
     """All of it; counters of rules that never had a plan are absent.
 
-    ``retired`` is, by rule, what inputs counted that the rule had before and has no more.
+    ``retired`` is, by rule, what inputs counted that the rule had before and has no more. ``names`` are those of the
+    counters, for whoever has to show zeros.
     """
 
+    names: CounterNames
     inputs: dict[CounterKey, InputCount]
     retired: dict[str, InputCount]
     outputs: dict[CounterKey, OutputCount]

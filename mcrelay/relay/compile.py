@@ -59,7 +59,11 @@ def _told_apart(rules: list[RuleSpec]) -> tuple[RuleSpec, ...]:
 
 def _ring(config: Config, link: Link) -> RingSpec:
     return RingSpec(
-        link.name, config.link(link.name, *link.altnames), loopback=link.hardware == LOOPBACK_TYPE, mtu=link.mtu
+        link.name,
+        config.link(link.name, *link.altnames),
+        loopback=link.hardware == LOOPBACK_TYPE,
+        incarnation=link.incarnation,
+        mtu=link.mtu,
     )
 
 
@@ -109,6 +113,7 @@ def _compile_input(rule: Rule, entry: Input, links: Mapping[str, Link]) -> Input
         port=_known_number("port", stream.port),
         allow=entry.allow,
         limit=entry.limit,
+        incarnation=link.incarnation if link else 0,
         state=state,
         reason=reason,
     )
@@ -157,6 +162,7 @@ def _compile_output(rule: Rule, output: Output, links: Mapping[str, Link]) -> Ou
         df=output.df,
         burst=1 if cut else output.burst,
         payload_max=link.mtu - IPV4_UDP_BYTES if link and address.is_multicast else 0,
+        incarnation=link.incarnation if link else 0,
         state=state,
         reason=reason,
     )

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from mcrelay._core.traffic import Sender
 from mcrelay.config.parse import parse_config
-from mcrelay.engine.ring import Engine
+from mcrelay.engine.ring import RingEngine
 from mcrelay.linux.features import Features
 from mcrelay.model.link import Link
 from mcrelay.relay.compile import compile_plan
@@ -42,7 +42,7 @@ class Books(RuleBasedStateMachine):
         self._apply()
 
     def _engine(self):
-        engine = Engine(Features(), workers=self.workers)
+        engine = RingEngine(Features(), workers=self.workers)
         engine.start()
         return engine
 

@@ -24,7 +24,7 @@ def test_without_udp_segment_everything_goes_singly_and_exactly(udp_segment):
             sink = receiver(lab.sink, "239.10.0.1:5004%eth0", "--count", 20_000)
             send(lab.source, f"{GROUP}:2068%eth0", "--rate", 20_000, "--count", 20_000)
             assert_exact(report(sink), 20_000)
-            assert_adds_up(views.stats(service))
+            assert_adds_up(views.stats(service.state()))
             assert service.engine.links_without_runs() == []
         (link,) = json.loads(lab.relay.run("ip", "-s", "-j", "link", "show", "out0").stdout)
         left_singly = link["stats64"]["tx"]["packets"] >= 20_000

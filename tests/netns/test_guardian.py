@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
 
 import pytest
+from support import limited as limited_program
 from support.igmpwire import Listener, answers, joined, send_query
 from support.relay import GROUP, INPUT, MCRELAY, SOURCE, assert_exact, receiver, relaying, report, send, sender
 
@@ -22,11 +24,7 @@ ANY_SOURCE = f'[rules.x]\ninput = "{GROUP}:2068%in0"\noutputs = ["239.10.0.1:500
 
 def limited(**limits):
     """`mcrelay` with other limits: no flag exists for them, because nobody should need one."""
-    code = (
-        "from mcrelay import cli; from mcrelay.igmp.monitor import Limits; from mcrelay.relay.service import Service; "
-        f"Service.limits = Limits(**{limits!r}); cli.main()"
-    )
-    return [sys.executable, "-c", code]
+    return [sys.executable, limited_program.__file__, json.dumps(limits)]
 
 
 def listed(relay) -> bool:

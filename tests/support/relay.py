@@ -22,7 +22,7 @@ from mcrelay.config.parse import parse_config
 from mcrelay.control.client import ask
 from mcrelay.errors import ControlError
 from mcrelay.linux.systemd import Notifier
-from mcrelay.relay.service import Service
+from mcrelay.relay.build import build
 
 if TYPE_CHECKING:
     from mcrelay.linux.features import Features
@@ -135,7 +135,7 @@ def service_in(namespace, config: str, features: Features):
     async def run() -> None:
         stop = asyncio.Event()
         done.append((asyncio.get_running_loop(), stop))
-        held.append(Service(parse_config([("x.toml", config)]).config, features, Notifier("")))
+        held.append(build(parse_config([("x.toml", config)]).config, features, Notifier("")))
         await held[0].run(stop, ready.set)
 
     thread = threading.Thread(target=namespace.call, args=(lambda: asyncio.run(run()),))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mcrelay.engine.counters import CounterRegistry, Names
-from mcrelay.model.state import InputCount, OutputCount, RingCount
+from mcrelay.engine.counters import CounterRegistry
+from mcrelay.model.state import CounterNames, InputCount, OutputCount, RingCount
 
-NAMES = Names(verdicts=("relayed", "vlan"), drops=("source", "echo"), send_errors=("nobufs", "mtu"))
+NAMES = CounterNames(verdicts=("relayed", "vlan"), drops=("source", "echo"), send_errors=("nobufs", "mtu"))
 INPUT, OUTPUT = ("x", "in"), ("x", "out")
 
 

@@ -69,13 +69,13 @@ def plan(text: str, known=None):
     return compile_plan(parse_config([("f.toml", text)]).config, links() if known is None else known)
 
 
-def look(held: Exclusive, text: str, *, known=None, dead=(), broken=(), retry=False) -> tuple[str, str]:
+def look(held: Exclusive, text: str, *, known=None, broken=(), retry=False) -> tuple[str, str]:
     """One look: the table as the worker sees it when the plan is published, and at the end."""
 
     async def turn():
         known_links = links() if known is None else known
         spec = plan(text, known_links)
-        await held.narrow(spec, dead)
+        await held.narrow(spec)
         between = FakeNft.last.table if FakeNft.started else ""
         await held.widen(spec, broken, known_links, {}, retry=retry)
         return between, FakeNft.last.table if FakeNft.started else ""
@@ -110,7 +110,7 @@ def test_nothing_is_done_where_nothing_changes():
 def test_what_died_or_has_no_ring_is_not_dropped():
     held = Exclusive("mcrelay", lambda: None)
     look(held, TWO)
-    before, after = look(held, TWO, dead={8}, broken={8: "no memory"})
+    before, after = look(held, TWO, known=links(in1={"incarnation": 1}), broken={8: "no memory"})
     assert "link8" not in before + after
     assert held.states == {"a": ON, "b": FeatureState("off")}
 

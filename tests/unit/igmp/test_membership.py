@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcrelay.igmp.membership import Memberships
-from mcrelay.model.link import Membership
+from mcrelay.model.link import LinkId, Membership
 
 JOIN, LEAVE, JOIN_SOURCE, LEAVE_SOURCE = 42, 45, 46, 47  # linux/in.h
 
@@ -114,7 +114,7 @@ def sources(count, group="232.1.1.1"):
 def test_a_thousand_groups_take_fifty_sockets():
     kernel = Kernel()
     pool = Memberships(kernel.socket)
-    pool.reconcile(groups(1000), {1})
+    pool.reconcile(groups(1000), {LinkId(1)})
     assert pool.sockets == kernel.opened == 50
     assert kernel.joined == shown(groups(1000))
     assert pool.joined == groups(1000)
@@ -126,7 +126,7 @@ def test_a_thousand_groups_take_fifty_sockets():
 def test_whatever_the_limit_is_every_group_is_joined(limit, full):
     kernel = Kernel(groups=limit, full=full)
     pool = Memberships(kernel.socket)
-    pool.reconcile(groups(100), {1})
+    pool.reconcile(groups(100), {LinkId(1)})
     assert kernel.joined == shown(groups(100))
     assert pool.sockets == -(-100 // limit)
 
@@ -135,7 +135,7 @@ def test_whatever_the_limit_is_every_group_is_joined(limit, full):
 def test_more_sources_of_a_group_than_one_socket_takes_go_to_the_next(full):
     kernel = Kernel(full=full)
     pool = Memberships(kernel.socket)
-    pool.reconcile(sources(25), {1})
+    pool.reconcile(sources(25), {LinkId(1)})
     assert kernel.joined == shown(sources(25))
     assert pool.sockets == 3
 
@@ -143,9 +143,9 @@ def test_more_sources_of_a_group_than_one_socket_takes_go_to_the_next(full):
 def test_a_socket_too_full_for_one_source_still_takes_other_groups():
     kernel = Kernel()
     pool = Memberships(kernel.socket)
-    pool.reconcile(sources(10), {1})
-    pool.reconcile(sources(11), {1})
-    pool.reconcile(sources(11) | groups(38), {1})
+    pool.reconcile(sources(10), {LinkId(1)})
+    pool.reconcile(sources(11), {LinkId(1)})
+    pool.reconcile(sources(11) | groups(38), {LinkId(1)})
     assert kernel.joined == shown(sources(11) | groups(38))
     assert pool.sockets == 2
 
@@ -154,7 +154,7 @@ def test_a_socket_too_full_for_one_source_still_takes_other_groups():
 def test_a_limit_of_zero_is_an_error_of_each_membership_and_leaves_no_socket(limit, wanted):
     kernel = Kernel(**limit)
     pool = Memberships(kernel.socket)
-    pool.reconcile(wanted, {1})
+    pool.reconcile(wanted, {LinkId(1)})
     assert pool.failed.keys() == wanted
     assert all("igmp_max_memberships" in why for why in pool.failed.values())
     assert kernel.opened <= len(wanted)
@@ -165,20 +165,20 @@ def test_a_limit_of_zero_is_an_error_of_each_membership_and_leaves_no_socket(lim
 def test_a_failure_is_not_tried_again_until_a_retry_is_asked_for():
     kernel = Kernel(groups=0)
     pool = Memberships(kernel.socket)
-    pool.reconcile(groups(2), {1})
+    pool.reconcile(groups(2), {LinkId(1)})
     kernel.groups = 20
     tried = kernel.opened
-    pool.reconcile(groups(2), {1})
+    pool.reconcile(groups(2), {LinkId(1)})
     assert (kernel.opened, len(pool.failed)) == (tried, 2)
-    pool.reconcile(groups(2), {1}, retry=True)
+    pool.reconcile(groups(2), {LinkId(1)}, retry=True)
     assert pool.failed == {}
     assert pool.joined == groups(2)
 
 
 def test_a_failure_that_is_no_longer_wanted_is_forgotten():
     pool = Memberships(Kernel(groups=0).socket)
-    pool.reconcile(groups(2), {1})
-    pool.reconcile(groups(1), {1})
+    pool.reconcile(groups(2), {LinkId(1)})
+    pool.reconcile(groups(1), {LinkId(1)})
     assert pool.failed.keys() == groups(1)
 
 
@@ -187,7 +187,7 @@ def test_one_bad_membership_stops_no_other_and_leaves_no_socket_behind():
     pool = Memberships(kernel.socket)
     bad = Membership(99, IPv4Address("239.0.0.1"))
     for _ in range(3):
-        pool.reconcile({bad, *groups(3)}, {1, 99}, retry=True)
+        pool.reconcile({bad, *groups(3)}, {LinkId(1), LinkId(99)}, retry=True)
     assert set(pool.failed) == {bad}
     assert pool.failed[bad].startswith("joining 239.0.0.1: its link went away")
     assert pool.joined == groups(3)
@@ -198,39 +198,39 @@ def test_no_descriptor_left_is_an_error_of_the_membership():
     kernel = Kernel()
     kernel.refuse_open = errno.EMFILE
     pool = Memberships(kernel.socket)
-    pool.reconcile(groups(1), {1})
+    pool.reconcile(groups(1), {LinkId(1)})
     assert "too many open files; raise LimitNOFILE" in pool.failed[next(iter(groups(1)))]
     kernel.refuse_open = 0
-    pool.reconcile(groups(1), {1}, retry=True)
+    pool.reconcile(groups(1), {LinkId(1)}, retry=True)
     assert pool.joined == groups(1)
 
 
 def test_what_stays_wanted_is_not_touched():
     kernel = Kernel()
     pool = Memberships(kernel.socket)
-    pool.reconcile(groups(30), {1})
+    pool.reconcile(groups(30), {LinkId(1)})
     kernel.log.clear()
-    pool.reconcile(groups(30), {1})
+    pool.reconcile(groups(30), {LinkId(1)})
     assert kernel.log == []
-    pool.reconcile(groups(31), {1})
+    pool.reconcile(groups(31), {LinkId(1)})
     assert kernel.log == [("join", "239.0.0.30", 2)]
 
 
 def test_leaves_come_before_joins_so_that_a_full_socket_has_room():
     kernel = Kernel()
     pool = Memberships(kernel.socket)
-    pool.reconcile(groups(20), {1})
+    pool.reconcile(groups(20), {LinkId(1)})
     kernel.log.clear()
-    pool.reconcile(groups(21) - groups(1), {1})
+    pool.reconcile(groups(21) - groups(1), {LinkId(1)})
     assert kernel.log == [("leave", "239.0.0.0", 1), ("join", "239.0.0.20", 1)]
 
 
 def test_a_socket_that_holds_nothing_is_closed_after_the_leave():
     kernel = Kernel()
     pool = Memberships(kernel.socket)
-    pool.reconcile(groups(1), {1})
+    pool.reconcile(groups(1), {LinkId(1)})
     kernel.log.clear()
-    pool.reconcile(set(), {1})
+    pool.reconcile(set(), {LinkId(1)})
     assert kernel.log == [("leave", "239.0.0.0", 1), ("close", "", 1)]
     assert pool.sockets == 0
 
@@ -238,9 +238,9 @@ def test_a_socket_that_holds_nothing_is_closed_after_the_leave():
 def test_a_leave_the_kernel_has_already_done_is_no_error():
     kernel = Kernel()
     pool = Memberships(kernel.socket)
-    pool.reconcile(groups(2), {1})
+    pool.reconcile(groups(2), {LinkId(1)})
     kernel.open[0].held.clear()
-    pool.reconcile(groups(1), {1})
+    pool.reconcile(groups(1), {LinkId(1)})
     assert pool.joined == groups(1)
 
 
@@ -248,21 +248,21 @@ def test_every_link_has_sockets_of_its_own_and_they_go_with_it():
     kernel = Kernel()
     pool = Memberships(kernel.socket)
     both = groups(5) | groups(5, ifindex=2)
-    pool.reconcile(both, {1, 2})
+    pool.reconcile(both, {LinkId(1), LinkId(2)})
     assert pool.sockets == 2
     kernel.links = {1}
-    pool.reconcile(groups(5), {1})
+    pool.reconcile(groups(5), {LinkId(1)})
     assert pool.sockets == 1
     assert kernel.joined == shown(groups(5))
     kernel.links = {1, 3}
-    pool.reconcile(groups(5) | groups(5, ifindex=3), {1, 3})
+    pool.reconcile(groups(5) | groups(5, ifindex=3), {LinkId(1), LinkId(3)})
     assert kernel.joined == shown(groups(5) | groups(5, ifindex=3))
 
 
 def test_close_gives_up_everything():
     kernel = Kernel()
     pool = Memberships(kernel.socket)
-    pool.reconcile(groups(50), {1})
+    pool.reconcile(groups(50), {LinkId(1)})
     pool.close()
     assert kernel.open == []
     assert (pool.joined, pool.failed, pool.sockets) == (set(), {}, 0)
@@ -288,7 +288,7 @@ def test_after_any_changes_the_kernel_holds_exactly_what_is_wanted(steps, most_g
     kernel = Kernel(most_groups, most_sources, full)
     pool = Memberships(kernel.socket)
     for wanted in steps:
-        pool.reconcile(wanted, {1, 2})
+        pool.reconcile(wanted, {LinkId(1), LinkId(2)})
         assert pool.failed == {}
         assert pool.joined == wanted
         assert kernel.joined == shown(wanted)

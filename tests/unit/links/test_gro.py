@@ -14,6 +14,7 @@ from mcrelay.links.gro import DEFAULT, GRO, OURS, UDP, Gro
 from mcrelay.links.offload import Timers
 from mcrelay.linux import capabilities
 from mcrelay.linux.genl import GenericNetlink, attribute, attributes, nest, number
+from mcrelay.model.link import LinkId
 from mcrelay.model.state import FeatureState
 
 ON = FeatureState("on")
@@ -76,13 +77,13 @@ def keeper(kernel: FakeKernel, release: str = "6.18.4-x") -> Gro:
 def test_what_was_off_is_off_again(on):
     kernel = FakeKernel(*on, napis={1: DEFAULT, 2: DEFAULT, 3: OWN})
     held = keeper(kernel)
-    held.reconcile({7: "in0"})
+    held.reconcile({LinkId(7): "in0"})
     assert held.states == {"in0": ON}
     assert kernel.on == {*on, GRO, UDP}
     assert kernel.napis[1] == kernel.napis[2]
     assert OURS[kernel.napis[1]] == {*on} & {GRO, UDP}
     assert kernel.napis[3] == OWN
-    held.reconcile({7: "in0"})
+    held.reconcile({LinkId(7): "in0"})
     held.reconcile({})
     assert kernel.on == set(on)
     assert kernel.napis == {1: DEFAULT, 2: DEFAULT, 3: OWN}
@@ -94,9 +95,9 @@ def test_what_was_off_is_off_again(on):
 def test_a_new_napi_instance_gets_the_timers_at_the_next_look():
     kernel = FakeKernel(napis={})
     held = keeper(kernel)
-    held.reconcile({7: "in0"})
+    held.reconcile({LinkId(7): "in0"})
     kernel.napis[9] = DEFAULT
-    held.reconcile({7: "in0"})
+    held.reconcile({LinkId(7): "in0"})
     assert kernel.napis.keys() == {9}
     assert kernel.napis[9] in OURS
     held.close()
@@ -106,10 +107,10 @@ def test_a_new_napi_instance_gets_the_timers_at_the_next_look():
 def test_what_a_killed_relay_left_on_is_known_and_put_back(on):
     kernel = FakeKernel(*on, napis={1: DEFAULT})
     killed = keeper(kernel)
-    killed.reconcile({7: "in0"})
+    killed.reconcile({LinkId(7): "in0"})
     killed._claims.drop("gro-7")  # what the kernel does with the names of a process
     held = keeper(kernel)
-    held.reconcile({7: "in0"})
+    held.reconcile({LinkId(7): "in0"})
     held.close()
     assert kernel.on == {*on}
     assert kernel.napis == {1: DEFAULT}
@@ -121,7 +122,7 @@ def test_of_several_relays_the_last_one_puts_back_what_the_first_one_found(on, f
     kernel = FakeKernel(*on, napis={1: DEFAULT})
     both = [keeper(kernel), keeper(kernel)]
     for each in both:
-        each.reconcile({7: "in0"})
+        each.reconcile({LinkId(7): "in0"})
     both[first].close()
     assert kernel.on == {GRO, UDP}
     assert kernel.napis[1] in OURS
@@ -133,9 +134,9 @@ def test_of_several_relays_the_last_one_puts_back_what_the_first_one_found(on, f
 def test_a_dead_link_is_forgotten_and_one_of_the_same_number_is_another():
     kernel = FakeKernel(napis={1: DEFAULT})
     held = keeper(kernel)
-    held.reconcile({7: "in0"})
+    held.reconcile({LinkId(7): "in0"})
     kernel.on, kernel.napis = {GRO}, {2: DEFAULT}
-    held.reconcile({7: "in0"}, dead={7})
+    held.reconcile({LinkId(7, 2): "in0"})
     held.close()
     assert kernel.on == {GRO}
 
@@ -143,7 +144,7 @@ def test_a_dead_link_is_forgotten_and_one_of_the_same_number_is_another():
 def test_a_link_that_is_gone_takes_everything_along(caplog):
     kernel = FakeKernel(napis={1: DEFAULT})
     held = keeper(kernel)
-    held.reconcile({7: "in0"})
+    held.reconcile({LinkId(7): "in0"})
     kernel.gone = True
     held.close()
     assert caplog.messages == []
@@ -151,7 +152,7 @@ def test_a_link_that_is_gone_takes_everything_along(caplog):
 
 def refusal(kernel: FakeKernel, release: str = "6.18.4") -> FeatureState:
     held = keeper(kernel, release)
-    held.reconcile({7: "in0"})
+    held.reconcile({LinkId(7): "in0"})
     standing = held.states["in0"]
     held.close()
     return standing
@@ -187,7 +188,7 @@ def test_each_change_is_logged_once(caplog):
     caplog.set_level(logging.INFO)
     held = keeper(FakeKernel(napis={1: DEFAULT}))
     for _ in range(3):
-        held.reconcile({7: "in0"})
+        held.reconcile({LinkId(7): "in0"})
     held.reconcile({})
     assert caplog.messages == ["link=in0 gro=on", "link=in0 gro=off"]
 

@@ -12,11 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.frames import ethernet, frame, ipv4, number, tagged, udp
 
-from mcrelay.engine.ring import Engine, Refusals, _Capture
+from mcrelay.engine.ring import RingEngine, _Capture
 from mcrelay.linux import bpf
 from mcrelay.linux.features import Features
 from mcrelay.model.plan import RingSpec
 from mcrelay.model.rule import LinkSettings
+from mcrelay.model.state import Refusals
 
 LOADS = {0x20: 4, 0x28: 2, 0x30: 1}
 JUMPS = {0x15: int.__eq__, 0x25: int.__gt__, 0x35: int.__ge__, 0x45: int.__and__}
@@ -245,7 +246,7 @@ class FakeRing:
 @pytest.fixture
 def attach():
     """Let the engine attach a filter for groups to a ring: (capture, troubles)."""
-    engine = Engine(Features())
+    engine = RingEngine(Features())
 
     def attached(ring, groups):
         capture, troubles = _Capture(RingSpec("in0", LinkSettings()), [ring]), Refusals()

@@ -1,0 +1,54 @@
+"""A relay with real parts: the one place that knows which class does what."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from mcrelay.engine.ring import RingEngine
+from mcrelay.exclusive.policy import Exclusive
+from mcrelay.igmp.membership import Memberships
+from mcrelay.igmp.monitor import Limits
+from mcrelay.igmp.monitors import IgmpMonitors
+from mcrelay.links.gro import Gro
+from mcrelay.links.outgoing import OutgoingCounts
+from mcrelay.links.presence import Presence
+from mcrelay.links.routes import RouteWatch
+from mcrelay.links.watch import LinkWatch
+from mcrelay.relay.service import Parts, Service
+
+if TYPE_CHECKING:
+    from mcrelay.linux.features import Features
+    from mcrelay.linux.systemd import Notifier
+    from mcrelay.model.rule import Config
+    from mcrelay.relay.service import Inherited
+
+LIMITS = Limits()  # of the IGMP monitors: no option, because nobody should need one; tests have shorter ones
+
+
+def build(
+    config: Config, features: Features, notifier: Notifier, inherited: Inherited = (), table: str = "mcrelay"
+) -> Service:
+    """Make a relay that has not begun. ``inherited`` is what the service manager kept, ``table`` the nftables table."""
+    woken = asyncio.Event()
+    engine = RingEngine(features, config.relay.workers, config.relay.cpus)
+
+    def look_at_routes() -> None:
+        """A route, a rule or a next hop is another one; it is nearly always none of ours."""
+        if engine.rerouted():
+            woken.set()
+
+    parts = Parts(
+        engine=engine,
+        memberships=Memberships(keeper=notifier),
+        monitors=IgmpMonitors(LIMITS),
+        exclusive=Exclusive(table, woken.set),
+        gro=Gro(),
+        outgoing=OutgoingCounts(),
+        watch=LinkWatch(woken.set),
+        presence=Presence(),
+        routes=RouteWatch(look_at_routes),
+        notifier=notifier,
+        woken=woken,
+    )
+    return Service(config, parts, inherited)

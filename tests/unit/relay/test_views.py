@@ -1,0 +1,194 @@
+"""What `show` shows, made of one value: every noun, and every key of the contract."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import pytest
+from support.parts import ADDRESS, IN0, NAMES, Bench
+
+from mcrelay.igmp.monitor import Concern
+from mcrelay.model.state import Endpoint, FeatureState, InputCount, OutputCount, RingCount, Snapshot, WorkerCount
+from mcrelay.relay import views
+from mcrelay.relay.state import IgmpState, QuerierState
+
+CONFIG = """
+[rules.cam]
+description = "a camera"
+input = "192.0.2.7@239.1.1.1:5000%in0"
+outputs = ["239.10.0.1:5004%out0", "198.51.100.7:7000"]
+exclusive = true
+[rules.idle]
+input = "239.1.1.2:5000%gone"
+outputs = ["239.10.0.2:5004%out0"]
+"""
+FIRST, SECOND = "239.10.0.1:5004%out0", "198.51.100.7:7000"
+INPUT = "192.0.2.7@239.1.1.1:5000%in0"
+
+
+@pytest.fixture
+def state():
+    """The value of a relay whose rule has carried something."""
+    bench = Bench(CONFIG)
+    zero = {"source": 0, "policer": 0, "echo": 0}
+    bench.engine.counts = Snapshot(
+        names=NAMES,
+        inputs={("cam", INPUT): InputCount(90, 9000, 1.5, {**zero, "echo": 5})},
+        retired={"cam": InputCount(10, 1000, 0.5, {**zero, "source": 1})},
+        outputs={("cam", FIRST): OutputCount(84, 8400, 10, {"nobufs": 2, "parked": 0})},
+        rings={"in0": RingCount(100, 3, {"relayed": 95, "no_match": 5}, coarse=True)},
+        sndbufs={"out0": 4096},
+        workers=[WorkerCount(0, 0.25, 7)],
+    )
+    bench.engine.times = {"cam": 1.5}
+    bench.engine.sends_from = {("cam", FIRST): Endpoint(ADDRESS, 20123)}
+    bench.outgoing.counts = {"in0": 4}
+    bench.exclusive.states = {"cam": FeatureState("refused", "nft is not installed")}
+    return bench.state()
+
+
+def row(rows, name):
+    (found,) = [each for each in rows if each["name"] == name]
+    return found
+
+
+def test_rules(state):
+    assert views.rules(replace(state, losing=frozenset({"cam"})))[0] == {
+        "name": "cam",
+        "description": "a camera",
+        "origin": "file",
+        "state": "active",
+        "reason": None,
+        "engine": "ring",
+        "engine_reason": None,
+        "losing": True,
+        "exclusive": {"state": "refused", "reason": "nft is not installed"},
+        "inputs": [
+            {
+                "from": INPUT,
+                "iif": "in0",
+                "group": "239.1.1.1",
+                "source": "192.0.2.7",
+                "port": 5000,
+                "vlan": "none",
+                "state": "active",
+                "reason": None,
+            }
+        ],
+        "outputs": [
+            {
+                "to": FIRST,
+                "oif": "out0",
+                "source_address": "198.51.100.1",
+                "source_port": 20123,  # of the socket, not of the plan
+                "ttl": 16,
+                "dscp": "keep",
+                "state": "active",
+                "reason": None,
+            },
+            views.rules(state)[0]["outputs"][1],
+        ],
+    }
+    host = views.rules(state)[0]["outputs"][1]
+    assert (host["to"], host["oif"], host["source_address"], host["ttl"]) == (SECOND, None, None, 64)
+    idle = row(views.rules(state), "idle")
+    assert (idle["state"], idle["reason"], idle["exclusive"]) == ("pending", "link gone does not exist", None)
+
+
+def test_stats_add_up_what_a_rule_had_before_and_have_zeros_for_what_never_ran(state):
+    shown = views.stats(replace(state, time=1234.56789, uptime_seconds=2.00049))
+    assert (shown["time"], shown["uptime_seconds"]) == (1234.568, 2.0)
+    cam = row(shown["rules"], "cam")
+    assert (cam["rx_packets"], cam["rx_bytes"], cam["last_packet_time"]) == (100, 10_000, 1.5)
+    assert cam["drops"] == {"source": 1, "policer": 0, "echo": 5}
+    assert cam["outputs"] == [
+        {
+            "to": FIRST,
+            "since_packets": 10,
+            "tx_packets": 84,
+            "tx_bytes": 8400,
+            "tx_errors": {"nobufs": 2, "parked": 0},
+        },
+        {"to": SECOND, "since_packets": 0, "tx_packets": 0, "tx_bytes": 0, "tx_errors": {"nobufs": 0, "parked": 0}},
+    ]
+    idle = row(shown["rules"], "idle")
+    assert (idle["rx_packets"], idle["last_packet_time"], idle["drops"]) == (0, None, dict.fromkeys(NAMES.drops, 0))
+    assert shown["workers"] == [{"id": 0, "cpu_seconds": 0.25, "generation": 7}]
+
+
+def test_stats_have_every_link_that_a_rule_names_or_a_ring_was_on(state):
+    in_, out = (
+        {
+            "ifname": "in0",
+            "filter": "coarse",
+            "sndbuf": None,
+            "rx_frames": 100,
+            "frames": {"relayed": 95, "no_match": 5},
+            "ring_dropped_frames": 3,
+            "outgoing_frames": 4,
+        },
+        {
+            "ifname": "out0",
+            "filter": None,
+            "sndbuf": 4096,
+            "rx_frames": 0,
+            "frames": {"relayed": 0, "no_match": 0},
+            "ring_dropped_frames": 0,
+            "outgoing_frames": 0,
+        },
+    )
+    links = views.stats(state)["links"]
+    assert [each["ifname"] for each in links] == ["gone", "in0", "out0"]
+    assert links[1:] == [in_, out]
+
+
+def test_links(state):
+    querier = QuerierState(IPv4Address("192.0.2.1"), 3, 5.00049)
+    known = {"in0": IgmpState(querier, (Concern("port", "in0 is a port of br0"),))}
+    in0, out0 = views.links(replace(state, igmp=known, gro={"in0": FeatureState("on")}))
+    assert in0 == {
+        "ifname": "in0",
+        "ifindex": IN0.ifindex,
+        "operstate": "UP",
+        "mtu": 1500,
+        "addresses": [],
+        "querier": {"address": "192.0.2.1", "version": 3, "last_seen_time": 5.0},
+        "warnings": [{"kind": "port", "text": "in0 is a port of br0"}],
+        "gro": {"state": "on", "reason": None},
+    }
+    assert (out0["addresses"], out0["querier"], out0["warnings"], out0["gro"]) == (["198.51.100.1/24"], None, [], None)
+
+
+@pytest.mark.parametrize("joined", ["joined", "error", "pending"])
+def test_groups(state, joined):
+    (membership,) = state.memberships
+    held = {
+        "joined": {"joined": frozenset({membership}), "failed": {}},
+        "error": {"joined": frozenset(), "failed": {membership: "the limit is reached"}},
+        "pending": {"joined": frozenset(), "failed": {}},
+    }[joined]
+    (shown,) = views.groups(replace(state, igmp_versions={"in0": 2}, **held))
+    assert shown == {
+        "ifname": "in0",
+        "group": "239.1.1.1",
+        "source": "192.0.2.7",
+        "state": joined,
+        "reason": "the limit is reached" if joined == "error" else None,
+        "version": 2,
+        "warnings": [],
+    }
+
+
+@pytest.mark.parametrize(("source", "warned"), [("192.0.2.7@", True), ("", False)])
+def test_an_older_querier_is_a_warning_of_joins_of_one_source_alone(source, warned):
+    state = Bench(CONFIG.replace("192.0.2.7@", source)).state()
+    known = {"in0": IgmpState(None, (Concern("older-querier", "an IGMPv2 querier"),))}
+    (shown,) = views.groups(replace(state, igmp=known))
+    assert bool(shown["warnings"]) is warned
+
+
+def test_config(state):
+    shown = views.config(state)["rules"]
+    assert shown["cam"]["input"] == INPUT
+    assert shown["idle"]["outputs"] == ["239.10.0.2:5004%out0"]
