@@ -14,19 +14,8 @@ import time
 import tomllib
 
 import pytest
-from support.relay import (
-    GROUP,
-    INPUT,
-    MCRELAY,
-    assert_adds_up,
-    assert_exact,
-    heard,
-    receiver,
-    relaying,
-    report,
-    send,
-    sender,
-)
+from support.relay import GROUP, INPUT, assert_adds_up, relaying
+from support.traffic import MCRELAY, assert_exact, heard, receiver, report, send, sender
 
 from mcrelay.config.parse import parse_config
 from mcrelay.control.client import RefusedError, ask

@@ -12,7 +12,8 @@ import sys
 import time
 
 import pytest
-from support.relay import GROUP, INPUT, MCRELAY, assert_adds_up, assert_exact, receiver, relaying, report, send
+from support.relay import GROUP, INPUT, assert_adds_up, relaying
+from support.traffic import MCRELAY, assert_exact, receiver, report, send
 
 pytestmark = pytest.mark.net
 

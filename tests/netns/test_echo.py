@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from support.relay import INPUT, assert_adds_up, assert_exact, heard, receiver, relaying, send
+from support.relay import INPUT, assert_adds_up, relaying
+from support.traffic import assert_exact, heard, receiver, send
 
 pytestmark = pytest.mark.net
 

@@ -15,19 +15,8 @@ from pathlib import Path
 
 import pytest
 from support.igmpwire import Listener, joined
-from support.relay import (
-    GROUP,
-    INPUT,
-    assert_adds_up,
-    assert_exact,
-    carries,
-    heard,
-    receiver,
-    relaying,
-    report,
-    send,
-    sender,
-)
+from support.relay import GROUP, INPUT, assert_adds_up, carries, relaying
+from support.traffic import assert_exact, heard, receiver, report, send, sender
 
 from mcrelay.igmp import wire as igmp_wire
 

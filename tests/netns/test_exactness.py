@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, assert_exact, receiver, relaying, report, send, sender
+from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, relaying
+from support.traffic import assert_exact, receiver, report, send, sender
 
 pytestmark = pytest.mark.net
 

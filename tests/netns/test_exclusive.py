@@ -13,7 +13,8 @@ import subprocess
 import pytest
 from support import frames, igmpwire
 from support.manager import Manager
-from support.relay import MCRELAY, assert_adds_up, assert_exact, receiver, relaying, report, send, sender
+from support.relay import assert_adds_up, relaying
+from support.traffic import MCRELAY, assert_exact, receiver, report, send, sender
 
 from mcrelay.exclusive.droptable import table_name
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.relay import GROUP, INPUT, assert_adds_up, assert_exact, receiver, relaying, report, send, service_in
+from support.relay import GROUP, INPUT, assert_adds_up, relaying, service_in
+from support.traffic import assert_exact, receiver, report, send
 
 from mcrelay.commands.lab import standard_lab
 from mcrelay.linux.features import Features

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from support.accounts import as_root
-from support.relay import GROUP, INPUT, RelayUnderTest, assert_adds_up, assert_exact, receiver, relaying, report, sender
+from support.relay import GROUP, INPUT, RelayUnderTest, assert_adds_up, relaying
+from support.traffic import assert_exact, receiver, report, sender
 
 from mcrelay.links import offload
 from mcrelay.links.gro import OURS

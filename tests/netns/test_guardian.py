@@ -10,7 +10,8 @@ import time
 import pytest
 from support import limited as limited_program
 from support.igmpwire import Listener, answers, joined, send_query
-from support.relay import GROUP, INPUT, MCRELAY, SOURCE, assert_exact, receiver, relaying, report, send, sender
+from support.relay import GROUP, INPUT, SOURCE, relaying
+from support.traffic import MCRELAY, assert_exact, receiver, report, send, sender
 
 from mcrelay.commands.lab import forwarding
 from mcrelay.igmp import advice

@@ -7,8 +7,8 @@ import struct
 import time
 
 import pytest
-from support.relay import GROUP, INPUT, assert_adds_up, assert_exact, heard, receiver, relaying, send
-from support.traffic import wait_for
+from support.relay import GROUP, INPUT, assert_adds_up, relaying
+from support.traffic import assert_exact, heard, receiver, send, wait_for
 
 pytestmark = pytest.mark.net
 

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support.relay import GROUP, INPUT, assert_adds_up, assert_exact, heard, receiver, relaying, report, sender
+from support.relay import GROUP, INPUT, assert_adds_up, relaying
+from support.traffic import assert_exact, heard, receiver, report, sender
 
 from mcrelay.control.client import ask
 

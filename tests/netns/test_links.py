@@ -7,20 +7,8 @@ import signal
 import time
 
 import pytest
-from support.relay import (
-    GROUP,
-    INPUT,
-    SOURCE,
-    assert_adds_up,
-    assert_exact,
-    carries,
-    heard,
-    receiver,
-    relaying,
-    report,
-    send,
-    sender,
-)
+from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, carries, relaying
+from support.traffic import assert_exact, heard, receiver, report, send, sender
 
 from mcrelay.links import watch as watch_module
 

@@ -10,18 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.relay import (
-    GROUP,
-    INPUT,
-    RelayUnderTest,
-    assert_adds_up,
-    assert_exact,
-    heard,
-    receiver,
-    relaying,
-    report,
-    send,
-)
+from support.relay import GROUP, INPUT, RelayUnderTest, assert_adds_up, relaying
+from support.traffic import assert_exact, heard, receiver, report, send
 
 from mcrelay.commands.lab import Lab, bridge, forwarding
 

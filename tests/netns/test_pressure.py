@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support.relay import GROUP, INPUT, assert_adds_up, assert_exact, heard, receiver, relaying, report, send, sender
+from support.relay import GROUP, INPUT, assert_adds_up, relaying
+from support.traffic import assert_exact, heard, receiver, report, send, sender
 
 pytestmark = pytest.mark.net
 

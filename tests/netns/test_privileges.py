@@ -8,7 +8,8 @@ import sys
 
 import pytest
 from support.accounts import as_root
-from support.relay import GROUP, INPUT, MCRELAY, assert_adds_up, assert_exact, receiver, relaying, report, send
+from support.relay import GROUP, INPUT, assert_adds_up, relaying
+from support.traffic import MCRELAY, assert_exact, receiver, report, send
 
 from mcrelay.linux.capabilities import CAP_NET_RAW, successor
 

@@ -6,7 +6,8 @@ import asyncio
 import time
 
 import pytest
-from support.relay import GROUP, INPUT, assert_adds_up, assert_exact, receiver, relaying, report, send
+from support.relay import GROUP, INPUT, assert_adds_up, relaying
+from support.traffic import assert_exact, receiver, report, send
 
 from mcrelay.links.routes import RouteWatch
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from support.manager import Manager
-from support.relay import GROUP, INPUT, MCRELAY, SOURCE, assert_adds_up, heard, receiver, relaying, report, sender
+from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, relaying
+from support.traffic import MCRELAY, heard, receiver, report, sender
 
 pytestmark = pytest.mark.net
 

@@ -6,7 +6,8 @@ import socket
 
 import pytest
 from support.frames import frame, tagged
-from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, assert_exact, heard, receiver, relaying, send
+from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, relaying
+from support.traffic import assert_exact, heard, receiver, send
 
 pytestmark = pytest.mark.net
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from support.relay import GROUP, INPUT, assert_adds_up, assert_exact, receiver, relaying, report, send
+from support.relay import GROUP, INPUT, assert_adds_up, relaying
+from support.traffic import assert_exact, receiver, report, send
 
 pytestmark = pytest.mark.net
 

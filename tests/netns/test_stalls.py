@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.relay import GROUP, INPUT, MCRELAY, RelayUnderTest, assert_exact, heard, receiver, relaying, send
+from support.relay import GROUP, INPUT, RelayUnderTest, relaying
+from support.traffic import MCRELAY, assert_exact, heard, receiver, send
 
 from mcrelay.commands.lab import standard_lab
 from mcrelay.control.client import ask

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from support.traffic import MCRELAY, finish, send, start_recv
+from support.traffic import MCRELAY, receiver, report, send
 
 from mcrelay.commands.recv import open_receiver
 from mcrelay.model.notation import parse_stream
@@ -40,9 +40,9 @@ def ends(namespaces: Lab) -> tuple[Namespace, Namespace]:
 def test_all_arrive_intact(ends: tuple[Namespace, Namespace], size: str) -> None:
     """Every size, also those too small for a header and those that IP fragments, is counted exactly once."""
     left, right = ends
-    child = start_recv(right, STREAM, "--count", "3000")
+    child = receiver(right, STREAM, "--count", "3000")
     sent = send(left, STREAM, "--count", "3000", "--rate", "30000", "--size", size)
-    result = finish(child)
+    result = report(child, code=0)
     assert sent["sent"] == result["received"] == result["unique"] + result["unnumbered"] == 3000
     assert sent["bytes"] == result["bytes"]
     assert sent["errors"] == 0
@@ -68,11 +68,11 @@ def test_rate_is_held(ends: tuple[Namespace, Namespace]) -> None:
 def test_superframes(ends: tuple[Namespace, Namespace]) -> None:
     """--gso sends runs, the last one shorter, and each datagram still counts."""
     left, right = ends
-    child = start_recv(right, STREAM, "--count", "10007", "--streams", "2")
+    child = receiver(right, STREAM, "--count", "10007", "--streams", "2")
     before = tx_packets(left)
     sent = send(left, STREAM, "--count", "10007", "--streams", "2", "--rate", "100000", "--gso", "32")
     assert tx_packets(left) - before < 1000, "veth segments UDP, so superframes count once"
-    result = finish(child)
+    result = report(child, code=0)
     assert sent["sent"] == result["unique"] == 20014
     assert [stream["unique"] for stream in result["streams"]] == [10007, 10007]
 
@@ -80,18 +80,18 @@ def test_superframes(ends: tuple[Namespace, Namespace]) -> None:
 def test_many_datagrams(ends: tuple[Namespace, Namespace]) -> None:
     """200 000 at 100 000 a second: all there."""
     left, right = ends
-    child = start_recv(right, STREAM, "--count", "200000")
+    child = receiver(right, STREAM, "--count", "200000")
     send(left, STREAM, "--count", "200000", "--rate", "100kpps")
-    assert finish(child)["unique"] == 200000
+    assert report(child, code=0)["unique"] == 200000
 
 
 def test_streams_have_their_own_accounts(ends: tuple[Namespace, Namespace]) -> None:
     """More groups than one socket may join, each complete and each with TTL and TOS as sent."""
     left, right = ends
     options = ("--count", "100", "--rate", "50kpps", "--ttl", "3", "--dscp", "46")
-    child = start_recv(right, "233.252.0.0/26:5000%eth0", "--count", "100")
+    child = receiver(right, "233.252.0.0/26:5000%eth0", "--count", "100")
     send(left, "233.252.0.0:5000%eth0", "--streams", "64", *options)
-    result = finish(child)
+    result = report(child, code=0)
     assert [stream["group"] for stream in result["streams"]] == [f"233.252.0.{i}" for i in range(64)]
     assert all(stream["unique"] == 100 and not stream["foreign"] for stream in result["streams"])
     assert result["ttl"] == {"3": 6400}
@@ -104,10 +104,10 @@ def test_ssm_join_hears_that_source_alone(ends: tuple[Namespace, Namespace]) -> 
     """SOURCE@ is a source-specific join for recv and the address to send from for send."""
     left, right = ends
     left.ip("addr add 192.0.2.9/24 dev eth0")
-    child = start_recv(right, f"192.0.2.9@{STREAM}", "--count", "50")
+    child = receiver(right, f"192.0.2.9@{STREAM}", "--count", "50")
     send(left, STREAM, "--count", "50")
     send(left, f"192.0.2.9@{STREAM}", "--count", "50", "--source-port", "4444")
-    assert finish(child)["sources"] == {"192.0.2.9:4444": 50}
+    assert report(child, code=0)["sources"] == {"192.0.2.9:4444": 50}
 
 
 def test_unicast(ends: tuple[Namespace, Namespace]) -> None:
@@ -116,9 +116,9 @@ def test_unicast(ends: tuple[Namespace, Namespace]) -> None:
     refused = send(left, "192.0.2.2:7000", "--count", "2000", "--rate", "20000")
     assert refused["sent"] == 2000
     assert refused["errors"] > 0
-    child = start_recv(right, "192.0.2.2:7000", "--count", "2000")
+    child = receiver(right, "192.0.2.2:7000", "--count", "2000")
     send(left, "192.0.2.2:7000%eth0", "--count", "2000", "--rate", "20000")
-    result = finish(child)
+    result = report(child, code=0)
     assert result["unique"] == 2000
     assert result["ttl"] == {"64": 2000}
 
@@ -126,30 +126,30 @@ def test_unicast(ends: tuple[Namespace, Namespace]) -> None:
 def test_own_drops_are_told_apart(ends: tuple[Namespace, Namespace]) -> None:
     """What this sink loses for want of buffer is socket_dropped, so that nobody blames the relay for it."""
     left, right = ends
-    child = start_recv(right, STREAM, "--count", "100000", "--idle", "0.5")
+    child = receiver(right, STREAM, "--count", "100000", "--idle", "0.5")
     child.send_signal(signal.SIGSTOP)
     send(left, STREAM, "--count", "100000", "--rate", "10000000")
     child.send_signal(signal.SIGCONT)
-    result = finish(child, code=1)
+    result = report(child, code=1)
     assert result["lost"] == result["socket_dropped"] == 100000 - result["unique"] > 0
 
 
 def test_signal_ends_both_with_a_result(ends: tuple[Namespace, Namespace]) -> None:
     """Ctrl-C and SIGTERM mean: that was all, now say what was seen."""
     left, right = ends
-    child = start_recv(right, STREAM)
+    child = receiver(right, STREAM)
     sender = left.popen(*MCRELAY, "send", STREAM, "-j", stdout=subprocess.PIPE)
     time.sleep(1)
     sender.send_signal(signal.SIGINT)
     sent = json.loads(sender.communicate(timeout=5)[0])
     time.sleep(0.1)
     child.send_signal(signal.SIGTERM)
-    assert finish(child, seconds=5)["unique"] == sent["sent"] > 100
+    assert report(child, timeout=5, code=0)["unique"] == sent["sent"] > 100
 
 
 def test_nothing_received_is_a_failure(ends: tuple[Namespace, Namespace]) -> None:
     """Exit code 1, zeros, and no latency."""
-    result = finish(start_recv(ends[1], STREAM, "--duration", "0.3"), code=1)
+    result = report(receiver(ends[1], STREAM, "--duration", "0.3"), code=1)
     assert result["received"] == 0
     assert result["latency_us"] is None
 
@@ -188,9 +188,9 @@ def test_faults_are_found(ends: tuple[Namespace, Namespace], fault: str) -> None
     left, right = ends
     datagrams = captured(left, right, "--count", "100", "--size", "600")
     spoil, expected = FAULTS[fault]
-    child = start_recv(right, "192.0.2.2:7000", "--count", "100", "--idle", "0.3")
+    child = receiver(right, "192.0.2.2:7000", "--count", "100", "--idle", "0.3")
     replay(left, spoil(datagrams))
-    result = finish(child, code=int(bool(expected.keys() & {"lost", "duplicated", "corrupted"})))
+    result = report(child, code=int(bool(expected.keys() & {"lost", "duplicated", "corrupted"})))
     counts = {key: result[key] for key in ("lost", "duplicated", "reordered", "corrupted", "foreign")}
     assert counts == dict.fromkeys(counts, 0) | expected
 
@@ -200,9 +200,9 @@ def test_another_run_or_stream_is_foreign(ends: tuple[Namespace, Namespace]) -> 
     left, right = ends
     streams = captured(left, right, "--count", "10", "--streams", "2", group="233.252.0.0")
     again = captured(left, right, "--count", "10")
-    child = start_recv(right, "192.0.2.2:7000", "--duration", "1")
+    child = receiver(right, "192.0.2.2:7000", "--duration", "1")
     replay(left, streams + again)
-    result = finish(child)
+    result = report(child, code=0)
     assert (result["unique"], result["foreign"]) == (10, 20)
 
 

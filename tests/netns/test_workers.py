@@ -6,18 +6,8 @@ import json
 import subprocess
 
 import pytest
-from support.relay import (
-    GROUP,
-    MCRELAY,
-    RelayUnderTest,
-    assert_adds_up,
-    assert_exact,
-    receiver,
-    relaying,
-    report,
-    send,
-    service_in,
-)
+from support.relay import GROUP, RelayUnderTest, assert_adds_up, relaying, service_in
+from support.traffic import MCRELAY, assert_exact, receiver, report, send
 
 from mcrelay.commands.lab import standard_lab
 from mcrelay.linux.features import Features
@@ -95,7 +85,7 @@ def test_a_kernel_without_fanout_has_the_filters_share_the_groups():
         lab.settle()
         with service_in(lab.relay, rules(3), Features(fanout=False)) as service:
             relay_all(lab)
-            stats = views.stats(service)
+            stats = views.stats(service.state())
             assert_adds_up(stats)
             assert stats["links"][0]["frames"]["no_match"] == 0
 

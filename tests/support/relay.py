@@ -7,17 +7,15 @@ import contextlib
 import json
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support.traffic import bound_ports, memberships, unread_bytes, wait_for
+from support.traffic import MCRELAY, wait_for
 
 from mcrelay.commands.lab import standard_lab
-from mcrelay.commands.send import consecutive
 from mcrelay.config.parse import parse_config
 from mcrelay.control.client import ask
 from mcrelay.errors import ControlError
@@ -27,7 +25,6 @@ from mcrelay.relay.build import build
 if TYPE_CHECKING:
     from mcrelay.linux.features import Features
 
-MCRELAY = [sys.executable, "-m", "mcrelay"]
 SOURCE = "192.168.168.55"
 GROUP = "226.2.2.2"
 INPUT = f"{SOURCE}@{GROUP}:2068%in0"
@@ -59,12 +56,17 @@ class RelayUnderTest:
     def wait_for(self, condition, what: str, seconds: float = 10) -> float:
         """Poll until true; returns the seconds it took."""
         begin = time.monotonic()
-        while time.monotonic() - begin < seconds:
+
+        def holds() -> bool:
             with contextlib.suppress(ControlError):
-                if condition():
-                    return time.monotonic() - begin
-            time.sleep(0.01)
-        raise AssertionError(f"no {what} within {seconds} s; the relay said:\n{self.log.read_text()}")
+                return bool(condition())
+            return False
+
+        try:
+            wait_for(holds, what, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the relay said:\n{self.log.read_text()}") from None
+        return time.monotonic() - begin
 
     def show(self, noun: str):
         return ask(self.socket, "show", read_only=True, noun=noun)
@@ -157,55 +159,6 @@ def carries(namespace, link: str) -> bool:
     """
     found = namespace.run("ip", "-j", "link", "show", "dev", link, check=False).stdout
     return all(each["operstate"] == "UP" for each in json.loads(found or "[]"))
-
-
-def receiver(namespace, stream: str, *options: object) -> subprocess.Popen:
-    """`mcrelay recv` in a namespace, every socket of it bound and joined by the time this returns."""
-    streams = options[options.index("--streams") + 1] if "--streams" in options else None
-    *_, last = consecutive(stream, streams)  # they are opened in turn
-    group, already = str(last.address), memberships(namespace)
-    child = namespace.popen(*MCRELAY, "recv", stream, *map(str, options), "-j", stdout=subprocess.PIPE)
-
-    def listens() -> bool:
-        assert child.poll() is None, f"recv {stream} ended with exit code {child.returncode}"
-        if last.address.is_multicast:
-            return memberships(namespace)[group] > already[group]
-        return last.port in bound_ports(namespace)
-
-    wait_for(listens, f"recv {stream} to listen")
-    return child
-
-
-def heard(child: subprocess.Popen, namespace):
-    """What a `recv` that waits for no count printed: ended once all that has reached its namespace is read.
-
-    Call it when whoever sends has ended and the relay is at rest.
-    """
-    wait_for(lambda: not unread_bytes(namespace), "recv to read all there is")
-    child.send_signal(signal.SIGINT)
-    return report(child)
-
-
-def sender(namespace, stream: str, *options: object) -> subprocess.Popen:
-    return namespace.popen(*MCRELAY, "send", stream, *map(str, options), "-j", stdout=subprocess.PIPE)
-
-
-def report(child: subprocess.Popen, timeout: float = 60):
-    """What `send` or `recv` printed."""
-    out, _ = child.communicate(timeout=timeout)
-    return json.loads(out)
-
-
-def send(namespace, stream: str, *options: object):
-    return report(sender(namespace, stream, *options))
-
-
-def assert_exact(got, count: int) -> None:
-    """Every datagram once, in order, byte for byte."""
-    assert got["socket_dropped"] == 0, "the sink itself was too slow"
-    for what in ("lost", "duplicated", "reordered", "corrupted", "foreign"):
-        assert got[what] == 0, got
-    assert got["received"] == count, got
 
 
 def assert_adds_up(stats) -> None:

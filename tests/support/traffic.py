@@ -1,8 +1,9 @@
-"""`mcrelay send` and `mcrelay recv` inside namespaces, as tests use them."""
+"""Traffic inside namespaces, and what the kernel says of it: `mcrelay send` and `recv`, sockets, joins; waiting."""
 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -10,22 +11,23 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mcrelay.commands.send import consecutive
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mcrelay.commands.lab import Namespace
 
-MCRELAY = (sys.executable, "-m", "mcrelay")
+MCRELAY = [sys.executable, "-m", "mcrelay"]
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 10) -> Any:
-    """Poll until *condition* is true; fail with *what* otherwise."""
+    """Poll until *condition* is true, and return its value; fail with *what* otherwise."""
     until = time.monotonic() + seconds
-    while True:
-        if value := condition():
-            return value
+    while not (value := condition()):
         assert time.monotonic() < until, f"waited {seconds} s for {what}"
-        time.sleep(0.01)
+        time.sleep(0.005)
+    return value
 
 
 def bound_ports(namespace: Namespace) -> set[int]:
@@ -50,28 +52,51 @@ def memberships(namespace: Namespace) -> Counter[str]:
     return groups
 
 
-def start_recv(namespace: Namespace, stream: str, *options: str) -> subprocess.Popen[str]:
-    """Start `recv -j` inside and return when its sockets are bound and joined."""
-    command = [*MCRELAY, "recv", stream, "-j", *options]
-    child = namespace.popen(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    port = int(stream.partition(":")[2].partition("%")[0])
-    first = stream.rpartition("@")[2].partition(":")[0].partition("/")[0]
-    if int(first.split(".")[0]) >= 224:
-        wait_for(lambda: child.poll() is not None or first in memberships(namespace), f"the join of {first}")
-    wait_for(lambda: child.poll() is not None or port in bound_ports(namespace), f"port {port}")
+def receiver(namespace, stream: str, *options: object) -> subprocess.Popen:
+    """`mcrelay recv` in a namespace, every socket of it bound and joined by the time this returns."""
+    streams = int(str(options[options.index("--streams") + 1])) if "--streams" in options else None
+    *_, last = consecutive(stream, streams)  # they are opened in turn
+    group, already = str(last.address), memberships(namespace)
+    child = namespace.popen(*MCRELAY, "recv", stream, *map(str, options), "-j", stdout=subprocess.PIPE)
+
+    def listens() -> bool:
+        assert child.poll() is None, f"recv {stream} ended with exit code {child.returncode}"
+        if last.address.is_multicast:
+            return memberships(namespace)[group] > already[group]
+        return last.port in bound_ports(namespace)
+
+    wait_for(listens, f"recv {stream} to listen")
     return child
 
 
-def finish(child: subprocess.Popen[str], code: int = 0, seconds: float = 30) -> dict[str, Any]:
-    """Wait for a `recv -j` to end with exit *code*; its JSON."""
-    out, err = child.communicate(timeout=seconds)
-    assert child.returncode == code, f"exit code {child.returncode}: {err}{out}"
-    assert "Traceback" not in err
-    result: dict[str, Any] = json.loads(out)
-    return result
+def heard(child: subprocess.Popen, namespace):
+    """What a `recv` that waits for no count printed: ended once all that has reached its namespace is read.
+
+    Call it when whoever sends has ended and the relay is at rest.
+    """
+    wait_for(lambda: not unread_bytes(namespace), "recv to read all there is")
+    child.send_signal(signal.SIGINT)
+    return report(child)
 
 
-def send(namespace: Namespace, stream: str, *options: str) -> dict[str, Any]:
-    """Run `send -j` inside to its end; its JSON."""
-    result: dict[str, Any] = json.loads(namespace.run(*MCRELAY, "send", stream, "-j", *options).stdout)
-    return result
+def sender(namespace, stream: str, *options: object) -> subprocess.Popen:
+    return namespace.popen(*MCRELAY, "send", stream, *map(str, options), "-j", stdout=subprocess.PIPE)
+
+
+def report(child: subprocess.Popen, timeout: float = 60, code: int | None = None):
+    """What `send` or `recv` printed; *code* is what it has to end with, where that matters."""
+    out, _ = child.communicate(timeout=timeout)
+    assert code is None or child.returncode == code, f"exit code {child.returncode}: {out}"
+    return json.loads(out)
+
+
+def send(namespace, stream: str, *options: object):
+    return report(sender(namespace, stream, *options))
+
+
+def assert_exact(got, count: int) -> None:
+    """Every datagram once, in order, byte for byte."""
+    assert got["socket_dropped"] == 0, "the sink itself was too slow"
+    for what in ("lost", "duplicated", "reordered", "corrupted", "foreign"):
+        assert got[what] == 0, got
+    assert got["received"] == count, got
