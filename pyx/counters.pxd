@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
-# How a frame left the loop: exactly one for each. Order is that of VERDICTS in counters.pyx.
+# How a frame left the loop: exactly one for each. Its names are in counters.pyx.
 cdef enum Verdict:
     RELAYED = 0      # handed to a rule's outputs; also what parse says of a frame that is fit to be
     DROPPED
@@ -15,14 +15,14 @@ cdef enum Verdict:
     TUNNEL           # of a tunnel's end that left work on the packets inside to its device: linux/virtio_net.h
     VERDICT_COUNT
 
-# Why a rule did not pass on a datagram that was its own. Order is that of DROPS.
+# Why a rule did not pass on a datagram that was its own.
 cdef enum Drop:
     DROP_SOURCE = 0
     DROP_POLICER
     DROP_ECHO
     DROP_COUNT
 
-# Why a datagram did not leave by one output. Order is that of SEND_ERRORS.
+# Why a datagram did not leave by one output.
 cdef enum SendError:
     SEND_NOBUFS = 0
     SEND_NETDOWN
@@ -56,4 +56,4 @@ cdef class CounterBlock:
     """Owner of one counter struct, zeroed and alone on its cache lines; freed with the last plan that names it."""
 
     cdef void *memory
-    cdef int words
+    cdef readonly tuple fields

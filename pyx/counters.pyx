@@ -4,26 +4,72 @@ cimport cython
 
 from .kernel cimport aligned_alloc, free, load_relaxed_u64, memset
 
-VERDICTS = ("relayed", "dropped", "no_match", "not_udp", "vlan", "fragment", "truncated", "malformed", "tunnel")
-DROPS = ("source", "policer", "echo")
-SEND_ERRORS = ("nobufs", "netdown", "mtu", "noaddr", "noroute", "unreachable", "blocked", "ttl", "parked", "other")
-
 cdef enum: CACHE_LINE = 64
 
-FRAME_WORDS = len(VERDICTS)
-INPUT_WORDS = 3 + len(DROPS)            # rx_packets, rx_bytes, last_packet_ns, then the drops
-OUTPUT_WORDS = 3 + len(SEND_ERRORS)     # tx_packets, tx_bytes, since_packets, then the errors
-assert len(VERDICTS) == VERDICT_COUNT and sizeof(FrameCounters) == 8 * VERDICT_COUNT
-assert len(DROPS) == DROP_COUNT and sizeof(InputCounters) == 8 * (3 + DROP_COUNT)
-assert len(SEND_ERRORS) == SEND_ERROR_COUNT and sizeof(OutputCounters) == 8 * (3 + SEND_ERROR_COUNT)
+
+cdef tuple names_of(dict names, int count):
+    """The names in the order of their numbers; a number without a name, or a name twice, is an error at import."""
+    if sorted(names) != list(range(count)) or len(set(names.values())) != count:
+        raise AssertionError(f"{count} counters are called {names}")
+    return tuple([names[number] for number in range(count)])
+
+
+cdef tuple fields_of(dict counters, tuple reasons, size_t size):
+    """The names of a struct's fields as they lie in memory, its array of counters by reason among them."""
+    fields = []
+    for name, value in counters.items():
+        fields += reasons if isinstance(value, list) else (name,)
+    if len(set(fields)) * sizeof(uint64_t) != size:
+        raise AssertionError(f"{size} bytes of counters are called {fields}")
+    return tuple(fields)
+
+
+VERDICTS = names_of({
+    <int>RELAYED: "relayed",
+    <int>DROPPED: "dropped",
+    <int>NO_MATCH: "no_match",
+    <int>NOT_UDP: "not_udp",
+    <int>VLAN: "vlan",
+    <int>FRAGMENT: "fragment",
+    <int>TRUNCATED: "truncated",
+    <int>MALFORMED: "malformed",
+    <int>TUNNEL: "tunnel",
+}, VERDICT_COUNT)
+
+DROPS = names_of({
+    <int>DROP_SOURCE: "source",
+    <int>DROP_POLICER: "policer",
+    <int>DROP_ECHO: "echo",
+}, DROP_COUNT)
+
+SEND_ERRORS = names_of({
+    <int>SEND_NOBUFS: "nobufs",
+    <int>SEND_NETDOWN: "netdown",
+    <int>SEND_MTU: "mtu",
+    <int>SEND_NOADDR: "noaddr",
+    <int>SEND_NOROUTE: "noroute",
+    <int>SEND_UNREACHABLE: "unreachable",
+    <int>SEND_BLOCKED: "blocked",
+    <int>SEND_TTL: "ttl",
+    <int>SEND_PARKED: "parked",
+    <int>SEND_OTHER: "other",
+}, SEND_ERROR_COUNT)
+
+# Cython makes a dict of a struct, in the order of its fields: so these are never told twice.
+cdef FrameCounters no_frames
+cdef InputCounters no_input
+cdef OutputCounters no_output
+FRAME_FIELDS = fields_of(no_frames, VERDICTS, sizeof(FrameCounters))
+INPUT_FIELDS = fields_of(no_input, DROPS, sizeof(InputCounters))
+OUTPUT_FIELDS = fields_of(no_output, SEND_ERRORS, sizeof(OutputCounters))
 
 
 @cython.final
 cdef class CounterBlock:
-    def __cinit__(self, int words):
-        """``words`` is FRAME_WORDS, INPUT_WORDS or OUTPUT_WORDS."""
-        cdef size_t size = (8 * words + CACHE_LINE - 1) & ~<size_t>(CACHE_LINE - 1)
-        self.words = words
+    def __cinit__(self, tuple fields not None):
+        """``fields`` are FRAME_FIELDS, INPUT_FIELDS or OUTPUT_FIELDS."""
+        cdef size_t size = (sizeof(uint64_t) * len(fields) + CACHE_LINE - 1) & ~<size_t>(CACHE_LINE - 1)
+        self.fields = fields
         self.memory = aligned_alloc(CACHE_LINE, size)
         if self.memory == NULL:
             raise MemoryError("counters")
@@ -33,5 +79,5 @@ cdef class CounterBlock:
         free(self.memory)
 
     def read(self):
-        """The counters as a tuple of ints, each one whole; together they may be a few datagrams apart."""
-        return tuple([load_relaxed_u64(<uint64_t *>self.memory + i) for i in range(self.words)])
+        """The counters in the order of ``fields``, each one whole; together they may be a few datagrams apart."""
+        return tuple([load_relaxed_u64(<uint64_t *>self.memory + i) for i in range(len(self.fields))])

@@ -3,6 +3,7 @@
 cimport cython
 from libc.stdint cimport uint16_t, uint32_t
 
+from . import counters
 from .counters cimport VERDICT_COUNT, CounterBlock, FrameCounters
 from .kernel cimport (
     AF_PACKET, BLOCK_STATUS_AT, ETH_P_ALL, MAP_FAILED, MAP_SHARED, PACKET_COPY_THRESH, PACKET_FANOUT,
@@ -128,7 +129,7 @@ cdef class RingSocket:
         cdef sockaddr_ll address
         self.ring.fd = -1
         self.ifindex = ifindex
-        self.frames = CounterBlock(VERDICT_COUNT)
+        self.frames = CounterBlock(counters.FRAME_FIELDS)
         self.ring.counters = <FrameCounters *>self.frames.memory
         self.ring.slots = latency
         self.ring.fd = check(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0), "AF_PACKET socket (needs CAP_NET_RAW)")

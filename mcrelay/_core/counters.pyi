@@ -3,11 +3,13 @@ from typing import final
 VERDICTS: tuple[str, ...]
 DROPS: tuple[str, ...]
 SEND_ERRORS: tuple[str, ...]
-FRAME_WORDS: int
-INPUT_WORDS: int
-OUTPUT_WORDS: int
+FRAME_FIELDS: tuple[str, ...]
+INPUT_FIELDS: tuple[str, ...]
+OUTPUT_FIELDS: tuple[str, ...]
 
 @final
 class CounterBlock:
-    def __new__(cls, words: int) -> CounterBlock: ...
+    @property
+    def fields(self) -> tuple[str, ...]: ...
+    def __new__(cls, fields: tuple[str, ...]) -> CounterBlock: ...
     def read(self) -> tuple[int, ...]: ...

@@ -5,6 +5,8 @@ The counters are the core's, one writer each; whoever makes the registry says ho
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from mcrelay.model.state import CounterKey, CounterNames, InputCount, OutputCount, RingCount
@@ -14,7 +16,11 @@ if TYPE_CHECKING:
 
 
 class Counters(Protocol):
-    """One worker's counters of one thing: mcrelay._core.counters.Block."""
+    """One worker's counters of one thing: mcrelay._core.counters.CounterBlock."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What they are called, in the order in which they are read."""
 
     def read(self) -> tuple[int, ...]:
         """Each as it is now; the worker goes on."""
@@ -26,9 +32,9 @@ C = TypeVar("C", bound=Counters)
 class CounterRegistry(Generic[C]):
     """Who has which counters, and for how long: an input or output as long as a rule names it, a link for ever.
 
-    An input's are datagrams, bytes, the time of the last in ns, then the drops; an output's are datagrams, bytes, what
-    its rule had let through before, then the errors. What an input counted stays its rule's when the rule has another
-    input: outputs go on, so the sum of what was received has to.
+    An input has the fields ``rx_packets``, ``rx_bytes``, ``last_packet_ns`` and the drops; an output ``tx_packets``,
+    ``tx_bytes``, ``since_packets`` (what its rule had let through before) and the errors. What an input counted stays
+    its rule's when the rule has another input: outputs go on, so the sum of what was received has to.
     """
 
     def __init__(
@@ -39,9 +45,9 @@ class CounterRegistry(Generic[C]):
         self._names = names
         self._inputs: dict[CounterKey, list[C]] = {}  # one a worker
         self._outputs: dict[CounterKey, list[C]] = {}
-        self._retired: dict[str, list[int]] = {}  # of inputs that a rule has no more, by rule
+        self._retired: dict[str, InputCount] = {}  # of inputs that a rule has no more, by rule
         self._before: dict[CounterKey, int] = {}  # what these had let through when an output began
-        self._past: dict[str, list[int]] = {}  # of closed rings, by link
+        self._past: dict[str, RingCount] = {}  # of closed rings, by link
 
     def input(self, slot: CounterKey) -> list[C]:
         """Counters of an input, one a worker; made when first asked for."""
@@ -64,7 +70,8 @@ class CounterRegistry(Generic[C]):
                 inputs.setdefault(rule, []).append(held)
         for slot in new:
             self._outputs[slot] = self._make_output()
-            self._before[slot] = _passed(self._retired.get(slot[0]))
+            retired = self._retired.get(slot[0])
+            self._before[slot] = retired.rx_packets - sum(retired.drops.values()) if retired else 0
         return [(self._outputs[slot], held) for slot in new for held in inputs.get(slot[0], ())]
 
     def prune(self, inputs: Collection[CounterKey], outputs: Collection[CounterKey]) -> None:
@@ -72,66 +79,68 @@ class CounterRegistry(Generic[C]):
         rules = {rule for rule, _ in inputs}
         for slot, held in self._inputs.items():
             if slot not in inputs and slot[0] in rules:
-                parts = [each.read() for each in held]
-                if before := self._retired.get(slot[0]):
-                    parts.append(tuple(before))
-                self._retired[slot[0]] = _summed(parts)
-        self._retired = {rule: words for rule, words in self._retired.items() if rule in rules}
+                count = self._input_count(held)
+                before = self._retired.get(slot[0])
+                self._retired[slot[0]] = _sum_of_inputs([before, count]) if before else count
+        self._retired = {rule: count for rule, count in self._retired.items() if rule in rules}
         self._before = {slot: count for slot, count in self._before.items() if slot in outputs}
         self._inputs = {slot: held for slot, held in self._inputs.items() if slot in inputs}
         self._outputs = {slot: held for slot, held in self._outputs.items() if slot in outputs}
 
-    def retire(self, ifname: str, words: Sequence[int]) -> None:
-        """A link's rings are closed: what they had counted (received, dropped, then the verdicts) stays the link's."""
-        past = self._past.get(ifname)
-        self._past[ifname] = total([past, words]) if past else list(words)
+    def retire(self, ifname: str, count: RingCount) -> None:
+        """A link's rings are closed: what they had counted stays the link's."""
+        self._past[ifname] = self.ring(ifname, count)
 
     def inputs(self) -> dict[CounterKey, InputCount]:
         """The sum of every input."""
-        return {slot: self._input_count([each.read() for each in held]) for slot, held in self._inputs.items()}
+        return {slot: self._input_count(held) for slot, held in self._inputs.items()}
 
     def retired(self) -> dict[str, InputCount]:
         """The sum of what each rule's former inputs had counted."""
-        return {rule: self._input_count([words]) for rule, words in self._retired.items()}
+        return dict(self._retired)
 
     def outputs(self) -> dict[CounterKey, OutputCount]:
         """The sum of every output."""
         return {slot: self._output_count(held, self._before.get(slot, 0)) for slot, held in self._outputs.items()}
 
-    def ring(self, ifname: str, words: Sequence[int], *, coarse: bool) -> RingCount:
+    def ring(self, ifname: str, count: RingCount) -> RingCount:
         """The sum of a link whose open rings have counted this much."""
         past = self._past.get(ifname)
-        received, dropped, *frames = total([past, words]) if past else words
-        return RingCount(received, dropped, _named(self._names.verdicts, frames), coarse)
+        if past is None:
+            return count
+        return replace(
+            count,
+            rx_frames=past.rx_frames + count.rx_frames,
+            dropped=past.dropped + count.dropped,
+            frames=_sum([past.frames, count.frames]),
+        )
 
     def drops(self) -> dict[str, dict[str, int]]:
         """Datagrams that rules dropped, by rule and reason, of the rules that dropped any."""
-        found: dict[str, dict[str, int]] = {}
-        parts = [(rule, each.read()[3:]) for (rule, _), held in self._inputs.items() for each in held]
-        parts += [(rule, tuple(words[3:])) for rule, words in self._retired.items()]
-        for rule, drops in parts:
-            if any(drops):
-                counts = found.setdefault(rule, dict.fromkeys(self._names.drops, 0))
-                for reason, count in zip(self._names.drops, drops, strict=True):
-                    counts[reason] += count
-        return found
+        parts: dict[str, list[dict[str, int]]] = {}
+        for (rule, _), held in self._inputs.items():
+            if drops := _any_of(self._names.drops, held):
+                parts.setdefault(rule, []).append(drops)
+        for rule, count in self._retired.items():
+            if any(count.drops.values()):
+                parts.setdefault(rule, []).append(count.drops)
+        return {rule: _sum(drops) for rule, drops in parts.items()}
 
     def errors(self) -> dict[CounterKey, dict[str, int]]:
         """Datagrams that outputs did not send, by output and reason, of the outputs that failed with any."""
-        found: dict[CounterKey, dict[str, int]] = {}
-        for slot, held in self._outputs.items():
-            parts = [each.read()[3:] for each in held]
-            if any(map(any, parts)):
-                found[slot] = _named(self._names.send_errors, total(parts))
-        return found
+        found = ((slot, _any_of(self._names.send_errors, held)) for slot, held in self._outputs.items())
+        return {slot: errors for slot, errors in found if errors}
 
-    def _input_count(self, parts: Sequence[Sequence[int]]) -> InputCount:
-        packets, size, last_ns, *drops = _summed(parts)
-        return InputCount(packets, size, last_ns / 1e9 if last_ns else None, _named(self._names.drops, drops))
+    def _input_count(self, held: Sequence[Counters]) -> InputCount:
+        counts = _read(held, newest="last_packet_ns")
+        last_ns = counts["last_packet_ns"]
+        drops = _chosen(self._names.drops, counts)
+        return InputCount(counts["rx_packets"], counts["rx_bytes"], last_ns / 1e9 if last_ns else None, drops)
 
     def _output_count(self, held: Sequence[Counters], before: int) -> OutputCount:
-        packets, size, since, *errors = total(each.read() for each in held)
-        return OutputCount(packets, size, before + since, _named(self._names.send_errors, errors))
+        counts = _read(held)
+        errors = _chosen(self._names.send_errors, counts)
+        return OutputCount(counts["tx_packets"], counts["tx_bytes"], before + counts["since_packets"], errors)
 
 
 def total(parts: Iterable[Sequence[int]]) -> list[int]:
@@ -139,15 +148,46 @@ def total(parts: Iterable[Sequence[int]]) -> list[int]:
     return [sum(counts) for counts in zip(*parts, strict=True)]
 
 
-def _summed(inputs: Sequence[Sequence[int]]) -> list[int]:
+def _read(held: Sequence[Counters], newest: str = "") -> dict[str, int]:
+    """The counters of one thing by name, added up over the workers; of ``newest`` the largest."""
+    parts = [each.read() for each in held]
+    counts = dict(zip(held[0].fields, total(parts), strict=True))
+    if newest:
+        counts[newest] = max(part[held[0].fields.index(newest)] for part in parts)
+    return counts
+
+
+def _any_of(names: tuple[str, ...], held: Sequence[Counters]) -> dict[str, int]:
+    """These counters by name; empty if all are 0. Asked of everything all the time, and nearly always all are."""
+    places = _places(held[0].fields, names)
+    for each in held:
+        counts = each.read()
+        if any(map(counts.__getitem__, places)):
+            return _chosen(names, _read(held))
+    return {}
+
+
+@cache
+def _places(fields: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(fields.index(name) for name in names)
+
+
+def _chosen(names: Sequence[str], counts: dict[str, int]) -> dict[str, int]:
+    return {name: counts[name] for name in names}
+
+
+def _sum(parts: Sequence[dict[str, int]]) -> dict[str, int]:
+    return {name: sum(each[name] for each in parts) for name in parts[0]}
+
+
+def _sum_of_inputs(parts: Sequence[InputCount]) -> InputCount:
     """Add up counters of inputs; the time of the last datagram is the newest."""
-    packets, size, _, *drops = total(inputs)
-    return [packets, size, max(each[2] for each in inputs), *drops]
-
-
-def _passed(words: Sequence[int] | None) -> int:
-    """Datagrams that an input let through: received, less the drops."""
-    return words[0] - sum(words[3:]) if words else 0
+    return InputCount(
+        sum(each.rx_packets for each in parts),
+        sum(each.rx_bytes for each in parts),
+        max((each.last_packet_time for each in parts if each.last_packet_time is not None), default=None),
+        _sum([each.drops for each in parts]),
+    )
 
 
 def _held(shelf: dict[CounterKey, list[C]], slot: CounterKey, make: Callable[[], list[C]]) -> list[C]:
@@ -155,7 +195,3 @@ def _held(shelf: dict[CounterKey, list[C]], slot: CounterKey, make: Callable[[],
     if found is None:
         found = shelf[slot] = make()
     return found
-
-
-def _named(names: Sequence[str], counts: Sequence[int]) -> dict[str, int]:
-    return dict(zip(names, counts, strict=True))

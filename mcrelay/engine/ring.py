@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from mcrelay._core.counters import DROPS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, CounterBlock
+from mcrelay._core.counters import DROPS, INPUT_FIELDS, OUTPUT_FIELDS, SEND_ERRORS, VERDICTS, CounterBlock
 from mcrelay._core.egress import EgressSocket, GsoState
 from mcrelay._core.plan import PlanOwner
 from mcrelay._core.policer import PolicerState
@@ -29,7 +29,16 @@ from mcrelay.engine.counters import CounterRegistry, total
 from mcrelay.engine.workers import Workers
 from mcrelay.linux import bpf, process
 from mcrelay.model import refusals
-from mcrelay.model.state import CounterKey, CounterNames, Endpoint, FrameLosses, Refusals, Snapshot, WorkerCount
+from mcrelay.model.state import (
+    CounterKey,
+    CounterNames,
+    Endpoint,
+    FrameLosses,
+    Refusals,
+    RingCount,
+    Snapshot,
+    WorkerCount,
+)
 
 if TYPE_CHECKING:
     from mcrelay.linux.features import Features
@@ -73,8 +82,8 @@ class RingEngine:
         self._egress: dict[CounterKey, _Egress] = {}
         self._refused: list[OutputSpec] = []  # outputs to hosts
         self._counters = CounterRegistry(
-            lambda: [CounterBlock(INPUT_WORDS) for _ in range(workers)],
-            lambda: [CounterBlock(OUTPUT_WORDS) for _ in range(workers)],
+            lambda: [CounterBlock(INPUT_FIELDS) for _ in range(workers)],
+            lambda: [CounterBlock(OUTPUT_FIELDS) for _ in range(workers)],
             NAMES,
         )
         self._policers: dict[CounterKey, tuple[Rate, list[PolicerState]]] = {}
@@ -296,7 +305,7 @@ class RingEngine:
         kept_rings = {id(each) for each in rings.values()}
         for capture in self._captures.values():
             if id(capture) not in kept_rings:
-                self._counters.retire(capture.spec.ifname, _ring_words(capture))
+                self._counters.retire(capture.spec.ifname, _ring_count(capture))
                 for ring in capture.sockets:
                     ring.close()
         kept_sockets = {id(each) for each in sockets.values()}
@@ -330,7 +339,7 @@ class RingEngine:
             retired=self._counters.retired(),
             outputs=self._counters.outputs(),
             rings={
-                each.spec.ifname: self._counters.ring(each.spec.ifname, _ring_words(each), coarse=each.coarse)
+                each.spec.ifname: self._counters.ring(each.spec.ifname, _ring_count(each))
                 for each in self._captures.values()
             },
             sndbufs={each.spec.oif: each.socket.sndbuf for each in self._egress.values() if each.spec.oif},
@@ -427,10 +436,11 @@ def _groups(spec: PlanSpec) -> dict[int, frozenset[IPv4Address]]:
     return {ifindex: frozenset(held) for ifindex, held in groups.items()}
 
 
-def _ring_words(capture: _Capture) -> list[int]:
-    """Received, dropped, then the verdicts. The latter are read first: never more of them than frames."""
+def _ring_count(capture: _Capture) -> RingCount:
+    """What the open rings of a link have counted. The verdicts are read first: never more of them than frames."""
     frames = total(ring.frames.read() for ring in capture.sockets)
-    return [*total(ring.statistics() for ring in capture.sockets), *frames]
+    received, dropped = total(ring.statistics() for ring in capture.sockets)
+    return RingCount(received, dropped, dict(zip(VERDICTS, frames, strict=True)), capture.coarse)
 
 
 def _frame_losses(ring: RingSocket) -> FrameLosses:

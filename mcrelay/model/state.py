@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from typing import Literal
 
 CounterKey = tuple[str, str]  # (rule, input or output text): what counters and sockets are kept under
 
@@ -18,9 +15,9 @@ FrameLosses = dict[str, tuple[int, IPv4Address | None]]  # of one ring, by verdi
 class CounterNames:
     """What the counters are called, in their order."""
 
-    verdicts: Sequence[str]
-    drops: Sequence[str]
-    send_errors: Sequence[str]
+    verdicts: tuple[str, ...]
+    drops: tuple[str, ...]
+    send_errors: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from support.frames import GROUP, PORT, number
 
-from mcrelay._core.counters import DROPS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, CounterBlock
+from mcrelay._core.counters import DROPS, INPUT_FIELDS, OUTPUT_FIELDS, SEND_ERRORS, CounterBlock
 from mcrelay._core.egress import EgressSocket, GsoState
 from mcrelay._core.plan import PlanOwner
 from mcrelay._core.ring import RingSocket
@@ -96,6 +96,11 @@ class Wire:
         return sock
 
 
+def read(block):
+    """Counters by name."""
+    return dict(zip(block.fields, block.read(), strict=True))
+
+
 @dataclass
 class To:
     """One output of a plan under test."""
@@ -103,12 +108,12 @@ class To:
     socket: EgressSocket | None
     burst: int = 16
     keep_dscp: bool = True
-    block: CounterBlock = field(default_factory=lambda: CounterBlock(OUTPUT_WORDS))
+    block: CounterBlock = field(default_factory=lambda: CounterBlock(OUTPUT_FIELDS))
 
     @property
     def counted(self):
-        packets, size, _, *errors = self.block.read()
-        return packets, size, {name: count for name, count in zip(SEND_ERRORS, errors, strict=True) if count}
+        counts = read(self.block)
+        return counts["tx_packets"], counts["tx_bytes"], {name: counts[name] for name in SEND_ERRORS if counts[name]}
 
 
 @dataclass
@@ -122,16 +127,16 @@ class From:
     port: int = PORT
     allow: list = field(default_factory=list)
     policer: PolicerState | None = None
-    block: CounterBlock = field(default_factory=lambda: CounterBlock(INPUT_WORDS))
+    block: CounterBlock = field(default_factory=lambda: CounterBlock(INPUT_FIELDS))
 
     @property
     def counted(self):
-        packets, size, _, *drops = self.block.read()
-        return packets, size, {name: count for name, count in zip(DROPS, drops, strict=True) if count}
+        counts = read(self.block)
+        return counts["rx_packets"], counts["rx_bytes"], {name: counts[name] for name in DROPS if counts[name]}
 
     @property
     def last_packet_ns(self):
-        return self.block.read()[2]
+        return read(self.block)["last_packet_ns"]
 
     def tuple(self):
         outputs = [(each.socket, each.block, each.burst, each.keep_dscp) for each in self.outputs]
@@ -192,7 +197,7 @@ def on_a_thread(traffic):
 
 def verdicts(ring):
     """Frames by verdict, less what is 0."""
-    return {name: count for name, count in zip(VERDICTS, ring.frames.read(), strict=True) if count}
+    return {name: count for name, count in read(ring.frames).items() if count}
 
 
 def settle(ring, frames):

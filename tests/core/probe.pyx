@@ -7,10 +7,11 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
+from mcrelay._core.counters import SEND_ERRORS, VERDICTS
+
 from mcrelay._core.counters cimport (
-    DROPPED, FRAGMENT, MALFORMED, NO_MATCH, NOT_UDP, RELAYED, SEND_BLOCKED, SEND_ERROR_COUNT, SEND_MTU, SEND_NETDOWN,
-    SEND_NOADDR, SEND_NOBUFS, SEND_NOROUTE, SEND_OTHER, SEND_PARKED, SEND_TTL, SEND_UNREACHABLE, TRUNCATED, TUNNEL,
-    VERDICT_COUNT, VLAN, OutputCounters, Verdict,
+    DROP_COUNT, RELAYED, SEND_ERROR_COUNT, VERDICT_COUNT, CounterBlock, FrameCounters, InputCounters, OutputCounters,
+    Verdict,
 )
 from mcrelay._core.demux cimport MISS, Address, Key, Table, find, hash_of, mapped, table_build, table_free, table_insert
 from mcrelay._core.echo cimport OwnSet, Sent, is_own, place
@@ -43,20 +44,10 @@ cdef extern from "probe.h" nogil:
     unsigned int call_datagrams(unsigned int index)
     enum: SCRIPT_MOST, REAL, RUNS_ALL
 
-VERDICTS = {
-    "relayed": RELAYED, "dropped": DROPPED, "no_match": NO_MATCH, "not_udp": NOT_UDP, "vlan": VLAN,
-    "fragment": FRAGMENT, "truncated": TRUNCATED, "malformed": MALFORMED, "tunnel": TUNNEL,
-}
-SEND_ERRORS = {
-    "nobufs": SEND_NOBUFS, "netdown": SEND_NETDOWN, "mtu": SEND_MTU, "noaddr": SEND_NOADDR, "noroute": SEND_NOROUTE,
-    "unreachable": SEND_UNREACHABLE, "blocked": SEND_BLOCKED, "ttl": SEND_TTL, "parked": SEND_PARKED,
-    "other": SEND_OTHER,
-}
 PROBE_MISS = MISS
 QUEUE_ENTRIES = ENTRIES
 BATCH_MESSAGES = MESSAGES
 LONGEST_RUN = RUN_MAX
-assert len(VERDICTS) == VERDICT_COUNT and len(SEND_ERRORS) == SEND_ERROR_COUNT
 
 
 cdef uint8_t *exact_copy(bytes data) except NULL:
@@ -78,7 +69,7 @@ def parse_frame(bytes frame not None, wire_size=None, bint verify=True):
     cdef ssize_t at
     try:
         verdict = parse(memory, size, on_wire, verify, &datagram)
-        name = {number: name for name, number in VERDICTS.items()}[<int>verdict]
+        name = VERDICTS[<int>verdict]
         if verdict != RELAYED:
             return name, None
         at = datagram.payload - memory
@@ -93,6 +84,21 @@ def parse_frame(bytes frame not None, wire_size=None, bint verify=True):
         free(memory)
 
 
+def count_up(CounterBlock frames not None, CounterBlock inputs not None, CounterBlock outputs not None):
+    """Write each field of the three structs: 1, 2 and 3, and 100 upwards by the numbers of an array."""
+    cdef FrameCounters *ring = <FrameCounters *>frames.memory
+    cdef InputCounters *input = <InputCounters *>inputs.memory
+    cdef OutputCounters *output = <OutputCounters *>outputs.memory
+    input.rx_packets, input.rx_bytes, input.last_packet_ns = 1, 2, 3
+    output.tx_packets, output.tx_bytes, output.since_packets = 1, 2, 3
+    for i in range(VERDICT_COUNT):
+        ring.frames[i] = 100 + i
+    for i in range(DROP_COUNT):
+        input.drops[i] = 100 + i
+    for i in range(SEND_ERROR_COUNT):
+        output.errors[i] = 100 + i
+
+
 def sum_of(bytes data not None):
     cdef uint8_t *memory = exact_copy(data)
     try:
@@ -103,7 +109,7 @@ def sum_of(bytes data not None):
 
 def reason(int code):
     """The name of the counter an errno goes to."""
-    return {number: name for name, number in SEND_ERRORS.items()}[<int>reason_of(code)]
+    return SEND_ERRORS[<int>reason_of(code)]
 
 
 def asynchronous(int code):
@@ -295,9 +301,8 @@ cdef class Chains:
     @property
     def counted(self):
         """(tx_packets, tx_bytes, {error: n} where n is not 0)."""
-        return self.counters.tx_packets, self.counters.tx_bytes, {
-            name: self.counters.errors[number] for name, number in SEND_ERRORS.items() if self.counters.errors[number]
-        }
+        errors = zip(SEND_ERRORS, self.counters.errors, strict=True)
+        return self.counters.tx_packets, self.counters.tx_bytes, {name: count for name, count in errors if count}
 
 
 cdef dict controls_of(msghdr *header):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from core.loops import read
 
-from mcrelay._core.counters import DROPS, FRAME_WORDS, INPUT_WORDS, OUTPUT_WORDS, SEND_ERRORS, VERDICTS, CounterBlock
+from mcrelay._core.counters import (
+    DROPS,
+    FRAME_FIELDS,
+    INPUT_FIELDS,
+    OUTPUT_FIELDS,
+    SEND_ERRORS,
+    VERDICTS,
+    CounterBlock,
+)
 
 pytestmark = pytest.mark.core
-
-
-def test_names_stand_in_the_order_of_the_numbers(probe):
-    assert {name: number for number, name in enumerate(VERDICTS)} == probe.VERDICTS
-    assert {name: number for number, name in enumerate(SEND_ERRORS)} == probe.SEND_ERRORS
 
 
 def test_the_names_are_those_promised():
@@ -23,10 +27,22 @@ def test_the_names_are_those_promised():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("words", [FRAME_WORDS, INPUT_WORDS, OUTPUT_WORDS, 1, 100])
-def test_a_block_starts_at_zero(words):
-    assert CounterBlock(words).read() == (0,) * words
+@pytest.mark.parametrize("fields", [FRAME_FIELDS, INPUT_FIELDS, OUTPUT_FIELDS, ("one",), ("many",) * 100])
+def test_a_block_starts_at_zero(fields):
+    block = CounterBlock(fields)
+    assert block.fields == fields
+    assert block.read() == (0,) * len(fields)
 
 
-def test_words_are_fields_then_reasons():
-    assert (len(VERDICTS), 3 + len(DROPS), 3 + len(SEND_ERRORS)) == (FRAME_WORDS, INPUT_WORDS, OUTPUT_WORDS)
+def test_each_field_is_read_under_the_name_that_c_has_for_it(probe):
+    frames, inputs, outputs = (CounterBlock(fields) for fields in (FRAME_FIELDS, INPUT_FIELDS, OUTPUT_FIELDS))
+    probe.count_up(frames, inputs, outputs)
+    assert read(frames) == {name: 100 + number for number, name in enumerate(VERDICTS)}
+    assert read(inputs) == {
+        "rx_packets": 1, "rx_bytes": 2, "last_packet_ns": 3,
+        **{name: 100 + number for number, name in enumerate(DROPS)},
+    }  # fmt: skip
+    assert read(outputs) == {
+        "tx_packets": 1, "tx_bytes": 2, "since_packets": 3,
+        **{name: 100 + number for number, name in enumerate(SEND_ERRORS)},
+    }  # fmt: skip

@@ -20,13 +20,14 @@ from core.loops import (
     on_a_thread,
     only_groups,
     plan_of,
+    read,
     settle,
     verdicts,
     wait_until,
 )
 from support.frames import GROUP, PORT, SOURCE, SOURCE_PORT, ethernet, frame, ipv4, number, ones_sum, tagged, udp
 
-from mcrelay._core.counters import INPUT_WORDS, OUTPUT_WORDS, VERDICTS, CounterBlock
+from mcrelay._core.counters import INPUT_FIELDS, OUTPUT_FIELDS, VERDICTS, CounterBlock
 from mcrelay._core.egress import EgressSocket, GsoState
 from mcrelay._core.plan import PlanOwner
 from mcrelay._core.policer import PolicerState
@@ -478,7 +479,7 @@ def test_a_thousand_plans_under_traffic_lose_nothing_and_old_ones_are_freed(wire
     sink = wire.sink()
     out = wire.output_to(sink)
     ring = wire.ring(ACCEPT_ALL)
-    inputs, outputs = CounterBlock(INPUT_WORDS), CounterBlock(OUTPUT_WORDS)
+    inputs, outputs = CounterBlock(INPUT_FIELDS), CounterBlock(OUTPUT_FIELDS)
     alive = weakref.WeakSet()
 
     def plan(generation):
@@ -486,7 +487,7 @@ def test_a_thousand_plans_under_traffic_lose_nothing_and_old_ones_are_freed(wire
         alive.add(mark)
         mine = (0, number(GROUP), 0, PORT, inputs, [mark], [(out, outputs, 16, True)])
         others = [
-            (0, number(GROUP), 0, PORT + 1 + i, CounterBlock(INPUT_WORDS), [], []) for i in range(generation % 50)
+            (0, number(GROUP), 0, PORT + 1 + i, CounterBlock(INPUT_FIELDS), [], []) for i in range(generation % 50)
         ]
         return PlanOwner(generation, [ring], [*others, mine])
 
@@ -496,14 +497,14 @@ def test_a_thousand_plans_under_traffic_lose_nothing_and_old_ones_are_freed(wire
             for generation in itertools.count(2):
                 running.publish(plan(generation))
                 assert len(alive) <= 2
-                if generation >= 1000 and inputs.read()[0] > 500:
+                if generation >= 1000 and read(inputs)["rx_packets"] > 500:
                     break
         assert settle(ring, sender.sent) == (sender.sent, 0)
         wait_until(lambda: receiver.received >= sender.sent, "the sink")
         assert len(alive) == 1
         account = receiver.stream(0)
     assert sender.errors == 0
-    assert inputs.read()[0] == outputs.read()[0] == account["received"] == sender.sent > 500
+    assert read(inputs)["rx_packets"] == read(outputs)["tx_packets"] == account["received"] == sender.sent > 500
     assert [account[key] for key in ("lost", "duplicated", "reordered", "corrupted")] == [0, 0, 0, 0]
     del running
     assert not alive

@@ -8,14 +8,17 @@ from mcrelay.engine.counters import CounterRegistry
 from mcrelay.model.state import CounterNames, InputCount, OutputCount, RingCount
 
 NAMES = CounterNames(verdicts=("relayed", "vlan"), drops=("source", "echo"), send_errors=("nobufs", "mtu"))
+INPUT_FIELDS = ("rx_packets", "rx_bytes", "last_packet_ns", "source", "echo")
+OUTPUT_FIELDS = ("tx_packets", "tx_bytes", "since_packets", "nobufs", "mtu")
 INPUT, OUTPUT = ("x", "in"), ("x", "out")
 
 
 class Block:
     """One worker's counters, as the core's are read."""
 
-    def __init__(self, *counts):
-        self.counts = counts
+    def __init__(self, fields):
+        self.fields = fields
+        self.counts = (0,) * len(fields)
 
     def read(self):
         return self.counts
@@ -24,9 +27,11 @@ class Block:
 @pytest.fixture
 def ledger():
     """Of two workers."""
-    return CounterRegistry(
-        lambda: [Block(0, 0, 0, 0, 0) for _ in range(2)], lambda: [Block(0, 0, 0, 0, 0) for _ in range(2)], NAMES
-    )
+    return registry(INPUT_FIELDS, OUTPUT_FIELDS)
+
+
+def registry(inputs, outputs):
+    return CounterRegistry(lambda: [Block(inputs) for _ in range(2)], lambda: [Block(outputs) for _ in range(2)], NAMES)
 
 
 def count(blocks, *workers):
@@ -47,6 +52,16 @@ def test_an_input_that_has_had_no_packet_has_no_time(ledger):
 def test_an_output_is_the_sum_of_its_workers(ledger):
     count(ledger.output(OUTPUT), (1, 100, 30, 7, 0), (2, 200, 40, 0, 8))
     assert ledger.outputs() == {OUTPUT: OutputCount(3, 300, 70, {"nobufs": 7, "mtu": 8})}
+
+
+def test_counters_are_told_by_their_names_in_whatever_order_the_core_has_them():
+    ledger = registry(("echo", "other", *INPUT_FIELDS[:4]), ("other", "mtu", *OUTPUT_FIELDS[:4]))
+    count(ledger.input(INPUT), (4, 99, 1, 100, 5_000_000_000, 10), (0, 99, 2, 200, 3_000_000_000, 20))
+    count(ledger.output(OUTPUT), (99, 8, 1, 100, 30, 7), (99, 0, 2, 200, 40, 0))
+    assert ledger.inputs() == {INPUT: InputCount(3, 300, 5.0, {"source": 30, "echo": 4})}
+    assert ledger.outputs() == {OUTPUT: OutputCount(3, 300, 70, {"nobufs": 7, "mtu": 8})}
+    assert ledger.drops() == {"x": {"source": 30, "echo": 4}}
+    assert ledger.errors() == {OUTPUT: {"nobufs": 7, "mtu": 8}}
 
 
 def test_what_a_former_input_counted_stays_its_rules_and_is_before_a_new_output(ledger):
@@ -86,14 +101,18 @@ def test_what_is_kept_goes_on_and_what_is_not_begins_again(ledger):
     assert [each.tx_packets for each in ledger.outputs().values()] == [1, 0]
 
 
+def ring(received, dropped, relayed, vlan, *, coarse=False):
+    return RingCount(received, dropped, {"relayed": relayed, "vlan": vlan}, coarse)
+
+
 def test_a_link_has_what_its_closed_rings_counted_too(ledger):
-    ledger.retire("in0", [10, 1, 8, 1])
-    ledger.retire("in0", [100, 10, 80, 10])
-    assert ledger.ring("in0", [1000, 100, 800, 100], coarse=True) == RingCount(
+    ledger.retire("in0", ring(10, 1, 8, 1))
+    ledger.retire("in0", ring(100, 10, 80, 10))
+    assert ledger.ring("in0", ring(1000, 100, 800, 100, coarse=True)) == RingCount(
         1110, 111, {"relayed": 888, "vlan": 111}, coarse=True
     )
-    assert ledger.ring("in1", [1, 0, 1, 0], coarse=False) == RingCount(1, 0, {"relayed": 1, "vlan": 0}, coarse=False)
-    assert ledger.ring("in0", [0, 0, 0, 0], coarse=False).rx_frames == 110, "read twice, buried once"
+    assert ledger.ring("in1", ring(1, 0, 1, 0)) == RingCount(1, 0, {"relayed": 1, "vlan": 0}, coarse=False)
+    assert ledger.ring("in0", ring(0, 0, 0, 0)).rx_frames == 110, "read twice, buried once"
 
 
 def test_only_rules_that_dropped_something_are_named_with_the_drops_of_all_their_inputs(ledger):
