@@ -79,5 +79,5 @@ release-check: dist deb ## prove both in clean Debian roots, with real dpkg and 
 	$(BIN)/python packaging/release-check $(BIN)/python
 
 clean: ## remove what was built
-	rm -rf build dist *.egg-info pyx/*.c mcrelay/_core/*.so $(VENV)
+	rm -rf build dist *.egg-info $(filter-out %.bpf.c,$(wildcard pyx/*.c)) mcrelay/_core/*.so mcrelay/_core/*.o $(VENV)
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -16,8 +16,10 @@ from pathlib import Path
 
 # Shared libraries of the build machine: SPDX licence, by the name before ".so"
 LIBRARIES = {
+    "libbpf": "LGPL-2.1-only OR BSD-2-Clause",
     "libbz2": "bzip2-1.0.6",
     "libcrypto": "Apache-2.0",
+    "libelf": "GPL-2.0-or-later OR LGPL-3.0-or-later",
     "libexpat": "MIT",
     "libffi": "MIT",
     "libgcc_s": "GPL-3.0-or-later WITH GCC-exception-3.1",
@@ -141,5 +143,5 @@ def _check(component: dict[str, str]) -> None:
     if not license_:
         raise LicenseError(f"{component['name']} does not say its licence: look, and add it to packaging/licenses.py")
     choices = re.split(r"\s+OR\s+", license_)
-    if all("GPL" in choice and "WITH" not in choice for choice in choices):
+    if all(choice.startswith(("GPL", "AGPL")) and "WITH" not in choice for choice in choices):
         raise LicenseError(f"{component['name']} is {license_}: it must not be inside")

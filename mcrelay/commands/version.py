@@ -13,6 +13,7 @@ import click
 
 from mcrelay import __version__
 from mcrelay.commands.table import colourful, render
+from mcrelay.engine.program import BUILT
 from mcrelay.linux.features import probe
 
 
@@ -24,19 +25,20 @@ def version(as_json: bool, licenses: bool) -> None:
     if licenses:
         click.echo(json.dumps(inside(), indent=2) if as_json else show_licenses(inside()))
         return
+    features = asdict(probe()) | {"kernel_engine": BUILT}
     facts = {
         "version": __version__,
         "python": platform.python_version(),
         "kernel": platform.release(),
         "machine": platform.machine(),
-        "features": asdict(probe()),
+        "features": features,
     }
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
     click.echo(f"mcrelay {__version__}")
     click.echo(f"python {facts['python']}, kernel {facts['kernel']}, {facts['machine']}")
-    for name, found in asdict(probe()).items():
+    for name, found in features.items():
         click.echo(f"{name}: {'yes' if found else 'no'}")
 
 

@@ -1,0 +1,61 @@
+"""libbpf (bpf/libbpf.h, bpf/bpf.h) and bpf(2), as far as program.pyx uses them; and the layout of relay.h."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "<bpf/libbpf.h>" nogil:
+    struct bpf_object:
+        pass
+    struct bpf_program:
+        pass
+    struct bpf_map:
+        pass
+    struct bpf_object_open_opts:
+        pass
+    void *libbpf_set_print(void *function)
+    bpf_object *bpf_object__open_mem(const void *memory, size_t size, const bpf_object_open_opts *options)
+    int bpf_object__load(bpf_object *object)
+    void bpf_object__close(bpf_object *object)
+    bpf_map *bpf_object__find_map_by_name(const bpf_object *object, const char *name)
+    bpf_program *bpf_object__find_program_by_name(const bpf_object *object, const char *name)
+    int bpf_map__fd(const bpf_map *map)
+    int bpf_map__set_max_entries(bpf_map *map, uint32_t entries)
+    int bpf_program__fd(const bpf_program *program)
+    int libbpf_num_possible_cpus()
+
+cdef extern from "<bpf/bpf.h>" nogil:
+    int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags)
+    int bpf_map_lookup_elem(int fd, const void *key, void *value)
+    int bpf_map_delete_elem(int fd, const void *key)
+
+cdef extern from "<sys/syscall.h>" nogil:
+    long SYS_bpf
+    long SYS_membarrier
+
+cdef extern from "<unistd.h>" nogil:
+    long syscall(long number, ...)
+
+cdef extern from "relay.h" nogil:
+    enum: RELAY_SEND_ERRORS, ENGINE_RING, ENGINE_KERNEL, RULE_EXCLUSIVE, RULE_ANY_SOURCE, RULE_WHOLE
+    struct relay_group:
+        uint32_t ifindex, group
+    struct relay_key:
+        uint32_t ifindex, group, source, port
+    struct relay_rule:
+        uint32_t engine, flags, counters, first_output, output_count, size_max, flow, link
+    struct relay_flow:
+        uint64_t last_ns
+        uint32_t source, held
+    struct relay_output:
+        uint32_t ifindex, group, source
+        uint16_t port, source_port
+        uint8_t ttl, tos, keep_dscp, df
+        uint8_t macs[12]
+        uint32_t counters
+    struct relay_own:
+        uint32_t source, group
+        uint16_t source_port, port
+    struct relay_input_counters:
+        uint64_t rx_packets, rx_bytes, last_packet_ns
+    struct relay_output_counters:
+        uint64_t tx_packets, tx_bytes
+        uint64_t errors[RELAY_SEND_ERRORS]
