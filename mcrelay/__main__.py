@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from mcrelay.cli import main
+from mcrelay.start import main
 
 main()

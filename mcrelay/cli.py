@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import importlib
+import io
 import os
+import signal
 import sys
+from pathlib import Path
 
 import click
 
+from mcrelay import __version__
+from mcrelay.commands.options import accept_relay
 from mcrelay.errors import ConfigError, McrelayError
 
 # name: (module, what --help says); modules are imported when their command is used
@@ -27,6 +34,7 @@ COMMANDS = {
     "recv": ("recv", "Receive test traffic and say what was lost."),
     "demo": ("demo", "See it work: a sender, the relay and a receiver in namespaces of their own."),
     "version": ("version", "Show version, build and the kernel features found."),
+    "help": ("help", "Show how a command is used."),
 }
 
 
@@ -41,7 +49,16 @@ class Commands(click.Group):
             return None
         module = importlib.import_module(f"mcrelay.commands.{COMMANDS[cmd_name][0]}")
         command = getattr(module, cmd_name)
-        return command if isinstance(command, click.Command) else None
+        return accept_relay(command) if isinstance(command, click.Command) else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1) or [n for n in COMMANDS if n.startswith(args[0])]
+            hint = f"did you mean {near[0]}?" if near else "`mcrelay help` lists them"
+            ctx.fail(f"no command is called {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -51,29 +68,92 @@ class Commands(click.Group):
 @click.command(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="\b\nExample:\n  mcrelay relay 239.1.1.1:5000%eth1 239.10.0.1:5004%eth0",
+    epilog="\b\nExample:\n  mcrelay relay 239.1.1.1:5000%eth1 239.10.0.1:5004%eth0\n\n"
+    "\b\nExit codes: 0 done, 1 it failed (or Ctrl-C ended it), 2 used wrongly or a bad configuration.\n"
+    "Ctrl-C is the usual end of run, relay, send and recv: they end as their work did.",
 )
+@click.version_option(__version__, "-V", "--version", message="mcrelay %(version)s")
 def cli() -> None:
     """Relay UDP multicast that a router refuses to forward, from links where it arrives to where it is wanted."""
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 it failed, 2 used wrongly or bad configuration."""
+    """Run the command, and exit: 0 done, 1 it failed or Ctrl-C ended it, 2 used wrongly or bad configuration."""
+    code, interrupted = 1, False
     try:
-        code = cli.main(standalone_mode=False)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # what the locale has no letter for
+        code = _run()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code, interrupted = 1, True
+    except BrokenPipeError:  # `mcrelay show | head`: nobody reads on
+        code = 1
+    except OSError as error:  # each command says what its own work needs: this is what it prints
+        code = 1
+        _say(f"mcrelay: cannot print: {error.strerror or error}")
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to be interrupted
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # Python would try again at its end, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if interrupted:  # Python kills itself at its end where the signal came in a dataclass's making
+        os._exit(code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command that argv names; what went wrong is said. Returns the exit code."""
+    try:
+        code = cli.main(prog_name="mcrelay", standalone_mode=False)
+    except SystemExit as end:
+        code = end.code
     except ConfigError as error:
         for complaint in error.complaints:
-            print(f"warning: {complaint}" if complaint.warning else complaint, file=sys.stderr)  # noqa: T201
-        code = error.exit_code
+            _say(f"warning: {complaint}" if complaint.warning else str(complaint))
+        return error.exit_code
     except McrelayError as error:
-        print(f"mcrelay: {error}", file=sys.stderr)  # noqa: T201
-        code = error.exit_code
+        _say(f"mcrelay: {error}")
+        return error.exit_code
     except click.ClickException as error:
-        error.show()
-        code = 2 if isinstance(error, click.UsageError) else 1
-    except (click.Abort, KeyboardInterrupt):
-        code = 1
-    except BrokenPipeError:  # `mcrelay show | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    sys.exit(code if isinstance(code, int) else 0)
+        return _used_wrongly(error)
+    except click.Abort:  # what click makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _say(f"mcrelay: {error.filename}: {error.strerror}")
+        return 1
+    except Exception as error:  # noqa: BLE001  a traceback helps nobody at the terminal
+        import traceback  # noqa: PLC0415  for this alone
+
+        steps = [f"{Path(each.filename).name}:{each.lineno}" for each in traceback.extract_tb(error.__traceback__)]
+        what = f"{type(error).__name__}: {error} ({' > '.join(steps[-4:])})"
+        _say(f"mcrelay: a fault of mcrelay's own, please report it: {what}")
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _used_wrongly(error: click.ClickException) -> int:
+    """Say what is wrong with the words given, and how the command is used. Returns the exit code."""
+    if not isinstance(error, click.UsageError):
+        _say(f"mcrelay: {error.format_message()}")
+        return 1
+    if not sys.argv[1:]:
+        _say(error.format_message())  # all of --help
+        return 2
+    _say(f"mcrelay: {error.format_message()}")
+    if error.ctx is not None:
+        _say(f"{error.ctx.get_usage()}\n`{error.ctx.command_path} --help` says more")
+    return 2
+
+
+def _say(text: str) -> None:
+    """Print on stderr, if it can be."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)  # noqa: T201

@@ -21,6 +21,7 @@ LAYERS = (
     ("control",),
     ("commands",),
     ("cli",),
+    ("start",),
 )
 HEIGHT = {name: height for height, row in enumerate(LAYERS) for name in row}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in {"__init__.py", "__main__.py"})

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mcrelay.commands.options import socket_option
+from mcrelay.commands.options import relay_options
 from mcrelay.config.flags import read_table, rule_arguments, rule_options
 from mcrelay.config.schema import counted
 from mcrelay.control.client import ask
@@ -18,7 +18,7 @@ NOT_SAVED = "only until the next reload or restart; `mcrelay save` writes it to 
 @click.argument("name")
 @rule_arguments
 @rule_options()
-@socket_option
+@relay_options
 def add(name: str, source: str, outputs: tuple[str, ...], socket_path: str | None, **options: Any) -> None:
     """Add a rule to the running relay; returns once every worker forwards it.
 
@@ -32,7 +32,7 @@ def add(name: str, source: str, outputs: tuple[str, ...], socket_path: str | Non
 @click.argument("name")
 @rule_arguments
 @rule_options()
-@socket_option
+@relay_options
 def replace(name: str, source: str, outputs: tuple[str, ...], socket_path: str | None, **options: Any) -> None:
     """Replace a running rule; what both rules have in common loses no datagram.
 
@@ -43,7 +43,7 @@ def replace(name: str, source: str, outputs: tuple[str, ...], socket_path: str |
 
 @click.command(epilog="\b\nExample:\n  mcrelay delete lobby")
 @click.argument("name")
-@socket_option
+@relay_options
 def delete(name: str, socket_path: str | None) -> None:
     """Delete a rule of the running relay. One that stands in a file comes back with the next reload or restart."""
     result = ask(socket_path, "delete", name=name)
@@ -54,7 +54,7 @@ def delete(name: str, socket_path: str | None) -> None:
 
 @click.command(epilog="\b\nExample:\n  mcrelay enable lobby")
 @click.argument("name")
-@socket_option
+@relay_options
 def enable(name: str, socket_path: str | None) -> None:
     """Enable a rule that was disabled."""
     _standing(ask(socket_path, "enable", name=name))
@@ -62,7 +62,7 @@ def enable(name: str, socket_path: str | None) -> None:
 
 @click.command(epilog="\b\nExample:\n  mcrelay disable lobby")
 @click.argument("name")
-@socket_option
+@relay_options
 def disable(name: str, socket_path: str | None) -> None:
     """Stop relaying by a rule, and keep it."""
     _standing(ask(socket_path, "disable", name=name))
@@ -71,7 +71,7 @@ def disable(name: str, socket_path: str | None) -> None:
 @click.command(epilog="\b\nExample:\n  mcrelay reload --dry-run")
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
 @click.option("--keep-runtime", is_flag=True, help="Keep what was changed at run time.")
-@socket_option
+@relay_options
 def reload(dry_run: bool, keep_runtime: bool, socket_path: str | None) -> None:
     """Reload the configuration files, as a restart would.
 

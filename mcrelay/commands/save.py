@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcrelay.commands.options import socket_option
+from mcrelay.commands.options import relay_options
 from mcrelay.config import lines as toml_lines
 from mcrelay.config.checks import rule_key
-from mcrelay.config.files import config_paths, control_path, read, saved_path
+from mcrelay.config.files import config_paths, read, saved_path
 from mcrelay.config.parse import parse_config, parse_rule
 from mcrelay.config.writer import rule_table, toml_table
 from mcrelay.control.client import ask
 from mcrelay.errors import ConfigError, OperationError
+from mcrelay.model.instance import control_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +36,7 @@ HEADING = "# Rules that were added at run time, written by `mcrelay save`, which
 
 @click.command(epilog="\b\nExample:\n  mcrelay save")
 @click.option("--to", "target", metavar="FILE", type=click.Path(path_type=Path), help="Write this file instead.")
-@socket_option
+@relay_options
 def save(target: Path | None, socket_path: str | None) -> None:
     """Write the rules that only run into conf.d/90-saved.toml beside the main configuration.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mcrelay import __version__
-from mcrelay.commands.options import socket_option
+from mcrelay.commands.options import relay_options
 from mcrelay.commands.table import colourful, count, render
 from mcrelay.config.writer import toml_text
 from mcrelay.control.client import ask
@@ -25,7 +25,7 @@ NOUNS = ("rules", "stats", "links", "groups", "config")
 @click.command(epilog="\b\nExamples:\n  mcrelay show\n  mcrelay show stats -j | jq '.rules[].rx_packets'")
 @click.argument("noun", default="rules", metavar="[rules|stats|links|groups|config]")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
-@socket_option
+@relay_options
 def show(noun: str, as_json: bool, socket_path: str | None) -> None:
     """Show what the running relay does. The noun may be shortened: `mcrelay show st`.
 

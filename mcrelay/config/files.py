@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from mcrelay.config.checks import link_warnings
 from mcrelay.config.parse import parse_config
 from mcrelay.errors import Complaint, ConfigError
+from mcrelay.model.instance import MAIN, check_instance, control_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -19,11 +19,7 @@ if TYPE_CHECKING:
     from mcrelay.config.parse import Parsed
 
 ETC = Path("/etc/mcrelay")
-RUN = Path("/run")
 SAVED = "90-saved.toml"
-MAIN = "mcrelay"  # the instance that needs no -i
-
-_INSTANCE = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 
 def config_paths(paths: Sequence[Path] = (), instance: str | None = None, etc: Path = ETC) -> list[Path]:
@@ -32,7 +28,7 @@ def config_paths(paths: Sequence[Path] = (), instance: str | None = None, etc: P
     *paths* (each a file, or a directory for its ``*.toml``) replace those under *etc*, which are ``mcrelay.toml`` and
     ``conf.d/*.toml``, or ``NAME.toml`` and ``NAME.conf.d/*.toml`` for an instance. Raises ConfigError.
     """
-    _check_instance(instance)
+    check_instance(instance)
     if not paths:
         return _installed(instance, etc)
     found: dict[str, Path] = {}  # by what they come down to, so that a file named twice is read once
@@ -60,17 +56,11 @@ def watched_paths(paths: Sequence[Path] = (), instance: str | None = None, etc: 
 
 def saved_path(paths: Sequence[Path] = (), instance: str | None = None, etc: Path = ETC) -> Path:
     """Name the file for rules that `save` writes: in the folder that a relay started so reads, if it reads any."""
-    _check_instance(instance)
+    check_instance(instance)
     if not paths:
         return _more(instance, etc) / SAVED
     folders = [path for path in paths if path.is_dir()]
     return (folders[0] if folders else paths[0].parent / "conf.d") / SAVED
-
-
-def control_path(instance: str | None = None, run: Path = RUN) -> str:
-    """Give the control socket that a configuration has unless it names one."""
-    _check_instance(instance)
-    return str(run / (MAIN if instance in {None, MAIN} else f"{MAIN}-{instance}") / f"{MAIN}.sock")
 
 
 def read(paths: Sequence[Path]) -> tuple[list[tuple[str, str]], list[Complaint]]:
@@ -141,13 +131,6 @@ def _expand(path: Path) -> list[Path]:
     if not stat.S_ISDIR(path.stat().st_mode):
         return [path]
     return sorted(file for file in path.iterdir() if file.suffix == ".toml" and not file.name.startswith("."))
-
-
-def _check_instance(instance: str | None) -> None:
-    if instance is not None and not _INSTANCE.fullmatch(instance):
-        problem = f"{instance!r} cannot be an instance's name"
-        remedy = "it has 1 to 63 letters, digits, - or _, and begins with a letter or digit"
-        raise ConfigError([Complaint("command line", 0, "-i", problem, remedy)])
 
 
 def _unread(path: Path, error: OSError) -> Complaint:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mcrelay.errors import Complaint, ConfigError, ControlError, McrelayError
-from mcrelay.model.rule import DEFAULT_CONTROL
+from mcrelay.model.instance import control_path
 
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 5.0
 
 
 def read_only_path(path: Path) -> Path:
@@ -35,10 +35,16 @@ def ask(path: str | None, command: str, *, read_only: bool = False, **arguments:
     A read falls back to the read-only socket beside it. Raises ControlError with what to do, or ConfigError with the
     complaints that the relay has.
     """
-    main = Path(path or os.environ.get("MCRELAY_SOCKET") or DEFAULT_CONTROL)
+    main = Path(path or os.environ.get("MCRELAY_SOCKET") or control_path())
     request = json.dumps({"command": command, "arguments": arguments}).encode() + b"\n"
     try:
         reply = json.loads(_exchange([main, read_only_path(main)] if read_only else [main], request))
+    except (TimeoutError, BlockingIOError):  # the latter: SO_SNDTIMEO of socket(7) has run out in connect
+        done = "" if read_only else "; whether it was done, `mcrelay show` says once it answers"
+        raise ControlError(
+            f"the relay at {main} has not answered within {TIMEOUT_SECONDS:g} s: it may be stopped or very busy; "
+            f"see `systemctl status` and its log{done}"
+        ) from None
     except (OSError, ValueError) as error:
         raise ControlError(f"the relay at {main} did not answer: {error}") from error
     if not reply["ok"] and reply.get("complaints"):
@@ -71,7 +77,7 @@ def _connect(sock: socket.socket, paths: list[Path]) -> None:
             error = _not_permitted(path)
         except (FileNotFoundError, ConnectionRefusedError):
             error = error or ControlError(
-                f"no relay is running at {path}: start one with `mcrelay run`, or say where with --socket"
+                f"no relay is running at {path}: start one with `mcrelay run`, or say where with -i or --socket"
             )
         else:
             return
@@ -90,5 +96,5 @@ def _not_permitted(path: Path) -> ControlError:
     user = os.environ.get("USER") or "YOU"
     return ControlError(
         f"no permission to use {path}: only group {group} may, and you are not in it; "
-        f"as root: `adduser {user} {group}`, then log in again"
+        f"as root: `usermod -aG {group} {user}`, then log in again"
     )

@@ -161,7 +161,7 @@ def test_without_privilege_it_says_so_in_one_line(tmp_path):
 def test_show_without_a_relay_says_how_to_start_one(tmp_path):
     done = run("show", "--socket", str(tmp_path / "none.sock"))
     assert done.returncode == 1
-    remedy = "start one with `mcrelay run`, or say where with --socket"
+    remedy = "start one with `mcrelay run`, or say where with -i or --socket"
     assert done.stderr == f"mcrelay: no relay is running at {tmp_path}/none.sock: {remedy}\n"
 
 

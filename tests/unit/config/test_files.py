@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from mcrelay.config import files
-from mcrelay.config.files import config_paths, control_path, load, read
+from mcrelay.config.files import config_paths, load, read
 from mcrelay.errors import ConfigError
+from mcrelay.model.instance import control_path
 
 RULE = '[rules.{0}]\ninput = "233.252.0.{1}:5000%eth0"\noutputs = ["10.9.0.{1}"]\n'
 

@@ -200,7 +200,7 @@ def test_whoever_may_not_use_a_socket_is_told_which_group_may(monkeypatch, tmp_p
     monkeypatch.setenv("USER", "alice")
     monkeypatch.setattr(client.socket, "socket", refusing)
     monkeypatch.setattr(client.grp, "getgrgid", lambda _: client.grp.struct_group(("mcrelay", "x", 8, [])))
-    with pytest.raises(ControlError, match=r"only group mcrelay may, .*as root: `adduser alice mcrelay`") as caught:
+    with pytest.raises(ControlError, match=r"only group mcrelay may, .*as root: `usermod -aG mcrelay alice`") as caught:
         ask(str(path), "show", read_only=True, noun="rules")
     assert "mcrelay-ro.sock" in str(caught.value)
 

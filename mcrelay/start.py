@@ -1,0 +1,41 @@
+"""Where the command begins: whatever its descriptors, its locale and its signals are like, there is no traceback.
+
+Importing this is starting: it imports next to nothing before Ctrl-C has a quiet end, which the libraries it needs later
+would answer with a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+
+def _end(_number: int, _frame: object) -> None:
+    os._exit(1)  # nothing has begun that would have to be put away
+
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores it, and may
+    signal.signal(signal.SIGINT, _end)
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 it failed or Ctrl-C ended it, 2 used wrongly or bad configuration."""
+    _open_what_is_closed()
+    from mcrelay.cli import main as command  # noqa: PLC0415  only now: see above
+
+    command()
+
+
+def _open_what_is_closed() -> None:
+    """Give each of 0, 1 and 2 a file, else the first socket would be one of them and be written to by mistake.
+
+    Nothing can be written to what stands in for stdout, so that a command that has something to say fails as it should.
+    """
+    for number, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # the lowest free number
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  it stays open
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
