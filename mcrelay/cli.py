@@ -32,6 +32,7 @@ COMMANDS = {
     "save": ("save", "Save run-time rules to a file."),
     "send": ("send", "Send test traffic."),
     "recv": ("recv", "Receive test traffic and say what was lost."),
+    "capture": ("capture", "Write what a rule or a link carries, as pcapng."),
     "demo": ("demo", "See it work: a sender, the relay and a receiver in namespaces of their own."),
     "version": ("version", "Show version, build and the kernel features found."),
     "help": ("help", "Show how a command is used."),

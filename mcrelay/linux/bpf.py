@@ -143,6 +143,37 @@ def igmp_filter() -> bytes:
     )
 
 
+def multicast_filter() -> bytes:
+    """IPv4 UDP to any group and all IGMP, received and sent: for commands that look at a whole link.
+
+    The tag of a VLAN is off by then; a second one is still in the frame.
+    """
+    return _encode(
+        [
+            (_LD_HALF, 0, 0, 12),
+            (_JEQ, 3, 0, 0x0800),
+            (_JEQ, 7, 0, 0x8100),
+            (_JEQ, 6, 0, 0x88A8),
+            _DROP,
+            (_LD_BYTE, 0, 0, 23),
+            (_JEQ, 11, 0, 2),
+            (_JEQ, 0, 11, 17),
+            (_LD_WORD, 0, 0, 30),
+            (_JA, 0, 0, 6),
+            (_LD_HALF, 0, 0, 16),
+            (_JEQ, 0, 7, 0x0800),
+            (_LD_BYTE, 0, 0, 27),
+            (_JEQ, 4, 0, 2),
+            (_JEQ, 0, 4, 17),
+            (_LD_WORD, 0, 0, 34),
+            (_JGE, 0, 2, 0xE0000000),
+            (_JGT, 1, 0, 0xEFFFFFFF),
+            _ACCEPT,
+            _DROP,
+        ]
+    )
+
+
 def _search(ranges: Sequence[Range]) -> list[Instruction]:
     """Binary search of the accumulator over sorted ranges; ends in a return on every path."""
     if len(ranges) <= LEAF:

@@ -295,3 +295,29 @@ def test_what_this_host_sends_is_counted_by_the_same_groups_and_nothing_that_arr
         assert passes(program, addressed(group), OUTGOING) == (group in groups)
         assert not passes(program, addressed(group), MULTICAST)
         assert run(program, addressed(group), MULTICAST)[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("passed", "packet"),
+    [
+        (True, frame()),
+        (True, frame(group="224.0.0.1")),
+        (True, frame(group="239.255.255.255")),
+        (True, frame(group="224.0.0.22", protocol=2)),
+        (True, tagged(frame(), 7)),
+        (True, tagged(frame(group="224.0.0.22", protocol=2), 7, 0x88A8)),
+        (False, frame(group="223.255.255.255")),
+        (False, frame(group="240.0.0.1")),
+        (False, frame(protocol=6)),
+        (False, tagged(frame(group="192.0.2.1"), 7)),
+        (False, tagged(frame(protocol=6), 7)),
+        (False, ethernet(bytes(46), ethertype=0x0806)),
+        (False, tagged(ethernet(bytes(46), ethertype=0x0806), 7)),
+        (False, frame()[:30]),
+    ],
+)
+@pytest.mark.parametrize("kind", [MULTICAST, OUTGOING])
+def test_a_look_at_a_link_sees_udp_to_groups_and_igmp_both_ways(passed, packet, kind):
+    program = bpf.multicast_filter()
+    check(program)
+    assert passes(program, packet, kind) == passed

@@ -1,0 +1,74 @@
+"""Frames read by eye: addresses, tags, fragments; superframes cut as a device would."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.frames import ethernet, frame, ipv4, ones_sum, tagged, udp
+
+from mcrelay.model.frame import Frame, cut, read_datagram
+
+
+def read(data, **fields):
+    return read_datagram(Frame(data, length=len(data), **fields))
+
+
+def test_a_datagram_is_read_with_its_addresses_and_payload():
+    got = read(frame(b"hello", ttl=3, padding=9))
+    assert (str(got.source), got.source_port, str(got.group), got.port) == ("192.168.168.55", 40000, "226.2.2.2", 2068)
+    assert (got.vlan, got.ttl, got.payload, got.count, got.fragment) == (None, 3, b"hello", 1, False)
+
+
+@pytest.mark.parametrize(
+    ("tags", "vlan"),
+    [([(7, 0x8100)], 7), ([(0x6007, 0x8100)], 7), ([(0x6000, 0x8100)], None), ([(9, 0x8100), (30, 0x88A8)], 30)],
+)
+def test_a_vlan_is_the_outer_tag_and_priority_alone_is_none(tags, vlan):
+    data = frame(b"hello")
+    for tci, tpid in tags:
+        data = tagged(data, tci, tpid)
+    got = read(data)
+    assert (got.vlan, got.payload) == (vlan, b"hello")
+
+
+def test_fragments_are_told():
+    first = read(ethernet(ipv4(udp(b"x" * 64), fragment=0x2000)))
+    later = read(ethernet(ipv4(b"x" * 64, fragment=0x0004)))
+    assert (first.fragment, first.port) == (True, 2068)
+    assert (later.fragment, later.port) == (True, 0)
+
+
+def test_other_protocols_are_none():
+    assert read(ethernet(ipv4(b"x" * 32, protocol=6))) is None
+    assert read(ethernet(b"x" * 64, ethertype=0x86DD)) is None
+
+
+@given(st.binary(max_size=120) | st.integers(0, 60).map(lambda size: tagged(frame(b"abc"), 7)[:size]))
+def test_no_frame_is_too_strange_to_be_looked_at(data):
+    read(data)
+    assert list(cut(Frame(data, segment_bytes=10)))
+
+
+@pytest.mark.parametrize("tag", [None, 7])
+def test_a_superframe_is_cut_into_correct_datagrams(tag):
+    whole = bytes(range(250))
+    data = frame(whole)
+    data = data if tag is None else tagged(data, tag)
+    pieces = list(cut(Frame(data, length=len(data), segment_bytes=100)))
+    got = [read(piece.data) for piece in pieces]
+    assert [len(each.payload) for each in got] == [100, 100, 50]
+    assert b"".join(each.payload for each in got) == whole
+    assert {each.vlan for each in got} == {tag}
+    for number, piece in enumerate(pieces):
+        at = 14 if tag is None else 18
+        packet = piece.data[at:]
+        assert piece.length == len(piece.data)
+        assert ones_sum(packet[:20]) == 0xFFFF
+        assert int.from_bytes(packet[4:6], "big") == 7 + number
+        pseudo = packet[12:20] + bytes([0, 17]) + packet[24:26]
+        assert ones_sum(pseudo + packet[20:]) == 0xFFFF
+
+
+def test_a_superframe_counts_as_its_datagrams():
+    assert read(frame(bytes(250)), segment_bytes=100).count == 3
