@@ -1,4 +1,4 @@
-"""What a worker has in hand between two flushes: datagrams queued by input, and the room to send them from."""
+"""What a worker has in hand between two flushes: datagrams queued by flow, and the room to send them from."""
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
@@ -18,11 +18,14 @@ cdef struct Entry:
     uint8_t tos                 # DSCP bits only: ECN is between neighbours and never copied
 
 cdef struct Chain:
-    # Datagrams of one input, in order of arrival.
+    # Datagrams of one flow, in order of arrival.
     uint32_t head, tail, count
     uint32_t bytes
+
+cdef struct Watch:
+    # What was last seen of an input.
     uint32_t source             # of the newest datagram
-    uint32_t watch              # so many more are looked at for having come back (repeats.pxd)
+    uint32_t left               # so many more are looked at for having come back (repeats.pxd)
 
 cdef struct Message:
     # What one mmsghdr holds, for the accounting.
@@ -40,8 +43,9 @@ cdef struct Queue:
     Entry *entries
     uint32_t used
     uint32_t sends              # what the turn has queued so far, once for each output that it goes to
-    Chain *chains               # by input
-    uint32_t *touched           # inputs whose chain is not empty
+    Watch *watches              # by input
+    Chain *chains               # by flow
+    uint32_t *touched           # flows whose chain is not empty
     uint32_t touched_count
     Blocked *blocked
     uint32_t blocked_count
@@ -53,11 +57,11 @@ cdef struct Queue:
     uint8_t *controls           # control_bytes each: UDP_SEGMENT, then IP_TOS, headers already written
 
 
-cdef inline void push(Queue *queue, uint32_t input, const uint8_t *payload, uint16_t size, uint8_t tos) noexcept nogil:
-    """Append to the input's chain. The caller has seen to it that an entry is free."""
+cdef inline void push(Queue *queue, uint32_t flow, const uint8_t *payload, uint16_t size, uint8_t tos) noexcept nogil:
+    """Append to the flow's chain. The caller has seen to it that an entry is free."""
     cdef uint32_t at = queue.used
     cdef Entry *entry = &queue.entries[at]
-    cdef Chain *chain = &queue.chains[input]
+    cdef Chain *chain = &queue.chains[flow]
     queue.used += 1
     entry.payload = payload
     entry.size = size
@@ -65,7 +69,7 @@ cdef inline void push(Queue *queue, uint32_t input, const uint8_t *payload, uint
     entry.next = NONE
     if chain.count == 0:
         chain.head = at
-        queue.touched[queue.touched_count] = input
+        queue.touched[queue.touched_count] = flow
         queue.touched_count += 1
     else:
         queue.entries[chain.tail].next = at
@@ -104,7 +108,7 @@ cdef inline void set_control(
         header.msg_controllen += first
 
 
-cdef int queue_build(Queue *queue, Scratch scratch, uint32_t inputs, uint32_t outputs) except -1
+cdef int queue_build(Queue *queue, Scratch scratch, uint32_t inputs, uint32_t flows, uint32_t outputs) except -1
 cdef void queue_free(Queue *queue) noexcept nogil
 
 

@@ -6,21 +6,26 @@ from .kernel cimport CMSG_LEN, IP_TOS, IPPROTO_IP, IPPROTO_UDP, UDP_SEGMENT, cal
 from .repeats cimport RECENT, Recent
 
 
-cdef int queue_build(Queue *queue, Scratch scratch, uint32_t inputs, uint32_t outputs) except -1:
+cdef int queue_build(Queue *queue, Scratch scratch, uint32_t inputs, uint32_t flows, uint32_t outputs) except -1:
     """Allocate for a plan of that size, and borrow the rest: the loop itself never allocates."""
     queue[0] = scratch.parts
-    queue.chains = <Chain *>calloc(inputs + 1, sizeof(Chain))
-    queue.touched = <uint32_t *>calloc(inputs + 1, sizeof(uint32_t))
+    queue.watches = <Watch *>calloc(inputs + 1, sizeof(Watch))
+    queue.chains = <Chain *>calloc(flows + 1, sizeof(Chain))
+    queue.touched = <uint32_t *>calloc(flows + 1, sizeof(uint32_t))
     queue.blocked = <Blocked *>calloc(outputs + 1, sizeof(Blocked))
     queue.waiting = <pollfd *>calloc(outputs + 1, sizeof(pollfd))
-    if queue.chains == NULL or queue.touched == NULL or queue.blocked == NULL or queue.waiting == NULL:
+    if (
+        queue.watches == NULL or queue.chains == NULL or queue.touched == NULL
+        or queue.blocked == NULL or queue.waiting == NULL
+    ):
         queue_free(queue)
-        raise MemoryError(f"a queue for {inputs} inputs and {outputs} outputs")
+        raise MemoryError(f"a queue for {inputs} inputs, {flows} flows and {outputs} outputs")
     return 0
 
 
 cdef void queue_free(Queue *queue) noexcept nogil:
     """Give back what belongs to the plan; the Scratch keeps its own."""
+    free(queue.watches)
     free(queue.chains)
     free(queue.touched)
     free(queue.blocked)

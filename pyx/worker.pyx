@@ -17,9 +17,9 @@ from .kernel cimport (
     store_relaxed_u64, store_release_ptr, store_release_u32, store_release_u64, virtio_net_hdr,
 )
 from .offload cimport finish_inner, is_inner, segment_bytes
-from .plan cimport Capture, Input, Plan, PlanOwner
+from .plan cimport Capture, Flow, Input, Plan, PlanOwner
 from .policer cimport conforms
-from .queue cimport ENTRIES, NONE, Blocked, Chain, Queue, chain_rest, push
+from .queue cimport ENTRIES, NONE, Blocked, Chain, Queue, Watch, chain_rest, push
 from .repeats cimport WATCHED, comes_back
 from .ring cimport (
     LARGE_BYTES, LARGE_FRAMES, Frame, Ring, acquire, first_frame, frame_count, half_free, handed_over, release,
@@ -194,7 +194,7 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, const Frame *frame
     cdef Key key
     cdef uint32_t found, count, size, segment, at
     cdef Input *input
-    cdef Chain *chain
+    cdef Watch *watch
     cdef uint64_t stamp
     cdef Verdict verdict
     segment = segment_bytes(frame.mac)
@@ -229,12 +229,12 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, const Frame *frame
     ):
         add(&input.counters.drops[<uint32_t>DROP_ECHO], count)
         return DROPPED
-    chain = &plan.queue.chains[found]
-    if chain.source != datagram.source:
-        chain.source = datagram.source
-        chain.watch = max(chain.watch, <uint32_t>WATCHED)
-    if chain.watch and not capture.loopback and comes_back(
-        plan.queue.repeats, found, &chain.watch, datagram.payload, <uint16_t>(segment if count > 1 else size),
+    watch = &plan.queue.watches[found]
+    if watch.source != datagram.source:
+        watch.source = datagram.source
+        watch.left = max(watch.left, <uint32_t>WATCHED)
+    if watch.left and not capture.loopback and comes_back(
+        plan.queue.repeats, found, &watch.left, datagram.payload, <uint16_t>(segment if count > 1 else size),
         datagram.source, stamp,
     ):
         add(&input.counters.drops[<uint32_t>DROP_ECHO], count)
@@ -245,17 +245,17 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, const Frame *frame
     if input.policer != NULL and not conforms(input.policer, stamp, count, size):
         add(&input.counters.drops[<uint32_t>DROP_POLICER], count)
         return DROPPED
-    plan.queue.sends += count * input.output_count
+    plan.queue.sends += count * plan.flows[input.flow].output_count
     if count == 1:
         if plan.queue.used == ENTRIES:
             flush(plan)
-        push(plan.queue, found, datagram.payload, datagram.size, datagram.tos)
+        push(plan.queue, input.flow, datagram.payload, datagram.size, datagram.tos)
         return RELAYED
     at = 0
     while at < size:
         if plan.queue.used == ENTRIES:
             flush(plan)
-        push(plan.queue, found, datagram.payload + at, <uint16_t>min(segment, size - at), datagram.tos)
+        push(plan.queue, input.flow, datagram.payload + at, <uint16_t>min(segment, size - at), datagram.tos)
         at += segment
     return RELAYED
 
@@ -269,16 +269,16 @@ cdef inline bint let_in(const Plan *plan, const Input *input, uint32_t source) n
 
 
 cdef void flush(Plan *plan) noexcept nogil:
-    """Send every chain by every output of its input; then wait for the blocked ones; then count what is left."""
+    """Send every chain by every output of its flow; then wait for the blocked ones; then count what is left."""
     cdef Queue *queue = plan.queue
-    cdef Input *input
+    cdef Flow *flow
     cdef Chain *chain
     cdef Output *output
     cdef uint32_t i, j, cursor
     for i in range(queue.touched_count):
-        input = &plan.inputs[queue.touched[i]]
+        flow = &plan.flows[queue.touched[i]]
         chain = &queue.chains[queue.touched[i]]
-        for j in range(input.first_output, input.first_output + input.output_count):
+        for j in range(flow.first_output, flow.first_output + flow.output_count):
             output = &plan.outputs[j]
             if output.egress == NULL:
                 add(&output.counters.errors[<uint32_t>SEND_PARKED], chain.count)
@@ -351,6 +351,12 @@ cdef inline bint rings_have_room(const Plan *plan) noexcept nogil:
     return True
 
 
+cdef int require_sealed(PlanOwner plan) except -1:
+    if not plan.sealed:
+        raise ValueError(f"plan {plan.generation} is not sealed")
+    return 0
+
+
 @cython.final
 cdef class Worker:
     """One thread's loop. The thread that calls ``run`` is the worker; every other method belongs to the engine."""
@@ -358,7 +364,11 @@ cdef class Worker:
     cdef State state
 
     def __cinit__(self, PlanOwner plan not None, int wake_fd):
-        """``wake_fd`` is an eventfd, non-blocking; the caller keeps it open longer than this runs."""
+        """``wake_fd`` is an eventfd, non-blocking; the caller keeps it open longer than this runs.
+
+        Raises ValueError, as ``publish`` does, for a plan that is not sealed.
+        """
+        require_sealed(plan)
         self.state.plan = &plan.plan
         self.state.seen = 0
         self.state.turns = 0
@@ -372,6 +382,7 @@ cdef class Worker:
 
     def publish(self, PlanOwner plan not None):
         """Let the loop go by ``plan`` from its next turn on. Write to the eventfd afterwards to make that soon."""
+        require_sealed(plan)
         store_release_ptr(&self.state.plan, &plan.plan)
 
     def stop(self):

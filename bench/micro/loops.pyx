@@ -86,7 +86,7 @@ cdef class Chain:
 
     def __cinit__(self):
         self.scratch = Scratch()
-        queue_build(&self.queue, self.scratch, 1, 1)
+        queue_build(&self.queue, self.scratch, 1, 1, 1)
 
     def __dealloc__(self):
         queue_free(&self.queue)

@@ -1,5 +1,5 @@
-from collections.abc import Iterable, Sequence
-from typing import TypeAlias, final
+from collections.abc import Iterable
+from typing import final
 
 from .counters import CounterBlock
 from .egress import EgressSocket
@@ -7,23 +7,30 @@ from .policer import PolicerState
 from .queue import Scratch
 from .ring import RingSocket
 
-_Prefix: TypeAlias = tuple[int, int]
-_Output: TypeAlias = tuple[EgressSocket | None, CounterBlock, int, bool]
-_Plain: TypeAlias = tuple[int, int, int, int, CounterBlock, list[_Prefix], list[_Output]]
-_Policed: TypeAlias = tuple[int, int, int, int, CounterBlock, list[_Prefix], list[_Output], PolicerState | None]
-
 @final
 class PlanOwner:
-    def __new__(
-        cls,
-        generation: int,
-        rings: list[RingSocket],
-        inputs: Sequence[_Plain | _Policed],
-        own: Iterable[tuple[int, int, int, int]] = (),
-        loopback: Iterable[int] = (),
-        scratch: Scratch | None = None,
-        worker: int = 0,
-        beginnings: Iterable[tuple[CounterBlock, CounterBlock]] = (),
-    ) -> PlanOwner: ...
+    @property
+    def sealed(self) -> bool: ...
+    def __new__(cls, generation: int, *, scratch: Scratch | None = None, worker: int = 0) -> PlanOwner: ...
+    def add_ring(self, ring: RingSocket, *, loopback: bool = False) -> int: ...
+    def add_flow(self) -> int: ...
+    def add_output(
+        self, *, flow: int, socket: EgressSocket | None, counters: CounterBlock, burst: int, keep_dscp: bool
+    ) -> None: ...
+    def add_input(
+        self,
+        *,
+        flow: int,
+        ring: int,
+        group: int,
+        source: int = 0,
+        port: int,
+        counters: CounterBlock,
+        allow: Iterable[tuple[int, int]] = (),
+        policer: PolicerState | None = None,
+    ) -> int: ...
+    def add_own(self, *, source: int, source_port: int, address: int, port: int) -> None: ...
+    def add_beginning(self, *, output: CounterBlock, of_input: CounterBlock) -> None: ...
+    def seal(self) -> PlanOwner: ...
     @property
     def generation(self) -> int: ...

@@ -90,7 +90,7 @@ class RingEngine:
         self._gso: dict[str, GsoState] = {}
         self._said: set[str] = set()
         self._scratches = [Scratch() for _ in range(workers)]
-        self._plans = [PlanOwner(0, [], [], scratch=scratch) for scratch in self._scratches]
+        self._plans = [PlanOwner(0, scratch=scratch).seal() for scratch in self._scratches]
         self._threads = Workers(workers, lambda i, wake_fd: Worker(self._plans[i], wake_fd), cpus)
 
     def start(self) -> None:
@@ -251,32 +251,42 @@ class RingEngine:
         sockets: dict[CounterKey, _Egress],
         begun: list[tuple[list[CounterBlock], list[CounterBlock]]],
     ) -> PlanOwner:
-        index = {ifindex: i for i, ifindex in enumerate(rings)}
-        inputs = [
-            (
-                index[each.ifindex],
-                int(each.group),
-                int(each.source) if each.source else 0,
-                each.port,
-                self._counters.input((rule.name, each.text))[worker],
-                [(int(net.network_address), int(net.netmask)) for net in each.allow or ()],
-                [self._plan_output(worker, rule.name, output, sockets) for output in rule.outputs],
-                self._policer(worker, (rule.name, each.text), each.limit),
-            )
-            for rule in spec.rules
-            for each in rule.inputs
-            if each.live and each.ifindex in index
-        ]
-        return PlanOwner(
-            self._generation,
-            [capture.sockets[worker] for capture in rings.values()],
-            inputs,
-            [held.sent for held in sockets.values()],
-            [index[ifindex] for ifindex, ring in spec.rings.items() if ring.loopback and ifindex in index],
-            self._scratches[worker],
-            worker,
-            [(output[worker], source[worker]) for output, source in begun],
-        )
+        plan = PlanOwner(self._generation, scratch=self._scratches[worker], worker=worker)
+        numbers = {
+            ifindex: plan.add_ring(capture.sockets[worker], loopback=spec.rings[ifindex].loopback)
+            for ifindex, capture in rings.items()
+        }
+        for rule in spec.rules:
+            inputs = [each for each in rule.inputs if each.live and each.ifindex in numbers]
+            if not inputs:
+                continue
+            flow = plan.add_flow()
+            for output in rule.outputs:
+                egress = sockets.get((rule.name, output.to))
+                plan.add_output(
+                    flow=flow,
+                    socket=egress.socket if egress else None,
+                    counters=self._counters.output((rule.name, output.to))[worker],
+                    burst=output.burst,
+                    keep_dscp=output.dscp is None,
+                )
+            for each in inputs:
+                plan.add_input(
+                    flow=flow,
+                    ring=numbers[each.ifindex],
+                    group=int(each.group),
+                    source=int(each.source or 0),
+                    port=each.port,
+                    counters=self._counters.input((rule.name, each.text))[worker],
+                    allow=[(int(net.network_address), int(net.netmask)) for net in each.allow or ()],
+                    policer=self._policer(worker, (rule.name, each.text), each.limit),
+                )
+        for held in sockets.values():
+            source, source_port, address, port = held.sent
+            plan.add_own(source=source, source_port=source_port, address=address, port=port)
+        for begun_output, input_before in begun:
+            plan.add_beginning(output=begun_output[worker], of_input=input_before[worker])
+        return plan.seal()
 
     def _policer(self, worker: int, slot: CounterKey, limit: Rate | None) -> PolicerState | None:
         """The token bucket of an input, kept as long as its limit stays the same."""
@@ -288,14 +298,6 @@ class RingEngine:
             buckets = [PolicerState(round(limit.number), limit.unit == "bit") for _ in range(self._workers)]
             held = self._policers[slot] = (limit, buckets)
         return held[1][worker]
-
-    def _plan_output(
-        self, worker: int, rule: str, output: OutputSpec, sockets: dict[CounterKey, _Egress]
-    ) -> tuple[EgressSocket | None, CounterBlock, int, bool]:
-        slot = (rule, output.to)
-        counters = self._counters.output(slot)[worker]
-        egress = sockets.get(slot)
-        return (egress.socket if egress else None, counters, output.burst, output.dscp is None)
 
     def _retire(
         self, plans: list[PlanOwner], rings: dict[int, _Capture], sockets: dict[CounterKey, _Egress], spec: PlanSpec

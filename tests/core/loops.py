@@ -138,14 +138,30 @@ class From:
     def last_packet_ns(self):
         return read(self.block)["last_packet_ns"]
 
-    def tuple(self):
-        outputs = [(each.socket, each.block, each.burst, each.keep_dscp) for each in self.outputs]
-        source = number(self.source) if self.source else 0
-        return (self.ring, number(self.group), source, self.port, self.block, self.allow, outputs, self.policer)
+    def add_to(self, plan, flow=None):
+        """Its number; it feeds ``flow``, else one of its own to its outputs."""
+        if flow is None:
+            flow = plan.add_flow()
+            for each in self.outputs:
+                plan.add_output(
+                    flow=flow, socket=each.socket, counters=each.block, burst=each.burst, keep_dscp=each.keep_dscp
+                )
+        return plan.add_input(
+            flow=flow, ring=self.ring, group=number(self.group), source=number(self.source) if self.source else 0,
+            port=self.port, counters=self.block, allow=self.allow, policer=self.policer,
+        )  # fmt: skip
 
 
-def plan_of(generation, rings, inputs, **own):
-    return PlanOwner(generation, list(rings), [each.tuple() for each in inputs], **own)
+def plan_of(generation, rings, inputs, own=(), loopback=()):
+    """A sealed plan; ``own`` are (source, source port, address, port), ``loopback`` numbers of rings."""
+    plan = PlanOwner(generation)
+    for i, ring in enumerate(rings):
+        plan.add_ring(ring, loopback=i in loopback)
+    for each in inputs:
+        each.add_to(plan)
+    for source, source_port, address, port in own:
+        plan.add_own(source=source, source_port=source_port, address=address, port=port)
+    return plan.seal()
 
 
 class Running:

@@ -216,7 +216,7 @@ cdef class Chains:
                   bint runs=True):
         """Without a socket only ``messages`` works, for a link that takes ``segment_max`` bytes of payload."""
         self.scratch = Scratch()
-        queue_build(&self.queue, self.scratch, 1, 1)
+        queue_build(&self.queue, self.scratch, 1, 1, 1)
         self.held = []
         self.runs = runs
         self.socket = socket

@@ -29,7 +29,6 @@ from support.frames import GROUP, PORT, SOURCE, SOURCE_PORT, ethernet, frame, ip
 
 from mcrelay._core.counters import INPUT_FIELDS, OUTPUT_FIELDS, VERDICTS, CounterBlock
 from mcrelay._core.egress import EgressSocket, GsoState
-from mcrelay._core.plan import PlanOwner
 from mcrelay._core.policer import PolicerState
 from mcrelay._core.traffic import Receiver, Sender
 
@@ -468,13 +467,6 @@ def test_a_link_that_is_deleted_does_not_spin_the_loop(wire):
         assert running.stop() < 0.2
 
 
-class Traced:
-    """A prefix that a plan keeps: it dies with it, and can be watched."""
-
-    def __iter__(self):
-        return iter((0, 0))
-
-
 def test_a_thousand_plans_under_traffic_lose_nothing_and_old_ones_are_freed(wire):
     sink = wire.sink()
     out = wire.output_to(sink)
@@ -483,13 +475,10 @@ def test_a_thousand_plans_under_traffic_lose_nothing_and_old_ones_are_freed(wire
     alive = weakref.WeakSet()
 
     def plan(generation):
-        mark = Traced()
-        alive.add(mark)
-        mine = (0, number(GROUP), 0, PORT, inputs, [mark], [(out, outputs, 16, True)])
-        others = [
-            (0, number(GROUP), 0, PORT + 1 + i, CounterBlock(INPUT_FIELDS), [], []) for i in range(generation % 50)
-        ]
-        return PlanOwner(generation, [ring], [*others, mine])
+        mine = From([To(out, block=outputs)], block=inputs)
+        made = plan_of(generation, [ring], [*(From([], port=PORT + 1 + i) for i in range(generation % 50)), mine])
+        alive.add(made)
+        return made
 
     sender = Sender([wire.sender().fileno()], [200], rate=10000, duration=30)
     with on_a_thread(Receiver([sink.fileno()])) as receiver, Running(plan(1)) as running:
