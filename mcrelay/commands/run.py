@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -30,12 +31,16 @@ from mcrelay.linux.process import admin_uses, prepare, reserved_ports
 from mcrelay.linux.systemd import Notifier, take_inherited
 from mcrelay.relay import views
 from mcrelay.relay.build import build
+from mcrelay.relay.state import DaemonState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from mcrelay.config.parse import Parsed
     from mcrelay.control.server import Peer
+    from mcrelay.control.web import WebServer
+    from mcrelay.linux.capabilities import Account
+    from mcrelay.relay.state import RelayState
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +67,7 @@ def run(paths: tuple[Path, ...], instance: str | None, log_format: str, socket_p
     )  # connects the notify socket, which may refuse the other user
     account = capabilities.successor()
     watched = watched_paths(paths, instance)
-    daemon.server.bind(account)
+    daemon.bind(account)
     try:
         capabilities.become_unprivileged(account, admin_uses(parsed.config), reserved_ports(parsed.config))
         capabilities.warn_of_blocked(watched)
@@ -94,6 +99,8 @@ class _Daemon:
         self._service = build(config, probe(), notifier, take_inherited(), table_name(config.relay.control))
         self._changer = Changer(self._service, parsed, paths, instance, notifier)
         self._installed = Installed()
+        self.ready = False
+        self._web = _web_server(config.relay.metrics, self)
         reads = {"show": Command(self._show, _Show), "version": Command(self._version)}
         path = Path(config.relay.control)
         self.server = ControlServer(path, reads | self._changer.reads, self._changer.changes)
@@ -107,13 +114,36 @@ class _Daemon:
         path = self._service.config.relay.control
         await self.server.start()
         log.info("mcrelay=%s control=%s rules=%d", __version__, path, len(self._service.config.rules))
+        serving = asyncio.create_task(self._web.run()) if self._web else None
         try:
             await self._service.run(self._stop, self._ready)
         finally:
+            if serving:
+                serving.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await serving
             await self.server.close()
             log.info("stopped")
 
+    def bind(self, account: Account | None) -> None:
+        """Take the addresses of this relay, with the privileges that it was started with."""
+        self.server.bind(account)
+        if self._web:
+            self._web.bind()
+
+    async def state(self, *, links: bool = False) -> RelayState:
+        """How the relay stands; with *links* also what is known of those that no rule names."""
+        if links:
+            await self._service.look_at_all_links()
+        return self._service.state()
+
+    def daemon(self) -> DaemonState:
+        """What else there is to say of this process."""
+        changer = self._changer
+        return DaemonState(__version__, self._installed.replaced, changer.reload_successful, changer.reload_time)
+
     def _ready(self) -> None:
+        self.ready = True
         gc.freeze()
         gc.enable()
         log.info("ready %s", self._service.summary())
@@ -126,9 +156,7 @@ class _Daemon:
     async def _show(self, _: Peer, show: _Show) -> Any:
         if show.noun not in views.NOUNS:
             raise UsageError(f"show {show.noun!r}: say one of {', '.join(views.NOUNS)}")
-        if show.noun == "links":
-            await self._service.look_at_all_links()
-        return views.NOUNS[show.noun](self._service.state())
+        return views.NOUNS[show.noun](await self.state(links=show.noun == "links"))
 
     def _dump(self) -> None:
         state = self._service.state()
@@ -137,3 +165,12 @@ class _Daemon:
 
     async def _version(self, _: Peer, __: Nothing) -> dict[str, Any]:
         return {"version": __version__, "restart_due": self._installed.replaced}
+
+
+def _web_server(address: str | None, daemon: _Daemon) -> WebServer | None:
+    """What serves metrics; its libraries are imported where somebody asks for it, and nowhere else."""
+    if address is None:
+        return None
+    from mcrelay.control.web import WebServer  # noqa: PLC0415
+
+    return WebServer(address, daemon)

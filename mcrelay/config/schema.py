@@ -30,7 +30,6 @@ LONGEST_CONTROL = 104  # bytes: sun_path has 108 with the closing NUL, and "-ro"
 # Known and not built yet: key, which values of it, how the complaint calls it, what to do instead. Its line goes when
 # relay/compile.py knows the value: until then it raises NotBuiltError. (IPv6 is refused where streams are read.)
 NOT_YET: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
-    ("metrics", lambda _: True, "metrics", "leave it out, and read the same numbers with mcrelay show stats -j"),
     ("range", lambda stream: stream.length is not None, "a range of groups", "write one rule for each group"),
     ("any", lambda stream: stream.port == "any", "port any", "write one rule for each port"),
     (

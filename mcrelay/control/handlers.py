@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 import pwd
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -81,6 +82,8 @@ class Changer:
         self._instance = instance
         self._notifier = notifier
         self._lock = asyncio.Lock()
+        self.reload_successful = True  # the files that it was started with were accepted
+        self.reload_time = time.time()
         self._users: dict[int, str] = {}  # names by uid, looked up once
         self.reads = {"changes": Command(self._changes)}
         self.changes = {
@@ -136,6 +139,7 @@ class Changer:
         if how.dry_run:
             return self._plan(await self._read(), how).told()
         async with self._change("reload", by) as said:
+            self.reload_successful, self.reload_time = False, time.time()
             plan = self._plan(await self._read(), how)
             for warning in plan.parsed.warnings:
                 log.warning("%s", warning)
@@ -146,6 +150,7 @@ class Changer:
             finally:
                 self._notifier.send("READY=1")
             self._files = plan.parsed
+            self.reload_successful = True
             for name, command in plan.gone.items():
                 log.warning("rule=%s its run-time change is gone; to have it again: %s", name, command)
             for key in plan.difference.restart:

@@ -32,8 +32,6 @@ def compile_plan(config: Config, links: Mapping[str, Link]) -> PlanSpec:
 
     Raises NotBuiltError for a value that nothing here knows what to do with: no rule may run otherwise than it says.
     """
-    if config.relay.metrics is not None:
-        raise NotBuiltError("relay.metrics", config.relay.metrics)
     rules = _told_apart([_compile_rule(rule, links) for rule in config.rules.values()])
     live = {each.iif for rule in rules for each in rule.inputs if each.live}
     rings = {links[name].ifindex: _ring(config, links[name]) for name in sorted(live)}

@@ -34,6 +34,16 @@ class IgmpState:
 
 
 @dataclass(frozen=True, slots=True)
+class DaemonState:
+    """What there is to say of the process beside the relay. ``reload_time`` (Unix seconds): of the files, the last."""
+
+    version: str
+    restart_due: bool
+    reload_successful: bool
+    reload_time: float
+
+
+@dataclass(frozen=True, slots=True)
 class RelayState:
     """A relay at one moment. ``time`` is Unix seconds, ``uptime_seconds`` monotonic ones since it was made.
 

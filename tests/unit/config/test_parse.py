@@ -298,13 +298,6 @@ def test_one_fault_in_a_rule_is_one_complaint(text, complaint):
             ),
         ),
         (
-            'metrics = "127.0.0.1:19736"',
-            (
-                "relay.metrics: metrics is not supported yet; "
-                "leave it out, and read the same numbers with mcrelay show stats -j"
-            ),
-        ),
-        (
             'metrics = "here"',
             ('relay.metrics: "here" has no port from 1 to 65535; write ADDRESS:PORT, e.g. "127.0.0.1:19736"'),
         ),

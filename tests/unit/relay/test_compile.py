@@ -277,7 +277,6 @@ NOT_BUILT = {
     "vlan any": {"rule": 'vlan = "any"'},
     "engine kernel": {"rule": 'engine = "kernel"'},
     "health": {"rule": 'health = "rtp"'},
-    "metrics": {"relay": 'metrics = "127.0.0.1:19736"'},
 }
 
 
