@@ -71,6 +71,7 @@ cdef class PlanOwner:
     cdef Scratch scratch
     cdef uint32_t worker
     cdef list owned
+    cdef list labels            # of the inputs
     cdef bint closed            # nothing is added any more: it is sealed, or could not be
     cdef readonly bint sealed
     cdef object __weakref__

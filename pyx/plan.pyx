@@ -1,18 +1,20 @@
 """Build a plan for one worker from Python values, by name; it is read in worker.pyx."""
 
 cimport cython
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint8_t, uint16_t
 
 from . import counters as names
-from .counters cimport CounterBlock, InputCounters, OutputCounters
+from .counters cimport DROP_ECHO, DROP_SOURCE, DROPPED, RELAYED, CounterBlock, InputCounters, OutputCounters, Verdict
 from .demux cimport mapped, table_build, table_free, table_insert
 from .echo cimport Sent, place
 from .egress cimport EgressSocket
-from .kernel cimport POLLIN, calloc, free, memset, realloc
+from .kernel cimport POLLIN, TP_STATUS_VLAN_VALID, calloc, free, memcpy, memset, realloc, virtio_net_hdr
+from .match cimport is_echo, let_in, match
 from .policer cimport PolicerState
 from .queue cimport queue_build, queue_free
-from .ring cimport RingSocket
+from .ring cimport Frame, RingSocket
 from .runs cimport RUN_MAX
+from .wire cimport Datagram
 
 
 cdef void *array(size_t count, size_t size) except NULL:
@@ -48,6 +50,7 @@ cdef class PlanOwner:
         once the plan is sealed.
         """
         self.owned = []         # keeps sockets, counters and policers alive
+        self.labels = []
         self.scratch = Scratch() if scratch is None else scratch
         self.worker = worker
         self.plan.generation = generation
@@ -102,9 +105,10 @@ cdef class PlanOwner:
 
     def add_input(
         self, *, uint32_t flow, uint32_t ring, uint32_t group, uint32_t source=0, uint16_t port,
-        CounterBlock counters not None, allow=(), PolicerState policer=None,
+        CounterBlock counters not None, allow=(), PolicerState policer=None, tuple label=None,
     ):
         """Its number. ``source`` 0 is any; ``allow`` are pairs (network, mask) of sources let in, none lets in all.
+        ``label`` is what `explain` calls it.
 
         Raises ValueError for a ring or a flow that is not there.
         """
@@ -139,6 +143,7 @@ cdef class PlanOwner:
             self.plan.prefix_count += 1
             input.prefix_count += 1
         self.owned += (counters, policer)
+        self.labels.append(label)
         self.plan.input_count += 1
         return at
 
@@ -194,6 +199,49 @@ cdef class PlanOwner:
         for i in range(self.sent_count):
             self.plan.own.members[place(&self.plan.own, &self.sent[i])] = self.sent[i]
         return 0
+
+    def explain(self, bytes frame not None, *, uint32_t ring, tci=None):
+        """What the loop would do with a whole frame that this ring brings: the verdict, the label of the input that
+        takes it or None, and why that drops it or None.
+
+        ``tci`` is the tag control information of a VLAN tag, which the kernel takes out of a frame; None without a
+        tag. Checksums are verified. Nothing is counted and nothing remembered: what depends on other frames is left
+        out, a policer and datagrams that a second relay sends back. Any thread may ask. Raises ValueError for a ring
+        that is not there and for a plan that is not sealed.
+        """
+        cdef Frame seen
+        cdef Datagram datagram
+        cdef Capture *capture
+        cdef Input *input
+        cdef Verdict verdict
+        cdef uint32_t found = 0
+        cdef uint8_t *memory
+        if not self.sealed:
+            raise ValueError(f"plan {self.plan.generation} is not sealed")
+        if ring >= self.plan.capture_count:
+            raise ValueError(f"ring {ring} of {self.plan.capture_count}")
+        capture = &self.plan.captures[ring]
+        memset(&seen, 0, sizeof(Frame))
+        seen.size = seen.wire_size = len(frame)
+        if tci is not None:
+            seen.status = TP_STATUS_VLAN_VALID
+            seen.tci = tci
+        # As in a ring: what is left for a device stands before the frame, and here it is nothing.
+        memory = <uint8_t *>calloc(1, sizeof(virtio_net_hdr) + seen.size)
+        if memory == NULL:
+            raise MemoryError("a frame")
+        memcpy(memory + sizeof(virtio_net_hdr), <const uint8_t *>frame, seen.size)
+        seen.mac = memory + sizeof(virtio_net_hdr)
+        verdict = match(capture, &seen, &datagram, &found)
+        free(memory)            # and with it datagram.payload
+        if verdict != RELAYED:
+            return names.VERDICTS[<int>verdict], None, None
+        input = &self.plan.inputs[found]
+        if is_echo(&self.plan, capture, &datagram):
+            return names.VERDICTS[<int>DROPPED], self.labels[found], names.DROPS[<int>DROP_ECHO]
+        if not let_in(&self.plan, input, datagram.source):
+            return names.VERDICTS[<int>DROPPED], self.labels[found], names.DROPS[<int>DROP_SOURCE]
+        return names.VERDICTS[<int>RELAYED], self.labels[found], None
 
     def __dealloc__(self):
         cdef uint32_t i

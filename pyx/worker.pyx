@@ -4,19 +4,18 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from .counters cimport (
-    DROP_COUNT, DROP_ECHO, DROP_POLICER, DROP_SOURCE, DROPPED, FRAGMENT, NO_MATCH, RELAYED, SEND_NOBUFS, SEND_PARKED,
-    TUNNEL, VERDICT_COUNT, VLAN, InputCounters, Verdict,
+    DROP_COUNT, DROP_ECHO, DROP_POLICER, DROP_SOURCE, DROPPED, FRAGMENT, RELAYED, SEND_NOBUFS, SEND_PARKED,
+    VERDICT_COUNT, InputCounters, Verdict,
 )
-from .demux cimport MISS, Key, find, mapped
-from .echo cimport is_own
 from .egress cimport Output
 from .kernel cimport (
     CLOCK_MONOTONIC, MSG_DONTWAIT, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, SOL_SOCKET, SO_ERROR, TP_STATUS_COPY,
-    TP_STATUS_CSUMNOTREADY, TP_STATUS_CSUM_VALID, TP_STATUS_VLAN_VALID, add, getsockopt, load_acquire_ptr,
+    add, getsockopt, load_acquire_ptr,
     load_acquire_u32, load_acquire_u64, load_relaxed_u64, now_ns, poll, read, read_be32, recv, relax,
     store_relaxed_u64, store_release_ptr, store_release_u32, store_release_u64, virtio_net_hdr,
 )
-from .offload cimport finish_inner, is_inner, segment_bytes
+from .match cimport is_echo, let_in, match
+from .offload cimport segment_bytes
 from .plan cimport Capture, Flow, Input, Plan, PlanOwner
 from .policer cimport conforms
 from .queue cimport ENTRIES, NONE, Blocked, Chain, Queue, Watch, chain_rest, push
@@ -26,7 +25,7 @@ from .ring cimport (
     view_frame,
 )
 from .runs cimport send_chain
-from .wire cimport ETHERNET_BYTES, IPV4_BYTES, Datagram, parse
+from .wire cimport ETHERNET_BYTES, IPV4_BYTES, Datagram
 
 cdef enum:
     GATHER = 3072               # sends in hand after which a turn takes no further place; below ENTRIES by a block
@@ -34,7 +33,6 @@ cdef enum:
     SPIN_NS = 100000            # how long a latency ring is looked at before the worker sleeps
     WAIT_MS = 20                # for outputs whose socket is full, a turn at most
     LOOK_MS = 1                 # how often such a wait looks at the rings
-    VID_MASK = 0x0fff           # of the tag control information; VID 0 is a priority tag: IEEE 802.1Q
 
 cdef struct State:
     void *plan                  # the engine stores, the worker loads
@@ -189,33 +187,17 @@ cdef inline void note_lost(Ring *ring, Verdict verdict, const Frame *frame) noex
 
 @cython.cdivision(True)         # segment is not 0 where it divides; the check would want the GIL
 cdef inline Verdict relay_frame(Plan *plan, Capture *capture, const Frame *frame) noexcept nogil:
-    """Parse, find, queue. A superframe's datagrams are queued one by one."""
+    """Match, let in, queue. A superframe's datagrams are queued one by one."""
     cdef Datagram datagram
-    cdef Key key
     cdef uint32_t found, count, size, segment, at
     cdef Input *input
     cdef Watch *watch
     cdef uint64_t stamp
-    cdef Verdict verdict
-    segment = segment_bytes(frame.mac)
-    verdict = parse(
-        frame.mac, frame.size, frame.wire_size,
-        not segment and not frame.status & <uint32_t>(TP_STATUS_CSUM_VALID | TP_STATUS_CSUMNOTREADY), &datagram,
-    )
+    cdef Verdict verdict = match(capture, frame, &datagram, &found)
     if verdict != RELAYED:
         return verdict
-    key.group = mapped(datagram.group)
-    key.source = mapped(datagram.source)
-    key.port = datagram.port
-    key.vlan = 0
-    if frame.status & <uint32_t>TP_STATUS_VLAN_VALID:
-        key.vlan = frame.tci & VID_MASK
-    found = find(&capture.table, &key)
-    if found == MISS:
-        return VLAN if key.vlan else NO_MATCH
-    if is_inner(frame.mac, &datagram) and not finish_inner(frame.mac, &datagram):
-        return TUNNEL
     input = &plan.inputs[found]
+    segment = segment_bytes(frame.mac)
     size = datagram.size
     count = 1
     if segment and size:
@@ -224,9 +206,7 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, const Frame *frame
     add(&input.counters.rx_packets, count)
     add(&input.counters.rx_bytes, size)
     store_relaxed_u64(&input.counters.last_packet_ns, stamp)
-    if not capture.loopback and is_own(
-        &plan.own, datagram.source, datagram.group, datagram.source_port, datagram.port
-    ):
+    if is_echo(plan, capture, &datagram):
         add(&input.counters.drops[<uint32_t>DROP_ECHO], count)
         return DROPPED
     watch = &plan.queue.watches[found]
@@ -239,7 +219,7 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, const Frame *frame
     ):
         add(&input.counters.drops[<uint32_t>DROP_ECHO], count)
         return DROPPED
-    if input.prefix_count and not let_in(plan, input, datagram.source):
+    if not let_in(plan, input, datagram.source):
         add(&input.counters.drops[<uint32_t>DROP_SOURCE], count)
         return DROPPED
     if input.policer != NULL and not conforms(input.policer, stamp, count, size):
@@ -258,14 +238,6 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, const Frame *frame
         push(plan.queue, input.flow, datagram.payload + at, <uint16_t>min(segment, size - at), datagram.tos)
         at += segment
     return RELAYED
-
-
-cdef inline bint let_in(const Plan *plan, const Input *input, uint32_t source) noexcept nogil:
-    cdef uint32_t i
-    for i in range(input.first_prefix, input.first_prefix + input.prefix_count):
-        if source & plan.prefixes[i].mask == plan.prefixes[i].network:
-            return True
-    return False
 
 
 cdef void flush(Plan *plan) noexcept nogil:

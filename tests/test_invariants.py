@@ -143,7 +143,7 @@ def reached(name):
 
 
 def test_the_loop_reaches_the_inline_code():
-    named = {"wire", "demux", "ring", "queue", "egress", "runs", "plan", "counters"}
+    named = {"wire", "demux", "match", "ring", "queue", "egress", "runs", "plan", "counters"}
     assert named <= {path.stem for path in reached("worker")}
 
 
@@ -154,7 +154,7 @@ def test_inline_code_of_the_loop_allocates_nothing_and_raises_nothing(path):
         assert not re.search(word, code), word
 
 
-@pytest.mark.parametrize("name", ["wire", "demux", "counters", "ring", "queue", "echo", "repeats", "policer"])
+@pytest.mark.parametrize("name", ["wire", "demux", "match", "counters", "ring", "queue", "echo", "repeats", "policer"])
 def test_code_per_frame_makes_no_system_call(name):
     code = code_of(ROOT / f"pyx/{name}.pxd")
     assert not re.search(

@@ -33,6 +33,7 @@ from mcrelay.model.state import (
     CounterKey,
     CounterNames,
     Endpoint,
+    Explanation,
     FrameLosses,
     Refusals,
     RingCount,
@@ -280,6 +281,7 @@ class RingEngine:
                     counters=self._counters.input((rule.name, each.text))[worker],
                     allow=[(int(net.network_address), int(net.netmask)) for net in each.allow or ()],
                     policer=self._policer(worker, (rule.name, each.text), each.limit),
+                    label=(rule.name, each.text),
                 )
         for held in sockets.values():
             source, source_port, address, port = held.sent
@@ -369,6 +371,20 @@ class RingEngine:
     def errors(self) -> dict[CounterKey, dict[str, int]]:
         """Datagrams that outputs did not send, by output and reason, of the outputs that failed with any."""
         return self._counters.errors()
+
+    def explain(self, frame: bytes, ifindex: int, tci: int | None = None) -> Explanation | None:
+        """What the loop would do with a frame that comes in by that link; None where it captures nothing.
+
+        ``frame`` is whole, from its Ethernet header on; ``tci`` the tag control information of a VLAN tag, which the
+        kernel takes out of it. Limits, and datagrams that a second relay sends back, are left out: they depend on
+        other frames. Nothing is counted.
+        """
+        if ifindex not in self._captures:
+            return None
+        ring = list(self._captures).index(ifindex)
+        verdict, taken_by, reason = self._plans[0].explain(frame, ring=ring, tci=tci)
+        rule, text = taken_by or (None, None)
+        return Explanation(verdict, rule, text, reason)
 
     def lost_frames(self) -> dict[str, list[FrameLosses]]:
         """By link and ring: frames by verdict, and under ``ring`` those that found no room; with the last one's group.

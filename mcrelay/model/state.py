@@ -76,6 +76,16 @@ class WorkerCount:
 
 
 @dataclass(frozen=True, slots=True)
+class Explanation:
+    """What the loop does with a frame: its verdict; the rule and the input that take it, if any; why they drop it."""
+
+    verdict: str
+    rule: str | None = None
+    input: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All of it; counters of rules that never had a plan are absent.
 

@@ -128,6 +128,7 @@ class From:
     allow: list = field(default_factory=list)
     policer: PolicerState | None = None
     block: CounterBlock = field(default_factory=lambda: CounterBlock(INPUT_FIELDS))
+    label: tuple[str, str] | None = None
 
     @property
     def counted(self):
@@ -149,6 +150,7 @@ class From:
         return plan.add_input(
             flow=flow, ring=self.ring, group=number(self.group), source=number(self.source) if self.source else 0,
             port=self.port, counters=self.block, allow=self.allow, policer=self.policer,
+            label=self.label,
         )  # fmt: skip
 
 
