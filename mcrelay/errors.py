@@ -30,7 +30,7 @@ class McrelayError(Exception):
 
 
 class NotBuiltError(ValueError):
-    """The configuration has let a value in that ``compile_plan`` does not know: its line in NOT_YET went too early."""
+    """The configuration has let a value in that ``compile_plan`` does not know: it left schema.NOT_YET too early."""
 
     def __init__(self, key: str, value: object) -> None:
         super().__init__(f"{key} = {value!r} is not built")

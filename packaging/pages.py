@@ -13,12 +13,18 @@ import re
 import sys
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import get_completion_class
 
 from mcrelay.cli import COMMANDS, cli
 from mcrelay.config import schema
+from mcrelay.config.writer import toml_value
+from mcrelay.model.values import flag
+
+if TYPE_CHECKING:
+    from mcrelay.model.option import Option
 
 DATE = dt.datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), dt.UTC)
 
@@ -41,47 +47,10 @@ NAME.toml and NAME.conf.d/*.toml instead.
 
 A stream is written [SOURCE@]GROUP:PORT%LINK; without SOURCE@ any source. A unicast output is written ADDRESS:PORT. An
 output without a port keeps the input's."""
+LINKS = "A network link; default in place of NAME: every link that does not say otherwise."
 OUTPUTS = """\
 `outputs` is a list of streams, or of tables with `to` and these keys. They may stand on the rule too, or under
 [defaults]."""
-
-# Every key that the configuration accepts: this fails where one is missing here, or here and not there.
-KEYS = {
-    "RELAY": {
-        "workers": "Threads that forward; each group belongs to one of them. [1]",
-        "cpus": "CPUs for the workers, e.g. [2]. [any]",
-        "control": "Path of the control socket; the read-only one stands beside it. [/run/mcrelay/mcrelay.sock]",
-        "metrics": 'Address and port for Prometheus, e.g. "127.0.0.1:19736". [off]',
-    },
-    "LINK": {
-        "profile": '"throughput", or "latency": a short wait for a price in CPU time. ["throughput"]',
-        "ring": 'Memory of the receive ring, from "1MiB" to "1GiB", taken for each input link. ["32MiB"]',
-        "gro": "Let the kernel merge datagrams of a flow before they are captured: less work, some latency. [false]",
-    },
-    "INPUT": {
-        "vlan": '"none" (untagged), a VLAN id, or "any". ["none"]',
-        "allow": "Networks whose sources are let in, a list. [any source]",
-        "limit": 'Drop what comes beyond this rate, e.g. "20kpps" or "500Mbit". [no limit]',
-    },
-    "OUTPUT": {
-        "source_address": '"auto" (of the link, or of the route), or an address of this host. ["auto"]',
-        "source_port": '"auto" (20000 and more, always the same for a rule and output), or a number. ["auto"]',
-        "ttl": "TTL of what is sent. [16 multicast, 64 unicast]",
-        "dscp": '"keep", or 0 to 63. ["keep"]',
-        "df": "true: set don't-fragment; what is larger than the path is not sent, and counted (mtu). [false]",
-        "burst": "Longest run of datagrams that is sent as one message, 1 to 64. [16]",
-    },
-    "CHOICES": {
-        "engine": '"ring", or "kernel": what forwards. ["ring"]',
-        "health": '"none", "rtp", "ts" or "auto": what is looked at in the payload. ["none"]',
-    },
-    "FLAGS": {
-        "exclusive": "Nothing else on this host listens: the kernel drops what is relayed after capture. [false]",
-        "enabled": "Whether the rule relays. [true]",
-        "shared": "Another rule that says so too may send to the same output. [false]",
-        "reflect": "Allow rules that feed each other in a circle; frames that come from us are dropped. [false]",
-    },
-}
 
 
 def quote(text: str) -> str:
@@ -139,27 +108,26 @@ def configuration_page() -> str:
     lines += [quote(each) + "\n.br" for each in ("/etc/mcrelay/mcrelay.toml", "/etc/mcrelay/conf.d/*.toml")]
     lines += [".SH DESCRIPTION", *paragraphs(CONFIGURATION)]
     lines += [".nf", *(quote(line) for line in EXAMPLE.splitlines()), ".fi"]
+    own = {key: row for key, row in schema.OWN.items() if key not in schema.TEXTS}
+    flags = {key: row for key, row in own.items() if row.check is flag}
     sections = [
-        ("[relay]", "RELAY", "The relay as a whole; a change needs a restart."),
-        ("[links.NAME]", "LINK", "A network link; default in place of NAME: every link that does not say otherwise."),
-        ("[rules.NAME]: the input", "INPUT", "Beside `input`, the stream that is relayed, and `description`."),
-        ("[rules.NAME]: outputs", "OUTPUT", OUTPUTS),
-        ("[rules.NAME]: the rule", "FLAGS", "True or false."),
-        ("[rules.NAME]: one of several words", "CHOICES", ""),
+        ("[relay]", schema.RELAY, "The relay as a whole; a change needs a restart."),
+        ("[links.NAME]", schema.LINK, LINKS),
+        ("[rules.NAME]: the input", schema.INPUT, "Beside `input`, the stream that is relayed."),
+        ("[rules.NAME]: outputs", schema.OUTPUT, OUTPUTS),
+        ("[rules.NAME]: the rule", schema.TEXTS | flags, "A text, and what is true or false."),
+        ("[rules.NAME]: other keys of the rule", {key: row for key, row in own.items() if key not in flags}, ""),
     ]  # fmt: skip
-    for title, table, text in sections:
-        known, told = set(getattr(schema, table)), set(KEYS[table])
-        if known != told:
-            sys.exit(f"packaging/pages.py and mcrelay/config/schema.py differ about {table}: {sorted(known ^ told)}")
-        lines += [f'.SH "{quote(title)}"', *paragraphs(text)]
-        lines += terms((key, text + missing(key)) for key, text in KEYS[table].items())
+    for title, rows, text in sections:
+        lines += [f'.SH "{quote(title)}"', *paragraphs(text), *terms((key, manual(row)) for key, row in rows.items())]
     return "\n".join([*lines, ".SH SEE ALSO", ".BR mcrelay (1)", ""])
 
 
-def missing(key: str) -> str:
-    """Say what the schema knows of a key and does not do yet."""
-    texts = [what.replace("{}", "other than the default") for name, _, what, _ in schema.NOT_YET if name == key]
-    return f" Not supported yet: {', '.join(texts)}." if texts else ""
+def manual(row: Option) -> str:
+    """What there is to say of a key, its default, and what the relay knows of it and does not do yet."""
+    default = row.default_words or toml_value(row.check.write(row.default))
+    later = ", ".join(each.what.replace("{}", "other than the default") for each in row.not_yet)
+    return f"{row.manual} [{default}]{f' Not supported yet: {later}.' if later else ''}"
 
 
 EXAMPLE = """\

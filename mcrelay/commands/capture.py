@@ -16,7 +16,6 @@ import click
 
 from mcrelay import __version__
 from mcrelay.commands.options import socket_option
-from mcrelay.config.schema import counted
 from mcrelay.control.client import ask
 from mcrelay.errors import ControlError, LinkError, OperationError, UsageError
 from mcrelay.links.watch import links_now
@@ -24,6 +23,7 @@ from mcrelay.linux import bpf, pcapng
 from mcrelay.linux.packets import PacketSocket
 from mcrelay.model.frame import cut
 from mcrelay.model.link_faults import no_ethernet
+from mcrelay.model.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -13,10 +13,10 @@ import click
 from mcrelay.commands.options import config_options
 from mcrelay.config.checks import capture_complaints, link_warnings, port_privileges, port_warnings
 from mcrelay.config.files import config_paths, parse
-from mcrelay.config.schema import counted
 from mcrelay.errors import ConfigError
 from mcrelay.links.watch import links_now
 from mcrelay.linux.process import reserved_ports
+from mcrelay.model.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

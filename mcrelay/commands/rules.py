@@ -8,8 +8,8 @@ import click
 
 from mcrelay.commands.options import relay_options
 from mcrelay.config.flags import read_table, rule_arguments, rule_options
-from mcrelay.config.schema import counted
 from mcrelay.control.client import ask
+from mcrelay.model.wording import counted
 
 NOT_SAVED = "only until the next reload or restart; `mcrelay save` writes it to a file"
 

@@ -21,6 +21,7 @@ from mcrelay.errors import LinkError, OperationError, SettingError, UsageError
 from mcrelay.links.sources import sends_from
 from mcrelay.model.notation import format_stream, parse_stream
 from mcrelay.model.rate import parse_rate
+from mcrelay.model.rule import GROUP_TTL, HOST_TTL, default_ttl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,7 +160,7 @@ def drive(worker: Worker, show: Callable[[], str]) -> None:
 @click.option("--count", type=click.IntRange(1), help="Datagrams of each stream.")
 @click.option("--duration", type=click.FloatRange(0, min_open=True), help="Seconds.")
 @click.option("--streams", type=click.IntRange(1, 65536), help="So many consecutive groups, in turn.")
-@click.option("--ttl", type=click.IntRange(1, 255), help="16 for a group, 64 for a host.")
+@click.option("--ttl", type=click.IntRange(1, 255), help=f"{GROUP_TTL} for a group, {HOST_TTL} for a host.")
 @click.option("--dscp", type=click.IntRange(0, 63), default=0, help="0 unless said.")
 @click.option("--gso", type=click.IntRange(1, 64), default=1, help="Datagrams of one UDP_SEGMENT superframe.")
 @click.option("--source-port", type=click.IntRange(1, 65535), help="Otherwise the kernel chooses one a stream.")
@@ -290,7 +291,7 @@ def open_sender(
     try:
         set_buffer(sock, SO_SNDBUFFORCE, socket.SO_SNDBUF, SNDBUF_BYTES)
         sock.setsockopt(
-            socket.IPPROTO_IP, socket.IP_MULTICAST_TTL if group else socket.IP_TTL, ttl or (16 if group else 64)
+            socket.IPPROTO_IP, socket.IP_MULTICAST_TTL if group else socket.IP_TTL, ttl or default_ttl(stream)
         )
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)  # 192.0.2.255 is as good a destination

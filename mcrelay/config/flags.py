@@ -8,36 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcrelay.config.schema import RULE, Each, flag, not_yet
-from mcrelay.config.writer import flag_default, rule_table, toml_value
+from mcrelay.config.schema import RULE, never
+from mcrelay.config.writer import rule_table, toml_value
 from mcrelay.errors import SettingError
+from mcrelay.model.values import Each, flag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mcrelay.config.schema import Check
+    from mcrelay.model.option import Option
     from mcrelay.model.rule import Rule
-
-# key: (metavar, help); a key without an entry is a flag all the same
-_HELP = {
-    "description": ("TEXT", "What the rule is for."),
-    "vlan": ("N|none|any", "VLAN that the input arrives in.  [default: none]"),
-    "allow": ("NET", "Let only these sources in; may repeat."),
-    "limit": ("RATE", "Drop what the input brings beyond this rate, e.g. 20kpps or 500Mbit."),
-    "source_address": ("A.B.C.D", "Source address of what is sent.  [default: the link's own]"),
-    "source_port": ("N", "Source port of what is sent.  [default: 20000 and more, always the same]"),
-    "ttl": ("N", "TTL of what is sent.  [default: 16 multicast, 64 unicast]"),
-    "dscp": ("N|keep", "DSCP of what is sent.  [default: keep]"),
-    "df": ("", "Set don't-fragment on what is sent; what is larger than the path is counted (mtu)."),
-    "burst": ("N", "Longest run of datagrams sent at once.  [default: 16]"),
-    "exclusive": ("", "Nothing else on this host listens: the kernel drops what is relayed."),
-    "engine": ("ring|kernel", "What forwards.  [default: ring]"),
-    "health": ("none|rtp|ts|auto", "What is looked at in the payload.  [default: none]"),
-    "enabled": ("", "Define the rule without running it."),
-    "shared": ("", "Another rule that says so too may send to the same outputs."),
-    "reflect": ("", "Allow rules that feed each other in a circle; own frames are dropped."),
-}
-_NAMES = {"enabled": "disabled"}  # a flag says the opposite of the default
+    from mcrelay.model.values import Check
 
 
 def rule_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,14 +31,13 @@ def rule_options(*without: str) -> Callable[[Callable[..., Any]], Callable[..., 
     """Add a flag for every option of a rule but those *without*; ``read_table`` takes what they give."""
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        for key in reversed([key for key in RULE if key not in without]):
-            metavar, text = _HELP.get(key, ("VALUE", f"As {key} in a file."))
-            settings: dict[str, Any] = {"help": text, "hidden": not_yet(key, "any value") is not None}
-            if RULE[key] is flag:
+        for row in reversed([row for key, row in RULE.items() if key not in without]):
+            settings: dict[str, Any] = {"help": row.help + _default(row), "hidden": never(row)}
+            if row.check is flag:
                 settings["is_flag"] = True
             else:
-                settings |= {"metavar": metavar, "multiple": isinstance(RULE[key], Each)}
-            function = click.option(_flag(key), key, **settings)(function)
+                settings |= {"metavar": row.metavar, "multiple": isinstance(row.check, Each)}
+            function = click.option(f"--{row.flag}", row.key, **settings)(function)
         return function
 
     return add
@@ -67,10 +47,10 @@ def read_table(source: str, outputs: tuple[str, ...], options: dict[str, Any]) -
     """Make the table of a rule from what the command line gives. Raises SettingError."""
     table: dict[str, Any] = {"input": source, "outputs": [_output(each) for each in outputs]}
     for key, value in options.items():
-        check = RULE[key]
+        check = RULE[key].check
         if check is flag:
             if value:
-                table[key] = not flag_default(key)
+                table[key] = not RULE[key].default
         elif isinstance(check, Each):
             if value:
                 table[key] = [_value(check.item, text) for text in value]
@@ -85,16 +65,19 @@ def words(rule: Rule) -> list[str]:
     said = [str(table.pop("input"))]
     said += [toml_value(each) if isinstance(each, dict) else each for each in table.pop("outputs")]
     for key, value in table.items():
-        if RULE[key] is flag:
-            said.append(_flag(key))
+        name = f"--{RULE[key].flag}"
+        if RULE[key].check is flag:
+            said.append(name)
             continue
         for each in value if isinstance(value, list) else [value]:
-            said += [_flag(key), str(each)]
+            said += [name, str(each)]
     return said
 
 
-def _flag(key: str) -> str:
-    return f"--{_NAMES.get(key, key).replace('_', '-')}"
+def _default(row: Option) -> str:
+    """Say what goes without the flag; a flag without a value says it by being one, and no text is no default."""
+    words = row.default_help or row.default_words or row.default
+    return "" if row.check is flag or words == "" else f"  [default: {words}]"
 
 
 def _value(check: Check, text: str) -> Any:

@@ -15,7 +15,7 @@ Path: TypeAlias = tuple[str | int, ...]
 
 _BLANK = re.compile(r"[ \t]*")
 _EMPTY = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")  # what may stand between two expressions
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _QUOTED_KEY = re.compile(r"\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'")
 _TEXT = re.compile(
     r'"""(?:[^"\\]|\\.|"(?!""))*"""(?:""?)?'  # up to two quotes may stand before the closing three
@@ -85,7 +85,7 @@ def key_text(path: Path) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            text += ("." if text else "") + (part if _BARE_KEY.fullmatch(part) else _quoted(part))
+            text += ("." if text else "") + (part if BARE_KEY.fullmatch(part) else _quoted(part))
     return text
 
 
@@ -172,7 +172,7 @@ class _Scan:
             quoted = self._match(_QUOTED_KEY)
             key = str(tomllib.loads(f"key = {quoted}")["key"])
         else:
-            key = self._match(_BARE_KEY)
+            key = self._match(BARE_KEY)
         self._skip(_BLANK)
         return key
 

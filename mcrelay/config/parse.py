@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from mcrelay.config import checks as config_checks
 from mcrelay.config import lines as toml_lines
 from mcrelay.config.reader import Draft, FileReader, parent
-from mcrelay.config.schema import LINK, RELAY, RULE, counted, written
+from mcrelay.config.schema import LINK, RELAY, RULE
 from mcrelay.errors import COMMAND_LINE, Complaint, ConfigError
 from mcrelay.model.notation import check_link
 from mcrelay.model.rule import DEFAULT_CONTROL, DEFAULT_LINK, Config, LinkSettings, RelaySettings
+from mcrelay.model.wording import counted, written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,8 +96,7 @@ def _warnings(complaints: Sequence[Complaint]) -> tuple[Complaint, ...]:
 
 
 def _link_settings(read: Mapping[str, Any]) -> LinkSettings:
-    named = {"ring_bytes" if key == "ring" else key: value for key, value in read.items()}
-    return LinkSettings(**named)
+    return LinkSettings(**{LINK[key].field: value for key, value in read.items()})
 
 
 class _Reading:
@@ -124,9 +124,9 @@ class _Reading:
                 reader.unknown(toml_lines.key_text((key,)), key, _TABLES)
             elif not isinstance(value, dict):
                 reader.complain(key, f"{written(value)} is not a table", f"write {_TABLES[key]} on a line of its own")
-        for name, checks, target in (("relay", RELAY, self.relay), ("defaults", RULE, self.defaults)):
+        for name, rows, target in (("relay", RELAY, self.relay), ("defaults", RULE, self.defaults)):
             table = _table(data, name)
-            for key, value in reader.keys(name, table, checks).items():
+            for key, value in reader.keys(name, table, rows).items():
                 if self._claim(reader, f"{name}.{key}"):
                     target[key] = value
         for name, value in _table(data, "links").items():

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 from mcrelay.config import lines as toml_lines
-from mcrelay.config.schema import INPUT, LINK, OUTPUT, RELAY, RULE, Check, Each, not_yet, written
+from mcrelay.config.schema import INPUT, LINK, OUTPUT, RELAY, RULE, not_yet
 from mcrelay.errors import Complaint, SettingError
-from mcrelay.model.notation import EXAMPLE, parse_stream
+from mcrelay.model.notation import EXAMPLE, NAME, NAME_REMEDY, parse_stream
 from mcrelay.model.rule import Input, Output, Rule
+from mcrelay.model.values import Each
+from mcrelay.model.wording import written
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from mcrelay.config.checks import Place
+    from mcrelay.model.option import Option
     from mcrelay.model.stream import Stream
 
-_RULE_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _ENDS = ("input", "inputs", "outputs")
 _HOME = (
     dict.fromkeys(RELAY, "[relay]")
@@ -55,7 +56,7 @@ class FileReader:
         file, line = self.place(key)
         self._complaints.append(Complaint(file, line, key, problem, remedy))
 
-    def attempt(self, path: str, check: Check, value: Any) -> Any:
+    def attempt(self, path: str, check: Callable[[Any], Any], value: Any) -> Any:
         """Return what the check makes of the value; None and a complaint if it refuses."""
         try:
             return check(value)
@@ -80,31 +81,32 @@ class FileReader:
         self.complain(path, "is not a table", f"write {table.replace('NAME', name)} on a line of its own")
 
     def keys(
-        self, above: str, table: Mapping[str, Any], checks: Mapping[str, Check | Each], ends: Sequence[str] = ()
+        self, above: str, table: Mapping[str, Any], rows: Mapping[str, Option], ends: Sequence[str] = ()
     ) -> dict[str, Any]:
         """Check a table's keys and return the good ones; *ends* are known, and the caller's to read."""
         good = {}
         for key, value in table.items():
             path = f"{above}.{toml_lines.key_text((key,))}"
-            if key in checks:
-                read = self._key(path, key, checks[key], value)
+            if key in rows:
+                read = self._key(path, rows[key], value)
                 if read is not None:
                     good[key] = read
             elif key not in ends:
-                self.unknown(path, key, [*ends, *checks])
+                self.unknown(path, key, [*ends, *rows])
         return good
 
-    def _key(self, path: str, key: str, check: Check | Each, value: Any) -> Any:
+    def _key(self, path: str, row: Option, value: Any) -> Any:
+        check = row.check
         if not isinstance(check, Each):
             read = self.attempt(path, check, value)
         elif not isinstance(value, list):
-            self.complain(path, f"{written(value)} is not a list", f"write {key} = {check.example}")
+            self.complain(path, f"{written(value)} is not a list", f"write {row.key} = {check.example}")
             return None
         else:
             items = [self.attempt(f"{path}[{i}]", check.item, item) for i, item in enumerate(value)]
             read = None if any(item is None for item in items) else self.attempt(path, check.whole, items)
         if read is not None:
-            self._refuse(path, key, read)
+            self._refuse(path, row.key, read)
         return read
 
     def _refuse(self, path: str, feature: str, value: Any) -> bool:
@@ -119,9 +121,8 @@ class FileReader:
     ) -> Draft:
         """Read one rule as far as it can be read."""
         path = toml_lines.key_text(("rules", name))
-        if not _RULE_NAME.fullmatch(name):
-            problem = f"{written(name)} cannot be a rule's name"
-            self.complain(path, problem, "it has 1 to 63 letters, digits, - or _, and begins with a letter or digit")
+        if not NAME.fullmatch(name):
+            self.complain(path, f"{written(name)} cannot be a rule's name", NAME_REMEDY)
         options = _over(defaults, table, self.keys(path, table, RULE, _ENDS))
         taken, refused = self._input(path, table, options)
         outputs: list[Output] = []
@@ -185,8 +186,7 @@ class FileReader:
             self._refuse(path, feature, stream)
         if stream.port is None and taken is not None:
             stream = replace(stream, port=taken.stream.port)
-        chosen = {key: options[key] for key in OUTPUT if key in options}
-        return Output(stream, **{"ttl": 16 if stream.address.is_multicast else 64, **chosen})
+        return Output(stream, **{row.field: options.get(key, row.default_of(stream)) for key, row in OUTPUT.items()})
 
     def _end(self, path: str, table: Mapping[str, Any], name: str, known: Collection[str]) -> tuple[str, Any]:
         """Find the value of a key that must be there, and its path; None and a complaint if it is not."""

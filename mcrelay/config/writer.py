@@ -6,72 +6,60 @@ What a built-in default says already is left out, so that a rule is written abou
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
-from mcrelay.config.schema import CHOICES, FLAGS, INPUT, MIB, MOST_RATE, OUTPUT, RELAY
+from mcrelay.config.lines import BARE_KEY
+from mcrelay.config.schema import INPUT, LINK, OUTPUT, OWN, RELAY, RULE, TEXTS
 from mcrelay.model.notation import format_stream
-from mcrelay.model.rate import Rate, format_rate
-from mcrelay.model.rule import DEFAULT_LINK, Input, Output, RelaySettings, Rule
+from mcrelay.model.rule import DEFAULT_LINK
+from mcrelay.model.values import flag
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from mcrelay.model.rule import Config
+    from mcrelay.model.option import Option
+    from mcrelay.model.rule import Config, Rule
+    from mcrelay.model.stream import Stream
 
 Table = dict[str, Any]
-
-# What to write where [defaults] limits something and a rule does not: it has no word for "not at all".
-_EVERYTHING = {"allow": ["0.0.0.0/0"], "limit": format_rate(Rate(MOST_RATE, "pps"))}
-_BARE_KEY = re.compile("[A-Za-z0-9_-]+")
-
-
-def flag_default(key: str) -> bool:
-    """Give what a flag of a rule or of its outputs is where nothing is said."""
-    return bool((_DEFAULTS[Output] | _DEFAULTS[Rule])[key])
 
 
 def rule_table(rule: Rule, said: Collection[str] = ()) -> Table:
     """Write the table ``[rules.NAME]`` of a rule; *said* are keys of ``[defaults]``, which it must not inherit."""
     (taken,) = rule.inputs  # `inputs` with several is reserved
-    outputs = [_differing(each, OUTPUT, _output_defaults(each), said) for each in rule.outputs]
+    outputs = [_differing(each, OUTPUT, said, each.stream) for each in rule.outputs]
     common = {k: v for k, v in outputs[0].items() if all(k in each and each[k] == v for each in outputs)}
     own = [{k: v for k, v in each.items() if k not in common} for each in outputs]
     ends = [format_stream(each.stream) for each in rule.outputs]
+    options = _differing(rule, OWN, said) | _differing(taken, INPUT, said) | common
     return {
-        **_differing(rule, ("description",), _DEFAULTS[Rule], said),
+        **{key: options[key] for key in TEXTS if key in options},
         "input": format_stream(taken.stream),
         "outputs": [{"to": to, **options} if options else to for to, options in zip(ends, own, strict=True)],
-        **_differing(taken, INPUT, _DEFAULTS[Input], said),
-        **common,
-        **_differing(rule, (*FLAGS, *CHOICES), _DEFAULTS[Rule], said),
+        **{key: options[key] for key in RULE if key in options and key not in TEXTS},
     }
 
 
 def config_tables(config: Config) -> Table:
     """Write all that runs: the tables of a file that would make the relay run the same."""
-    relay = _differing(config.relay, RELAY, _DEFAULTS[RelaySettings], ("control",))
-    links = {}
-    for name, settings in config.links.items():
-        size = settings.ring_bytes
-        ring = f"{size // MIB}MiB" if size % MIB == 0 else size
-        links[name] = {"profile": settings.profile, "ring": ring}
-        if settings.gro or config.link(DEFAULT_LINK).gro:
-            links[name]["gro"] = settings.gro
+    relay = _differing(config.relay, RELAY, ("control",))
+    raised = {key for key, row in LINK.items() if row.check is flag and getattr(config.link(DEFAULT_LINK), row.field)}
+    spoken = raised | {key for key, row in LINK.items() if row.check is not flag}
+    links = {name: _differing(settings, LINK, spoken) for name, settings in config.links.items()}
     return {"relay": relay, "links": links, "rules": {name: rule_table(rule) for name, rule in config.rules.items()}}
 
 
 def facts(rule: Rule) -> dict[str, dict[str, str]]:
     """Write all that a rule says, defaults too: by part of it (an output, or "" for the rule itself), then by key."""
-    own = {"description": toml_value(rule.description)}
+    held = {key: _shown(row, rule) for key, row in OWN.items()}
+    own = {key: held[key] for key in TEXTS}
     for taken in rule.inputs:
         own["input"] = toml_value(format_stream(taken.stream))
-        own |= {key: _shown(getattr(taken, key)) for key in INPUT}
-    own |= {key: _shown(getattr(rule, key)) for key in (*FLAGS, *CHOICES)}
+        own |= {key: _shown(row, taken) for key, row in INPUT.items()}
+    own |= held
     outputs = {format_stream(each.stream): each for each in rule.outputs}
     return {"": own} | {
-        f"output {to}": {key: _shown(getattr(each, key)) for key in OUTPUT} for to, each in outputs.items()
+        f"output {to}": {key: _shown(row, each) for key, row in OUTPUT.items()} for to, each in outputs.items()
     }
 
 
@@ -108,43 +96,22 @@ def toml_value(value: Any) -> str:
 
 
 def _key(key: str) -> str:
-    return key if _BARE_KEY.fullmatch(key) else toml_value(key)
+    return key if BARE_KEY.fullmatch(key) else toml_value(key)
 
 
-def _shown(value: Any) -> str:
-    return "unset" if value is None else toml_value(_plain(value))
+def _shown(row: Option, holder: Any) -> str:
+    value = getattr(holder, row.field)
+    return "unset" if value is None else toml_value(row.check.write(value))
 
 
-def _differing(value: Any, keys: Collection[str], defaults: Mapping[str, Any], said: Collection[str]) -> Table:
+def _differing(holder: Any, rows: Mapping[str, Option], said: Collection[str], stream: Stream | None = None) -> Table:
     """Write the options that are not as they would be if nothing was said."""
     table = {}
-    for key in keys:
-        held = getattr(value, key)
+    for key, row in rows.items():
+        held = getattr(holder, row.field)
         if held is None:
-            if key in said and key in _EVERYTHING:
-                table[key] = _EVERYTHING[key]
-        elif held != defaults[key] or key in said:
-            table[key] = _plain(held)
+            if key in said and row.unlimited is not None:
+                table[key] = row.unlimited
+        elif held != row.default_of(stream) or key in said:
+            table[key] = row.check.write(held)
     return table
-
-
-def _plain(value: Any) -> Any:
-    """Give the value that a file has for one of the model."""
-    if isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, Rate):
-        return format_rate(value)
-    return str(value)  # addresses and networks
-
-
-def _output_defaults(output: Output) -> dict[str, Any]:
-    return _DEFAULTS[Output] | {"ttl": 16 if output.stream.address.is_multicast else 64}
-
-
-def _defaults(*kinds: type[Any]) -> dict[type[Any], dict[str, Any]]:
-    return {kind: {each.name: each.default for each in fields(kind) if each.default is not MISSING} for kind in kinds}
-
-
-_DEFAULTS = _defaults(Rule, Input, Output, RelaySettings)

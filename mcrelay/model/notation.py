@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mcrelay.model.stream import Address
 
 EXAMPLE = "233.252.0.1:5000%eth0"
+NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,62}")  # of a rule, and of an instance
+NAME_REMEDY = "it has 1 to 63 letters, digits, - or _, and begins with a letter or digit"
 LINK_NAME_BYTES = 15  # IFNAMSIZ less the closing NUL
 SHORTEST_LENGTH = 20  # a range holds 4096 groups at most
 

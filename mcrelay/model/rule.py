@@ -1,17 +1,31 @@
-"""What a configuration holds: rules, their inputs and outputs, links' settings. Frozen values without behaviour."""
+"""What a configuration holds: rules, their inputs and outputs, links' settings. Frozen values without behaviour.
+
+A field that is a key of the configuration has the key's row as its metadata (model/option): check, flag and texts.
+Files, ``[defaults]``, flags, what is written and compared, mcrelay.toml(5) and their tests are made from the rows.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from mcrelay.model import values
+from mcrelay.model.option import NotYet, option
+from mcrelay.model.rate import Rate, format_rate
+from mcrelay.model.values import Each, choice, flag, number
+
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network
 
-    from mcrelay.model.rate import Rate
     from mcrelay.model.stream import Auto, Keep, Stream, Vlan
 
 DEFAULT_CONTROL = "/run/mcrelay/mcrelay.sock"  # where the relay listens, and its clients ask
+GROUP_TTL, HOST_TTL = 16, 64
+
+
+def default_ttl(stream: Stream) -> int:
+    """Give the TTL of what is sent to a group, or to a host, where nothing is said."""
+    return GROUP_TTL if stream.address.is_multicast else HOST_TTL
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,26 +33,109 @@ class Input:
     """One stream that a rule takes in. ``allow`` None lets every source in, ``limit`` None any rate."""
 
     stream: Stream
-    vlan: Vlan = "none"
-    allow: tuple[IPv4Network, ...] | None = None
-    limit: Rate | None = None
+    vlan: Vlan = field(
+        default="none",
+        metadata=option(
+            values.vlan,
+            "N|none|any",
+            help="VLAN that the input arrives in.",
+            manual='"none" (untagged), a VLAN id, or "any".',
+            refused=(
+                NotYet(
+                    lambda value: value != "none",
+                    "vlan = {}",
+                    "make the VLAN a link (ip link add ... type vlan) and name that in input",
+                ),
+            ),
+        ),
+    )
+    allow: tuple[IPv4Network, ...] | None = field(
+        default=None,
+        metadata=option(
+            Each(values.allowed, values.allow, '["192.0.2.0/24"]'),
+            "NET",
+            help="Let only these sources in; may repeat.",
+            manual="Networks whose sources are let in, a list.",
+            default_words="any source",
+            unlimited=["0.0.0.0/0"],
+        ),
+    )
+    limit: Rate | None = field(
+        default=None,
+        metadata=option(
+            values.limit,
+            "RATE",
+            help="Drop what the input brings beyond this rate, e.g. 20kpps or 500Mbit.",
+            manual='Drop what comes beyond this rate, e.g. "20kpps" or "500Mbit".',
+            default_words="no limit",
+            unlimited=format_rate(Rate(values.MOST_RATE, "pps")),
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
     """One destination of a rule, every option resolved: no value here still waits for a default.
 
-    ``stream.port`` is filled in (an output without a port keeps the input's). ``ttl`` is 16 for multicast and 64
-    for unicast where nothing was said.
+    ``stream.port`` is filled in (an output without a port keeps the input's), and so is ``ttl`` (``default_ttl``).
     """
 
     stream: Stream
-    source_address: IPv4Address | Auto | Keep = "auto"
-    source_port: int | Auto | Keep = "auto"
-    ttl: int | Keep | Literal["decrement"] = 16
-    dscp: int | Keep = "keep"
-    burst: int = 16
-    df: bool = False
+    source_address: IPv4Address | Auto | Keep = field(
+        default="auto",
+        metadata=option(
+            values.source_address,
+            "A.B.C.D",
+            help="Source address of what is sent.",
+            manual='"auto" (of the link, or of the route), or an address of this host.',
+            default_help="the link's own",
+            instead='use "auto" or an address of this host',
+        ),
+    )
+    source_port: int | Auto | Keep = field(
+        default="auto",
+        metadata=option(
+            number(1, 65535, '"auto" or e.g. 20000', "auto", later=("keep",)),
+            "N",
+            help="Source port of what is sent.",
+            manual='"auto" (20000 and more, always the same for a rule and output), or a number.',
+            default_help="20000 and more, always the same",
+            instead='use "auto" or a number',
+        ),
+    )
+    ttl: int | Keep | Literal["decrement"] = field(
+        default=GROUP_TTL,
+        metadata=option(
+            number(1, 255, "e.g. 16", later=("keep", "decrement")),
+            "N",
+            help="TTL of what is sent.",
+            default_for=default_ttl,
+            default_words=f"{GROUP_TTL} multicast, {HOST_TTL} unicast",
+            instead="use a number from 1 to 255",
+        ),
+    )
+    dscp: int | Keep = field(
+        default="keep",
+        metadata=option(values.dscp, "N|keep", help="DSCP of what is sent.", manual='"keep", or 0 to 63.'),
+    )
+    df: bool = field(
+        default=False,
+        kw_only=True,
+        metadata=option(
+            flag,
+            help="Set don't-fragment on what is sent; what is larger than the path is counted (mtu).",
+            manual="true: set don't-fragment; what is larger than the path is not sent, and counted (mtu).",
+        ),
+    )
+    burst: int = field(
+        default=16,
+        metadata=option(
+            number(1, 64, "e.g. 16"),
+            "N",
+            help="Longest run of datagrams sent at once.",
+            manual="Longest run of datagrams that is sent as one message, 1 to 64.",
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +145,60 @@ class Rule:
     name: str
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
-    description: str = ""
-    exclusive: bool = False
-    enabled: bool = True
-    shared: bool = False
-    reflect: bool = False
-    engine: Literal["ring", "kernel"] = "ring"
-    health: Literal["none", "rtp", "ts", "auto"] = "none"
+    description: str = field(
+        default="",
+        metadata=option(values.text, "TEXT", help="What the rule is for."),
+    )
+    exclusive: bool = field(
+        default=False,
+        metadata=option(
+            flag,
+            help="Nothing else on this host listens: the kernel drops what is relayed.",
+            manual="Nothing else on this host listens: the kernel drops what is relayed after capture.",
+        ),
+    )
+    enabled: bool = field(
+        default=True,
+        metadata=option(
+            flag, flag="disabled", help="Define the rule without running it.", manual="Whether the rule relays."
+        ),
+    )
+    shared: bool = field(
+        default=False,
+        metadata=option(
+            flag,
+            help="Another rule that says so too may send to the same outputs.",
+            manual="Another rule that says so too may send to the same output.",
+        ),
+    )
+    reflect: bool = field(
+        default=False,
+        metadata=option(
+            flag,
+            help="Allow rules that feed each other in a circle; own frames are dropped.",
+            manual="Allow rules that feed each other in a circle; frames that come from us are dropped.",
+        ),
+    )
+    engine: Literal["ring", "kernel"] = field(
+        default="ring",
+        metadata=option(
+            choice("ring", later=("kernel",)),
+            "ring|kernel",
+            help="What forwards.",
+            manual='"ring", or "kernel": what forwards.',
+            instead="leave it out: the ring relays everything",
+        ),
+    )
+    health: Literal["none", "rtp", "ts", "auto"] = field(
+        default="none",
+        metadata=option(
+            choice("none", later=("rtp", "ts", "auto")),
+            "none|rtp|ts|auto",
+            help="What is looked at in the payload.",
+            manual='"none", "rtp", "ts" or "auto": what is looked at in the payload.',
+            instead="leave it out",
+        ),
+    )
     origin: Literal["file", "runtime"] = "file"
 
 
@@ -71,19 +215,62 @@ class LinkSettings:
     ``gro``: the kernel is asked to merge datagrams of a flow before they are captured.
     """
 
-    profile: Literal["throughput", "latency"] = "throughput"
-    ring_bytes: int = 32 << 20
-    gro: bool = False
+    profile: Literal["throughput", "latency"] = field(
+        default="throughput",
+        metadata=option(
+            choice("throughput", "latency"), manual='"throughput", or "latency": a short wait for a price in CPU time.'
+        ),
+    )
+    ring_bytes: int = field(
+        default=32 << 20,
+        metadata=option(
+            values.ring,
+            key="ring",
+            manual='Memory of the receive ring, from "1MiB" to "1GiB", taken for each input link.',
+        ),
+    )
+    gro: bool = field(
+        default=False,
+        metadata=option(
+            flag, manual="Let the kernel merge datagrams of a flow before they are captured: less work, some latency."
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
     """``[relay]``: the process as a whole. ``cpus`` empty means: not pinned."""
 
-    workers: int = 1
-    cpus: tuple[int, ...] = ()
-    control: str = DEFAULT_CONTROL
-    metrics: str | None = None
+    workers: int = field(
+        default=1,
+        metadata=option(
+            number(1, 256, "workers = 1"), manual="Threads that forward; each group belongs to one of them."
+        ),
+    )
+    cpus: tuple[int, ...] = field(
+        default=(),
+        metadata=option(
+            Each(number(0, 8191, "the number of a CPU, e.g. 2"), values.cpus, "[2]"),
+            manual="CPUs for the workers, e.g. [2].",
+            default_words="any",
+        ),
+    )
+    control: str = field(
+        default=DEFAULT_CONTROL,
+        metadata=option(
+            values.socket_path(DEFAULT_CONTROL),
+            manual="Path of the control socket; the read-only one stands beside it.",
+            default_words=DEFAULT_CONTROL,
+        ),
+    )
+    metrics: str | None = field(
+        default=None,
+        metadata=option(
+            values.metrics,
+            manual='Address and port for Prometheus, e.g. "127.0.0.1:19736".',
+            default_words="off",
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

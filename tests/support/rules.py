@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 from hypothesis import strategies as st
+from support.keys import values
 
 from mcrelay.config.parse import parse_rule
+from mcrelay.config.schema import INPUT, OUTPUT, OWN
 from mcrelay.errors import ConfigError
 
 ADDRESSES = st.integers(1, 254).map(lambda n: f"192.0.2.{n}")
 GROUPS = st.integers(1, 254).map(lambda n: f"233.252.0.{n}")
 PORTS = st.integers(1, 65535)
-TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
-OUTPUT_OPTIONS = st.fixed_dictionaries(
-    {},
-    optional={
-        "source_address": st.sampled_from(["auto"]) | ADDRESSES,
-        "source_port": st.sampled_from(["auto"]) | PORTS,
-        "ttl": st.integers(1, 255) | st.sampled_from([16, 64]),
-        "dscp": st.sampled_from(["keep"]) | st.integers(0, 63),
-        "df": st.booleans(),
-        "burst": st.integers(1, 64),
-    },
-)
-RULE_OPTIONS = st.fixed_dictionaries(
-    {},
-    optional={
-        "description": TEXTS,
-        "vlan": st.just("none"),
-        "allow": st.lists(st.sampled_from(["192.0.2.0/24", "0.0.0.0/0", "198.51.100.7"]), min_size=1, max_size=3),
-        "limit": st.sampled_from(["1", "20000", "20kpps", "1.5Mpps", "500Mbit", "33bit", "90Gpps"]),
-        "exclusive": st.booleans(),
-        "enabled": st.booleans(),
-        "shared": st.booleans(),
-        "reflect": st.booleans(),
-    },
-)
+OUTPUT_OPTIONS = st.fixed_dictionaries({}, optional={key: values(row) for key, row in OUTPUT.items()})
+RULE_OPTIONS = st.fixed_dictionaries({}, optional={key: values(row) for key, row in (INPUT | OWN).items()})
 
 
 @st.composite

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from support.keys import another
 from support.rules import rules
 
 from mcrelay.commands import save as saving
@@ -58,11 +59,8 @@ def test_a_rule_that_is_written_is_read_back_the_same(each):
     assert same(parsed.config.rules[each.name], each)
 
 
-DEFAULTS = (
-    '[defaults]\ndescription = "d"\nallow = ["192.0.2.9"]\nlimit = "5pps"\nttl = 3\ndscp = 9\nburst = 2\ndf = true\n'
-    'shared = true\nsource_address = "192.0.2.200"\nsource_port = 7777\nenabled = false\nreflect = true\n'
-    "exclusive = true\n"
-)
+OTHERS = {key: value for key, row in RULE.items() if (value := another(row)) is not None}
+DEFAULTS = toml_table(("defaults",), OTHERS)
 
 
 @given(rules())

@@ -25,9 +25,10 @@ from mcrelay.config.diff import (
 )
 from mcrelay.config.flags import read_table, rule_arguments, rule_options, words
 from mcrelay.config.parse import parse_config, parse_rule
-from mcrelay.config.schema import RULE, Each
+from mcrelay.config.schema import RULE as ROWS
 from mcrelay.errors import ConfigError, SettingError, UsageError
 from mcrelay.model.rule import Config
+from mcrelay.model.values import Each
 
 
 def text(name, n, more=""):
@@ -240,6 +241,8 @@ def test_keys_that_need_a_restart_are_named_until_it_happens():
 
 
 # Flags
+
+RULE = {key: row.check for key, row in ROWS.items()}
 
 
 def table_of(*arguments):

@@ -14,6 +14,7 @@ from mcrelay.config.parse import parse_config, parse_rule
 from mcrelay.errors import ConfigError
 from mcrelay.model.notation import format_stream, parse_stream
 from mcrelay.model.rule import Config, Input, LinkSettings, Output, RelaySettings, Rule
+from mcrelay.model.wording import written
 
 DESIGN = """
 [relay]                        # everything in these tables is optional
@@ -246,10 +247,7 @@ EG = "e.g. 233.252.0.1:5000%eth0"
         ("ring = 5", "ring: cannot stand here; it belongs in [links.NAME]"),
         (
             "zzz = 5",
-            (
-                "zzz: unknown key; known here: input, outputs, description, vlan, allow, limit, source_address, "
-                "source_port, ttl, dscp, df, burst, exclusive, enabled, shared, reflect, engine, health"
-            ),
+            (f"zzz: unknown key; known here: input, outputs, {', '.join(schema.RULE)}"),
         ),
         (
             "outputs = []",
@@ -479,10 +477,7 @@ oops = 1
         "f.toml:5: rules.x.outputs[1].to: port 0 cannot be used; a port is 1 to 65535, e.g. 10.9.0.7:5000",
         "f.toml:5: rules.x.outputs[1].ttl: 0 is not a number from 1 to 255; write e.g. 16",
         "f.toml:7: rules.x.burst: 99 is not a number from 1 to 64; write e.g. 16",
-        (
-            "f.toml:8: rules.x.oops: unknown key; known here: input, outputs, description, vlan, allow, limit, "
-            "source_address, source_port, ttl, dscp, df, burst, exclusive, enabled, shared, reflect, engine, health"
-        ),
+        f"f.toml:8: rules.x.oops: unknown key; known here: input, outputs, {', '.join(schema.RULE)}",
     ]
 
 
@@ -629,7 +624,7 @@ def spelt(value):
         return "{" + ", ".join(f"{k} = {spelt(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(spelt, value)) + "]"
-    return schema.written(value).replace("\\xe9", "é")
+    return written(value).replace("\\xe9", "é")
 
 
 @given(st.dictionaries(NAMES, ANYTHING, max_size=4), st.dictionaries(NAMES, ANYTHING, max_size=5))
