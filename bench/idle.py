@@ -1,4 +1,4 @@
-"""What an idle relay costs on a host with many links: CPU of the whole process, at rest and while links come and go.
+"""What an idle relay costs on a host with many links: CPU of the whole process, at rest and while links change.
 
     .venv/bin/python bench/idle.py --links 2000 --seconds 20
 
@@ -17,6 +17,15 @@ from pathlib import Path
 from mcrelay.commands.lab import standard_lab
 
 RULE = '[rules.x]\ninput = "226.2.2.2:2068%in0"\noutputs = ["239.10.0.1:5004%out0"]\n'
+WORK = {
+    "at rest": (),
+    "a veth pair a second comes and goes": (
+        "link add pod type veth peer name pod-peer", "link set pod up", "link del pod",
+    ),
+    "the output's link has another address every second": (
+        "addr add 198.18.7.7/32 dev out0", "addr del 198.18.7.7/32 dev out0",
+    ),
+}  # fmt: skip
 
 
 def cpu_seconds(pid: int) -> float:
@@ -42,11 +51,10 @@ def main() -> None:
             while "ready" not in (Path(folder) / "log").read_text():
                 time.sleep(0.05)
             time.sleep(2)
-            for what in ("at rest", "a veth pair a second comes and goes"):
+            for what, lines in WORK.items():
                 begin, before = time.monotonic(), cpu_seconds(relay.pid)
                 while time.monotonic() - begin < options.seconds:
-                    if what != "at rest":
-                        lab.relay.ip("link add pod type veth peer name pod-peer", "link set pod up", "link del pod")
+                    lab.relay.ip(*lines)
                     time.sleep(1)
                 share = (cpu_seconds(relay.pid) - before) / (time.monotonic() - begin)
                 print(f"{options.links} links, {what}: {100 * share:.2f} % of a core")

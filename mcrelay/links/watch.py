@@ -1,8 +1,8 @@
 """Links as they are now, and word of every change: rtnetlink through pyroute2 (rtnetlink(7)).
 
-Level-triggered: a notification only says which link to look at again; the facts always come from a dump that began
-after it, so a repeated notification does no harm, and a lost one none for long. What concerns no link that is followed
-costs next to nothing: a host may have thousands that come and go.
+Level-triggered: a notification only says which link to look at again; the facts always come from an answer that was
+asked for after it, so a repeated notification does no harm, and a lost one none for long. What concerns no link that
+is followed costs next to nothing, and what does costs as much as that link: a host may have thousands.
 """
 
 from __future__ import annotations
@@ -12,51 +12,58 @@ import contextlib
 import errno
 import socket
 import time
-from dataclasses import replace
-from ipaddress import IPv4Interface
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
+from pyroute2.netlink.rtnl import RTM_GETADDR
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 
-from mcrelay.linux.rtnetlink import ADDRESS_TYPES, LINK_TYPES, Notice, notices
-from mcrelay.model.link import Link, LinkTable
+from mcrelay.links.known import CUTS_RUNS, HOLDS_NOTHING, Held, KnownLinks, Near, address_of, facts_of
+from mcrelay.linux.rtnetlink import ADDRESS_TYPES, LINK_TYPES, QUEUE_TYPES, Notice, notices
+from mcrelay.model.link import LinkTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable
     from ipaddress import IPv4Address
 
-# linux/rtnetlink.h, linux/if.h, linux/if_addr.h
+    from mcrelay.model.link import Link
+
+# linux/rtnetlink.h
 RTMGRP_LINK = 0x1
 RTMGRP_TC = 0x8
 RTMGRP_IPV4_IFADDR = 0x10
-IFF_UP = 0x1
-IFF_LOWER_UP = 0x10000
-IFA_F_SECONDARY = 0x1
 RTN_UNICAST = 1
 DUMP_TRIES = 10  # something changes during each of them
-DUMP_LASTS_SECONDS = 300.0  # while netlink says nothing of the links that are followed
-# Queueing disciplines that cut a GSO frame into packets, may drop some of them, and still report success
-# (linux/net/sched: tbf_segment of sch_tbf.c; sch_cake.c, sch_taprio.c, sch_netem.c).
-CUTS_RUNS = {"tbf", "cake", "taprio", "netem"}
-TAKES_NO_FRAMES = {"vrf"}  # kinds of masters whose ports go on receiving: they share routes alone
-TAKES_FRAMES = {"macvlan", "macvtap", "ipvlan", "ipvtap"}  # kinds of links whose frames come from the link below them
+DUMP_LASTS_SECONDS = 300.0  # but for the links that netlink names
+SINGLE_LINKS = 32  # more at once, and all are asked for: that costs no more
+
+
+# The kernel then heeds that a request names one link (NETLINK_GET_STRICT_CHK). pyroute2 has no hints.
+STRICT: Callable[[], Any] = partial(AsyncIPRoute, strict_check=True)
+ADDRESS_REQUEST: Callable[[], Any] = ifaddrmsg
 
 
 class LinkWatch:
     """The netlink sockets of this process. Use as an async context manager; main thread only."""
 
-    def __init__(self, changed: Callable[[], None], netlink: Callable[[], Any] = AsyncIPRoute) -> None:
+    def __init__(self, changed: Callable[[], None], netlink: Callable[[], Any] = STRICT) -> None:
         self._changed = changed
         self._make_netlink = netlink
         self._netlink: Any = None  # pyroute2 has no hints
         self._open = contextlib.AsyncExitStack()
         self._events: socket.socket
-        self._links: dict[str, Link] = {}  # the last dump
-        self._dumped = 0.0  # when it began
-        self._quiet = False  # nothing has changed since of what is followed
-        self._complete = False  # nor of any other link
+        self._turn = asyncio.Lock()  # an answer must not be taken for a later one
+        self._known = KnownLinks()
+        self._links: dict[str, Link] = LinkTable({})  # what they come to
+        self._dumped = 0.0  # when the last dump began
+        self._unsure = True  # single links will not do: there was no dump yet, or notifications are missing
+        self._stale: set[int] = set()  # followed links that netlink has named since they were asked for
+        self._queues = False  # it has named a queueing discipline
+        self._complete = False  # nothing was passed over since the last dump
         self._names: frozenset[str] | None = None  # of the links that are followed; None: every link
+        self._near = Near()  # what matters to these
         self._all_addresses = True
 
     async def __aenter__(self) -> LinkWatch:
@@ -80,72 +87,128 @@ class LinkWatch:
         With *all_addresses* an address of any other link counts too.
         """
         wanted = None if names is None else frozenset(names)
-        if not self._complete and self._names is not None and (wanted is None or not wanted <= self._names):
-            self._quiet = False  # what was said of the new ones was not listened to
-        self._names, self._all_addresses = wanted, all_addresses
+        more = self._names is not None and (wanted is None or not wanted <= self._names)
+        if not self._complete and (more or all_addresses > self._all_addresses):
+            self._unsure = True  # what was said of the new ones was not listened to
+        if wanted != self._names:
+            self._names, self._near = wanted, self._known.near(wanted or ())
+        self._all_addresses = all_addresses
 
     async def dump(self, *, fresh: bool = False, complete: bool = False) -> dict[str, Link]:
         """Every link by name, with its IPv4 addresses in the kernel's order, primary ones first.
 
-        A dump during which something changed may lack what did not change: it is asked for again. Unless it must be
-        *fresh*, the last one serves again if netlink has said nothing since of the links that are followed, or of any
-        if it has to be *complete*: every change of a rule asks, and word of what a person has done to a link is here by
-        the time that ip(8) has ended. Raises OSError.
+        Unless it must be *fresh*, the last one serves again, with every followed link that netlink has named since
+        asked for by itself. All are asked for again where that is too many of them, where notifications were lost,
+        where the answers contradict what is known, and for a *complete* one as soon as netlink has said anything of a
+        link that is not followed. Every change of a rule asks, and word of what a person has done to a link is here
+        by the time that ip(8) has ended. Raises OSError.
         """
-        self._read()
-        now = time.monotonic()
-        told = self._complete if complete else self._quiet
-        if not fresh and told and now - self._dumped < DUMP_LASTS_SECONDS:
-            return self._links
+        async with self._turn:
+            self._read()
+            sure = not self._unsure and (self._complete or not complete)
+            lasts = time.monotonic() - self._dumped < DUMP_LASTS_SECONDS
+            if not fresh and sure and lasts and await self._look_again():
+                return self._links
+            return await self._look_at_all()
+
+    async def _look_at_all(self) -> dict[str, Link]:
+        """A dump during which something changed may lack what did not change: it is asked for again."""
         for _ in range(DUMP_TRIES):
-            self._quiet = self._complete = True
+            begin = time.monotonic()
+            self._forget_notices()
+            self._unsure, self._complete = False, True
             try:
-                self._links, self._dumped = await self._dump(), now
+                known = await self._dump()
             except NetlinkDumpInterrupted:
                 continue
             except BaseException:
-                self._quiet = self._complete = False
+                self._unsure, self._complete = True, False
                 raise
-            return self._links
-        self._quiet = self._complete = False
+            if (table := known.table()) is not None:
+                self._known, self._links, self._dumped = known, table, begin
+                self._near = known.near(self._names or ())
+                return table
+        self._unsure, self._complete = True, False
         raise OSError(errno.EAGAIN, f"links change too fast: {DUMP_TRIES} dumps were interrupted")
 
-    async def _dump(self) -> dict[str, Link]:
-        addresses: dict[int, list[tuple[bool, IPv4Interface, int]]] = {}
-        async for message in await self._netlink.addr("dump", family=socket.AF_INET):
-            local = message.get("local") or message.get("address")
-            flags = message.get("flags") or 0
-            entry = (bool(flags & IFA_F_SECONDARY), IPv4Interface(f"{local}/{message['prefixlen']}"), message["scope"])
-            addresses.setdefault(message["index"], []).append(entry)
-        cutting = {}
-        async for message in await self._netlink.tc("dump"):
-            if (kind := message.get("kind")) in CUTS_RUNS:
-                cutting[message["index"]] = kind
-        links = {}
-        masters, uppers, lowers = {}, {}, {}
-        async for message in await self._netlink.link("dump"):
-            held = sorted(addresses.get(message["index"], []), key=lambda entry: entry[0])
-            link = _link(message, held)
-            links[link.name] = link
-            slave = message.get(("linkinfo", "slave_kind")) or ""
-            if (master := message.get("master")) and slave not in TAKES_NO_FRAMES:
-                masters[link.name] = (master, slave)
-            beneath = message.get("link") if message.get(("linkinfo", "kind")) != "veth" else None  # that is its peer
-            if cutting and beneath and message.get("link_netnsid") is None:
-                lowers[link.ifindex] = beneath
-            if message.get(("linkinfo", "kind")) in TAKES_FRAMES and message.get("link_netnsid") is None:
-                uppers[message.get("link")] = link.name
-        if masters or uppers:
-            names = {link.ifindex: name for name, link in links.items()}
-            for name, link in links.items():
-                ifindex, slave = masters.get(name, (0, ""))
-                master, upper = names.get(ifindex, ""), uppers.get(link.ifindex, "")
-                links[name] = replace(link, master=master, master_kind=slave, upper=upper)
-        if cutting:
-            for name, link in links.items():
-                if kind := _first_below(link.ifindex, lowers, cutting):
-                    links[name] = replace(link, cuts=kind)
-        return LinkTable(links)
+    async def _look_again(self) -> bool:
+        """Ask for what netlink has named since the last look; False where all have to be asked for."""
+        stale, queues = self._stale, self._queues
+        if not stale and not queues:
+            return True
+        self._forget_notices()
+        if len(stale) > SINGLE_LINKS:
+            return False
+        try:
+            await self._ask(stale, queues=queues)
+        except NetlinkError:  # an interrupted dump too
+            return False
+        except BaseException:
+            self._unsure = True
+            raise
+        table = self._known.table()
+        if table is None:
+            return False
+        if table != self._links:
+            self._links = table
+        return True
+
+    def _forget_notices(self) -> None:
+        """What has been said until now is answered by what is asked from now on."""
+        self._stale, self._queues = set(), False
+
+    async def _ask(self, stale: Iterable[int], *, queues: bool) -> None:
+        """Ask for single links, and for those that begin to matter by what they say: nothing was heard of them."""
+        asked: set[int] = set()
+        before = self._near
+        while wanted := set(stale) - asked:
+            asked |= wanted
+            for ifindex in sorted(wanted):
+                queues |= await self._ask_for(ifindex, heard=ifindex in before.below or self._names is None)
+            self._near = self._known.near(self._names or ())
+            stale = self._near.all - before.all
+        if queues:
+            self._known.cut(await self._cutting())
+
+    async def _ask_for(self, ifindex: int, *, heard: bool) -> bool:
+        """Ask for one link; whether it may have another queue below its root than is known, if that was not *heard*."""
+        old = self._known.get(ifindex)
+        try:
+            (message,) = await self._netlink.link("get", index=ifindex)
+        except NetlinkError as error:
+            if error.code != errno.ENODEV:
+                raise
+            self._known.drop(ifindex)
+            return False
+        facts = facts_of(message, (await self._addresses(ifindex)).get(ifindex, ()))
+        self._known.put(facts)
+        same = heard and old is not None and old.queue == facts.queue
+        return not same and facts.queue not in HOLDS_NOTHING
+
+    async def _dump(self) -> KnownLinks:
+        """Ask for every link."""
+        addresses = await self._addresses()
+        cutting = await self._cutting()
+        messages = [message async for message in await self._netlink.link("dump")]
+        return KnownLinks((facts_of(each, addresses.get(each["index"], ())) for each in messages), cutting)
+
+    async def _addresses(self, ifindex: int = 0) -> dict[int, list[Held]]:
+        """The addresses of one link or of all, by ifindex. A kernel before 4.20 tells all of them in any case."""
+        if ifindex:
+            asked = ADDRESS_REQUEST()
+            asked["family"], asked["index"] = socket.AF_INET, ifindex
+            answer = await self._netlink.nlm_request(asked, RTM_GETADDR)
+        else:
+            answer = await self._netlink.addr("dump", family=socket.AF_INET)
+        found: dict[int, list[Held]] = {}
+        async for message in answer:
+            found.setdefault(message["index"], []).append(address_of(message))
+        return found
+
+    async def _cutting(self) -> dict[int, str]:
+        """By ifindex, the queueing disciplines that cut runs; the kernel cannot be asked for those of one link."""
+        answer = await self._netlink.tc("dump")
+        return {each["index"]: each.get("kind") async for each in answer if each.get("kind") in CUTS_RUNS}
 
     async def route_to(self, address: IPv4Address) -> int | None:
         """The ifindex of the link by which the kernel would send to ``address``; None without a route."""
@@ -166,59 +229,35 @@ class LinkWatch:
         concerned = False
         try:
             while data := self._events.recv(65536):
-                self._complete = False
-                concerned = concerned or any(map(self._concerns, notices(data)))
+                for notice in notices(data):
+                    concerned |= self._note(notice)
         except BlockingIOError:
             pass  # no more of them
         except OSError:
-            self._complete, concerned = False, True
-        if concerned:
-            self._quiet = False
+            self._unsure, self._complete, concerned = True, False, True
         return concerned
 
+    def _note(self, notice: Notice) -> bool:
+        """Remember what to ask for; whether that is anything. Filters and classes of tc(8) say nothing of a link."""
+        if notice.kind not in LINK_TYPES | ADDRESS_TYPES | QUEUE_TYPES:
+            return False
+        if not self._concerns(notice):
+            self._complete = False
+            return False
+        if notice.kind in QUEUE_TYPES:
+            self._queues = True
+        else:
+            self._stale.add(notice.ifindex)
+        return True
+
     def _concerns(self, notice: Notice) -> bool:
-        if self._names is None or notice.names & self._names:
+        if self._names is None:
             return True
+        if notice.kind in QUEUE_TYPES:
+            return notice.ifindex in self._near.below
         if notice.kind in ADDRESS_TYPES and self._all_addresses:
             return True
-        followed = [self._links[name] for name in self._names if name in self._links]
-        near = {link.ifindex for link in followed}
-        if notice.ifindex in near or notice.lower in near:
-            return True
-        beside = {name for link in followed for name in (link.master, link.upper) if name}
-        return bool(notice.names & beside) or notice.kind not in LINK_TYPES | ADDRESS_TYPES
-
-
-def _link(message: Any, held: list[tuple[bool, IPv4Interface, int]]) -> Link:
-    flags = message["flags"]
-    return Link(
-        name=message.get("ifname"),
-        ifindex=message["index"],
-        up=bool(flags & IFF_UP),
-        carrier=bool(flags & IFF_LOWER_UP),
-        operstate=str(message.get("operstate") or "UNKNOWN"),
-        mtu=message.get("mtu"),
-        addresses=tuple(address for _, address, _ in held),
-        hardware=message["ifi_type"],
-        mac=message.get("address") or "",
-        carrier_losses=message.get("carrier_down_count") or 0,
-        altnames=_altnames(message),
-        scopes=tuple(scope for _, _, scope in held),
-    )
-
-
-def _first_below(ifindex: int, lowers: Mapping[int, int], found: Mapping[int, str]) -> str:
-    """What is found for a link, or else for the first link below it."""
-    passed: set[int] = set()
-    while ifindex and ifindex not in found and ifindex not in passed:
-        passed.add(ifindex)
-        ifindex = lowers.get(ifindex, 0)
-    return found.get(ifindex, "")
-
-
-def _altnames(message: Any) -> tuple[str, ...]:
-    properties = message.get("prop_list")
-    return tuple(properties.get_attrs("IFLA_ALT_IFNAME")) if properties else ()
+        return bool(notice.names & self._names) or notice.ifindex in self._near.all or notice.lower in self._near.own
 
 
 def links_now() -> dict[str, Link]:

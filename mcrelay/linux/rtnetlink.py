@@ -1,4 +1,4 @@
-"""What a notification of rtnetlink(7) is about: the kind, the link's number, its names. Pure; facts come from dumps."""
+"""What a notification of rtnetlink(7) is about: the kind, the link's number, its names. Pure; facts are asked for."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 # linux/rtnetlink.h, linux/if_link.h
 LINK_TYPES = {16, 17}  # RTM_NEWLINK, RTM_DELLINK
 ADDRESS_TYPES = {20, 21}  # RTM_NEWADDR, RTM_DELADDR
+QUEUE_TYPES = {36, 37}  # RTM_NEWQDISC, RTM_DELQDISC
 _IFLA_IFNAME, _IFLA_LINK, _IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 3, 5, 52, 53
 _TYPE_MASK = 0x3FFF  # less NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _HEADER, _IFINFO = 16, 16  # bytes of struct nlmsghdr, struct ifinfomsg

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import random
 import signal
 import time
 
@@ -105,28 +107,42 @@ def test_the_querier_of_a_link_is_known():
         assert relay.show("groups")[0]["source"] == SOURCE
 
 
+class CountingWatch(watch_module.LinkWatch):
+    """Says how often all links were asked for, and which were asked for by themselves."""
+
+    def __init__(self, changed):
+        super().__init__(changed)
+        self.dumps, self.asked = 0, []
+
+    async def _dump(self):
+        self.dumps += 1
+        return await super()._dump()
+
+    async def _ask_for(self, ifindex, **how):
+        self.asked.append(ifindex)
+        return await super()._ask_for(ifindex, **how)
+
+
 def test_links_are_read_again_once_netlink_has_said_anything(namespaces, monkeypatch):
     monkeypatch.setattr(watch_module, "DUMP_LASTS_SECONDS", float("inf"))
     (here,) = namespaces.add("here")
-    dumps = []
-
-    class Watch(watch_module.LinkWatch):
-        async def _dump(self):
-            dumps.append(await super()._dump())
-            return dumps[-1]
 
     async def look() -> None:
-        async with Watch(lambda: None) as watch:
+        async with CountingWatch(lambda: None) as watch:
             assert await watch.dump() is await watch.dump()
-            assert len(dumps) == 1
+            assert (watch.dumps, watch.asked) == (1, [])
             here.ip("addr add 192.0.2.1/32 dev lo")  # this loop has had no time to hear of it
             assert "192.0.2.1/32" in map(str, (await watch.dump())["lo"].addresses)
             here.ip("link add here0 type veth peer name here1")
             assert {"here0", "here1"} <= (await watch.dump()).keys()
-            assert len(dumps) == 3
-            assert await watch.dump(fresh=True) is dumps[3]
+            assert (watch.dumps, len(watch.asked)) == (1, 3)
+            before = await watch.dump()
+            assert await watch.dump(fresh=True) is not before
+            assert watch.dumps == 2
             monkeypatch.setattr(watch_module, "DUMP_LASTS_SECONDS", 0)
-            assert await watch.dump() is dumps[4]
+            before = await watch.dump()
+            assert await watch.dump() is not before
+            assert watch.dumps == 4
 
     here.call(lambda: asyncio.run(look()))
 
@@ -136,6 +152,17 @@ OTHERS = {
     "an address": ("addr add 198.18.7.7/32 dev other0",),
     "a port of another bridge": ("link add br9 type bridge", "link set other0 master br9", "link del br9"),
 }
+OTHER_QUEUES = {
+    "a queue": ("qdisc add dev other0 root tbf rate 1mbit burst 5kb limit 15kb", "qdisc del dev other0 root"),
+    "a filter": (
+        "qdisc add dev other0 clsact", "filter add dev other0 ingress protocol ip prio 1 u32 match u32 0 0 flowid 1:1",
+        "filter del dev other0 ingress", "qdisc del dev other0 clsact",
+    ),
+    "a filter of ours, which is no fact of a link": (
+        "filter add dev here0 ingress protocol ip prio 1 u32 match u32 0 0 flowid 1:1", "filter del dev here0 ingress",
+        "chain add dev here0 ingress chain 7", "chain del dev here0 ingress chain 7",
+    ),
+}  # fmt: skip
 OURS = {
     "down": "link set here0 down",
     "an address": "addr add 192.0.2.7/32 dev here0",
@@ -143,8 +170,14 @@ OURS = {
     "a link that takes the name": "link add there0 type veth peer name there1",
     "a macvlan on top": "link add mv0 link here0 type macvlan mode bridge",
     "a port of a bridge": "link set here0 master br0",
+    "a port of a bridge that was made meanwhile": "link set here0 master br7",
     "deleted": "link del here0",
 }
+
+
+def tc(namespace, *lines):
+    for line in lines:
+        namespace.run("tc", *line.split())
 
 
 @pytest.mark.parametrize("what", OURS)
@@ -154,24 +187,85 @@ def test_what_happens_to_a_followed_link_is_heard_and_what_happens_to_others_is_
         "link add here0 type veth peer name here1", "link set here0 up", "link add other0 type veth peer name other1",
         "link add br0 type bridge",
     )  # fmt: skip
+    tc(here, "qdisc add dev here0 clsact")
     heard = []
 
     async def look() -> None:
-        async with watch_module.LinkWatch(lambda: heard.append(1)) as watch:
+        async with CountingWatch(lambda: heard.append(1)) as watch:
             watch.follow({"here0", "there0"})
             first = await watch.dump()
             await asyncio.sleep(0.1)
             heard.clear()
             for lines in OTHERS.values():
                 here.ip(*lines)
+            for lines in OTHER_QUEUES.values():
+                tc(here, *lines)
+            here.ip("link add br7 type bridge")
             await asyncio.sleep(0.1)
             assert not heard
             assert await watch.dump() is first
             here.ip(OURS[what])
             await asyncio.sleep(0.1)
             assert heard
-            assert await watch.dump() != first
+            now = await watch.dump()
+            assert now != first
+            assert watch.dumps == 1, "all links were asked for again"
+            assert 0 < len(watch.asked) <= 4
+            anew = await watch.dump(fresh=True)
+            followed = {"here0", "there0"}
+            assert {name: now.get(name) for name in followed} == {name: anew.get(name) for name in followed}
             assert "198.18.7.7/32" in map(str, (await watch.dump(complete=True))["other0"].addresses)
+
+    here.call(lambda: asyncio.run(look()))
+
+
+def whatever(rng):
+    """Something that a person or a container engine does to links; it may well be refused."""
+    link, other = rng.sample(["w0", "w1", "w2", "w3", "br0", "top", "top.5"], 2)
+    return rng.choice(
+        [
+            f"ip link set {link} {rng.choice(['up', 'down'])}", f"ip link set {link} mtu {rng.choice([1400, 1500])}",
+            f"ip link set {link} name {other}", f"ip link add {link} type veth peer name {other}",
+            f"ip link del {link}", f"ip link add top link {link} type macvlan mode bridge",
+            f"ip link add link {link} name top.5 type vlan id 5", f"ip link add {link} type bridge",
+            f"ip link set {link} master {other}", f"ip link set {link} nomaster",
+            f"ip addr add 198.18.{rng.randrange(9)}.1/24 dev {link}", f"ip addr flush dev {link}",
+            # Of the altnames of a link that is down the kernel says nothing (netdev_state_change in net/core/dev.c).
+            f"ip link set {link} up && ip link property add dev {link} altname {other}",
+            f"ip link set {link} up && ip link property del dev {link} altname {other}",
+            f"tc qdisc add dev {link} root tbf rate 1mbit burst 5kb limit 15kb", f"tc qdisc del dev {link} root",
+            f"tc qdisc add dev {link} root handle 1: htb default 1",
+            f"tc qdisc add dev {link} parent 1:1 tbf rate 1mbit burst 5kb limit 15kb",
+        ]
+    )  # fmt: skip
+
+
+def told(links, names):
+    """Links by name, less what the kernel counts before it says so, and never says of a link that is set down."""
+    found = {name: links.get(name) for name in names}
+    return {name: link and dataclasses.replace(link, carrier_losses=0) for name, link in found.items()}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("names", [{"w0", "w2", "top.5"}, {"br0"}, None])
+def test_links_asked_for_by_themselves_come_to_the_same_as_all_of_them(namespaces, names, seed):
+    (here,) = namespaces.add("here")
+    here.ip(
+        "link add w0 type veth peer name w1", "link add w2 type veth peer name w3", "link set w0 up", "link set w1 up"
+    )  # fmt: skip
+    rng = random.Random(seed)
+
+    async def look() -> None:
+        async with CountingWatch(lambda: None) as watch, watch_module.LinkWatch(lambda: None) as all_anew:
+            watch.follow(names)
+            await watch.dump()
+            for _ in range(15):
+                done = [whatever(rng) for _ in range(3)]
+                here.run("sh", "-c", "; ".join(done), check=False)
+                now, anew = await watch.dump(), await all_anew.dump(fresh=True)
+                followed = anew.keys() | now.keys() if names is None else names
+                assert told(now, followed) == told(anew, followed), done
+            assert watch.dumps <= 3, "all links were asked for again and again"
 
     here.call(lambda: asyncio.run(look()))
 
