@@ -15,6 +15,7 @@ import click
 
 from mcrelay.commands.send import allow_files, consecutive, drive, link_index, set_buffer
 from mcrelay.errors import MembershipError, OperationError
+from mcrelay.model import refusals
 from mcrelay.model.notation import format_stream
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def open_receiver(stream: Stream, share: int) -> socket.socket:
             errno.EADDRINUSE: f"port {port} is taken; see `ss -lun`",
             errno.EACCES: "ports below 1024 need root",
         }
-        remedy = remedies.get(error.errno or 0, error.strerror)
+        remedy = refusals.of_socket(error) or remedies.get(error.errno or 0, error.strerror)
         raise OperationError(f"cannot receive {format_stream(stream)}: {remedy}") from error
     except BaseException:
         sock.close()

@@ -19,6 +19,7 @@ import click
 
 from mcrelay.errors import LinkError, OperationError, SettingError, UsageError
 from mcrelay.links.sources import sends_from
+from mcrelay.model import refusals
 from mcrelay.model.notation import format_stream, parse_stream
 from mcrelay.model.rate import parse_rate
 from mcrelay.model.rule import GROUP_TTL, HOST_TTL, default_ttl
@@ -316,7 +317,7 @@ def open_sender(
             errno.EINVAL: "a blackhole route takes it; see `ip route`",
             errno.EHOSTUNREACH: "an unreachable route refuses it; see `ip route`",
         }
-        remedy = remedies.get(error.errno or 0, error.strerror)
+        remedy = refusals.of_socket(error) or remedies.get(error.errno or 0, error.strerror)
         raise OperationError(f"cannot send to {format_stream(stream)}: {remedy}") from error
     except BaseException:
         sock.close()

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from mcrelay.model.rate import Rate
 
 log = logging.getLogger(__name__)
-NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 SUPERFRAME_BYTES = 65535  # of IPv4, as GRO makes them
 NAMES = CounterNames(VERDICTS, DROPS, SEND_ERRORS)
 
@@ -149,8 +148,7 @@ class RingEngine:
             try:
                 rings[ifindex] = self._open_capture(ifindex, wanted)
             except OSError as error:
-                full = error.errno in NO_DESCRIPTORS
-                refused.rings[ifindex] = _no_descriptors() if full else refusals.of_ring(wanted.ifname, error)
+                refused.rings[ifindex] = refusals.of_ring(wanted.ifname, error)
         return rings
 
     def _open_capture(self, ifindex: int, wanted: RingSpec) -> _Capture:
@@ -185,7 +183,7 @@ class RingEngine:
                     sockets[slot] = kept
                     continue
                 if room <= 0:
-                    refused.outputs[slot] = _no_descriptors()
+                    refused.outputs[slot] = refusals.no_descriptors(process.descriptor_limit())
                     continue
                 try:
                     opened = self._open_socket(output)
@@ -193,8 +191,7 @@ class RingEngine:
                     sockets[slot] = _Egress(output, opened, (*source, int(output.address), output.port))
                     room -= 1
                 except OSError as error:
-                    full = error.errno in NO_DESCRIPTORS
-                    refused.outputs[slot] = _no_descriptors() if full else refusals.of_output(output, error)
+                    refused.outputs[slot] = refusals.of_output(output, error)
                     if not output.address.is_multicast:
                         self._refused.append(output)
         return sockets
@@ -236,7 +233,7 @@ class RingEngine:
                     ring.attach(program)
             except OSError as error:
                 if error.errno != errno.ENOMEM or most < 64:  # net.core.optmem_max
-                    refused.rings[capture.sockets[0].ifindex] = f"no filter on {capture.spec.ifname}: {error.strerror}"
+                    refused.rings[capture.sockets[0].ifindex] = refusals.of_filter(capture.spec.ifname, error)
                     return
                 most = most * 3 // 4
                 continue
@@ -470,10 +467,3 @@ def _frame_losses(ring: RingSocket) -> FrameLosses:
 def _held_back(spec: PlanSpec) -> int:
     """Descriptors that outputs leave to others: clients, and the tap, presence and helper sockets of links."""
     return 32 + 4 * len(spec.rings) + len(spec.memberships) // 16
-
-
-def _no_descriptors() -> str:
-    return (
-        f"too many open files: the limit is {process.descriptor_limit()}; "
-        "raise LimitNOFILE (ulimit -n) to 64 and one for each output"
-    )

@@ -1,4 +1,7 @@
-"""Why the kernel refuses a ring, a join or an output, and what to do, for every errno that a user can cause: pure."""
+"""Why the kernel refuses a ring, a join or an output, and what to do, for every errno that a user can cause: pure.
+
+The errors begin with the call that failed (`system.pyx`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,34 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mcrelay.model.plan import OutputSpec
+
+
+# Whatever a socket is for. EAFNOSUPPORT: systemd.exec(5), RestrictAddressFamilies.
+_NO_MEMORY = "the kernel has no memory for another socket; see `free` and the memory limit of the service"
+_ANY_SOCKET = {
+    errno.ENFILE: "the host has too many open files; raise the sysctl fs.file-max",
+    errno.ENOBUFS: _NO_MEMORY,
+    errno.ENOMEM: _NO_MEMORY,
+    errno.EAFNOSUPPORT: (
+        "this kernel, or RestrictAddressFamilies of the service, has no such sockets; it needs AF_INET, AF_PACKET,"
+        " AF_NETLINK and AF_UNIX"
+    ),
+}
+
+
+def no_descriptors(limit: int | None = None) -> str:
+    """Say that no file can be opened any more; *limit* is how many there may be."""
+    known = f": the limit is {limit}" if limit is not None else ""
+    return f"too many open files{known}; raise LimitNOFILE (ulimit -n) to 64 and one for each output"
+
+
+def of_socket(error: OSError) -> str | None:
+    """Say why no socket can be had, whatever it is for; None where that depends on what it is for."""
+    if error.errno == errno.EMFILE:
+        return no_descriptors()
+    if error.errno in {errno.EACCES, errno.EPERM} and (error.strerror or "").startswith("UDP socket"):
+        return "a security policy of this host (seccomp, SELinux, AppArmor) refuses sockets; see its log"
+    return _ANY_SOCKET.get(error.errno or 0)
 
 
 def port_remedy(port: object) -> str:
@@ -26,16 +57,27 @@ def of_ring(ifname: str, error: OSError) -> str:
         return f"no memory for the ring of {ifname}: lower links.{ifname}.ring, or links.default.ring for all links"
     if error.errno in {errno.ENODEV, errno.ENXIO, errno.ENETDOWN}:
         return f"link {ifname} went away or down meanwhile; it is tried again when it is back"
-    return f"no ring on {ifname}: {_raw(error)}"
+    return of_socket(error) or f"no ring on {ifname}: {_raw(error)}"
+
+
+def of_filter(ifname: str, error: OSError) -> str:
+    """Say why no filter can be put on the rings of a link (SO_ATTACH_FILTER of socket(7))."""
+    if error.errno == errno.ENOMEM:
+        return f"the kernel has no room for the filter of {ifname}: raise the sysctl net.core.optmem_max"
+    return f"no filter on {ifname}: {_raw(error)}"
 
 
 def of_output(output: OutputSpec, error: OSError) -> str:
-    """Say why an output has no socket (ip(7), udp(7), ip-route(8)); the error begins with the call that failed."""
+    """Say why an output has no socket (ip(7), udp(7), ip-route(8))."""
+    if text := of_socket(error):
+        return text
     if error.errno == errno.EADDRINUSE:
         return f"source port {output.source_port} is in use by another program; set source_port to a free one"
     if error.errno in {errno.EACCES, errno.EPERM} and (error.strerror or "").startswith("bind to source port"):
         port = output.source_port
         return f"source port {port} is a reserved one and needs CAP_NET_BIND_SERVICE: {port_remedy(port)}"
+    if error.errno == errno.EADDRNOTAVAIL and (error.strerror or "").startswith("IP_MULTICAST_IF"):
+        return f"link {output.oif} went away meanwhile; it is tried again when it is back"
     way = output.address
     sayings = {
         errno.ENETUNREACH: f"no route to {way}: add one, or name the link with %LINK",
@@ -49,8 +91,6 @@ def of_output(output: OutputSpec, error: OSError) -> str:
         errno.EADDRNOTAVAIL: f"{output.source_address} is not an address of this host any more; see `ip address`",
         errno.ENODEV: f"link {output.oif} went away meanwhile; it is tried again when it is back",
         errno.ENETDOWN: f"the link to {way} is down; it is tried again when it is up",
-        errno.ENOBUFS: "the kernel has no memory for another socket; see `free` and the memory limit of the service",
-        errno.ENOMEM: "the kernel has no memory for another socket; see `free` and the memory limit of the service",
     }
     return sayings.get(error.errno or 0, f"no socket for {output.to}: {_raw(error)}")
 
@@ -60,12 +100,8 @@ def of_join(what: str, error: OSError) -> str:
     sayings = {
         errno.ENODEV: "its link went away meanwhile, or has no IPv4; it is tried again when the link is back",
         errno.EADDRNOTAVAIL: "the kernel holds the group in another way already; restart the relay",
-        errno.EMFILE: "too many open files; raise LimitNOFILE (ulimit -n)",
-        errno.ENFILE: "the host has too many open files; raise the sysctl fs.file-max",
-        errno.ENOBUFS: "the kernel has no memory for another socket; see `free` and the memory limit of the service",
-        errno.ENOMEM: "the kernel has no memory for another socket; see `free` and the memory limit of the service",
     }
-    return f"{what}: {sayings.get(error.errno or 0, _raw(error))}"
+    return f"{what}: {of_socket(error) or sayings.get(error.errno or 0, _raw(error))}"
 
 
 def _see_route(output: OutputSpec) -> str:

@@ -35,8 +35,14 @@ def failed(call: str, code: int) -> OSError:
         ("connect", errno.EPERM, ["cgroup", "bpftool"]),
         ("connect", errno.ENETDOWN, ["down", "tried again"]),
         ("bind to link eth0", errno.ENODEV, ["went away", "tried again"]),
+        ("IP_MULTICAST_IF", errno.EADDRNOTAVAIL, ["went away", "tried again"]),
         ("UDP socket", errno.ENOBUFS, ["memory"]),
         ("UDP socket", errno.ENOMEM, ["memory"]),
+        ("UDP socket", errno.EMFILE, ["LimitNOFILE", "one for each output"]),
+        ("UDP socket", errno.ENFILE, ["fs.file-max"]),
+        ("UDP socket", errno.EAFNOSUPPORT, ["RestrictAddressFamilies", "AF_PACKET"]),
+        ("UDP socket", errno.EACCES, ["SELinux"]),
+        ("UDP socket", errno.EPERM, ["seccomp"]),
     ],
 )
 def test_an_output_that_is_refused_says_why_and_what_to_do(call, code, said):
@@ -52,6 +58,10 @@ def test_an_output_that_is_refused_says_why_and_what_to_do(call, code, said):
         (errno.ENOMEM, "ring"),
         (errno.ENODEV, "tried again"),
         (errno.ENETDOWN, "tried again"),
+        (errno.EMFILE, "LimitNOFILE"),
+        (errno.ENFILE, "fs.file-max"),
+        (errno.ENOBUFS, "memory"),
+        (errno.EAFNOSUPPORT, "RestrictAddressFamilies"),
     ],
 )
 def test_a_ring_that_is_refused_says_why_and_what_to_do(code, said):
@@ -65,7 +75,9 @@ def test_a_ring_that_is_refused_says_why_and_what_to_do(code, said):
     [
         (errno.ENODEV, "no IPv4"),
         (errno.EMFILE, "LimitNOFILE"),
+        (errno.ENFILE, "fs.file-max"),
         (errno.ENOBUFS, "memory"),
+        (errno.ENOMEM, "memory"),
         (errno.EADDRNOTAVAIL, "restart"),
     ],
 )
@@ -74,6 +86,16 @@ def test_a_join_that_is_refused_says_why_and_what_to_do(code, said):
     assert text.startswith("joining 239.1.1.1: ")
     assert said in text
     assert os.strerror(code) not in text
+
+
+def test_a_filter_without_room_names_the_setting():
+    text = refusals.of_filter("eth0", failed("SO_ATTACH_FILTER", errno.ENOMEM))
+    assert "eth0" in text
+    assert "optmem_max" in text
+
+
+def test_a_limit_of_descriptors_is_named_where_it_is_known():
+    assert "the limit is 100; raise LimitNOFILE" in refusals.no_descriptors(100)
 
 
 def test_what_nobody_has_foreseen_is_passed_on_with_its_number():
