@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mcrelay.commands.options import config_options
-from mcrelay.config.checks import capture_complaints, link_warnings, port_privileges, port_warnings
+from mcrelay.config.checks import capture_complaints, link_warnings, narrow_warnings, port_privileges, port_warnings
 from mcrelay.config.files import config_paths, parse
 from mcrelay.errors import ConfigError
 from mcrelay.links.watch import links_now
@@ -49,6 +49,7 @@ def check(paths: tuple[Path, ...], instance: str | None, strict: bool, as_json: 
         known = _links()
         about_links += port_warnings(parsed.config, parsed.where, known)
         about_links += capture_complaints(parsed.config, parsed.where, known)
+        about_links += narrow_warnings(parsed.config, parsed.where, known)
         about_links += port_privileges(parsed.config, parsed.where, reserved_ports(parsed.config))
         complaints = sorted([*parsed.warnings, *about_links])
     except ConfigError as error:

@@ -16,7 +16,7 @@ from mcrelay.config.lines import key_text
 from mcrelay.config.schema import not_yet
 from mcrelay.errors import Complaint
 from mcrelay.model import refusals
-from mcrelay.model.link_faults import no_ethernet, port_of, reports_from_nobody
+from mcrelay.model.link_faults import narrower, no_ethernet, port_of, reports_from_nobody
 from mcrelay.model.notation import EXAMPLE, format_stream
 from mcrelay.model.rule import DEFAULT_LINK
 
@@ -30,6 +30,7 @@ Where: TypeAlias = Callable[[str], Place]
 
 _LINK_LOCAL = IPv4Network("224.0.0.0/24")
 _SOURCE_SPECIFIC = IPv4Network("232.0.0.0/8")
+MOST_GUESSES = 20  # links that are missing, and compared with all that there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +101,12 @@ def link_warnings(config: Config, where: Where, existing: Collection[str]) -> li
             for index, o in enumerate(rule.outputs):
                 wanted.append((f"{rule_key(name)}.outputs[{index}]", o.stream.link or "", "this output stays parked"))
     found = []
+    guesses: dict[str, str] = {}
     for key, link, effect in wanted:
         if link and link not in existing:
-            near = _near(link, existing)
+            if link not in guesses and len(guesses) < MOST_GUESSES:
+                guesses[link] = _near(link, existing)
+            near = guesses.get(link)
             hint = f" (did you mean {near}?)" if near else ""
             remedy = f"{effect} until it appears{hint}"
             found.append(_complaint(where, key, f"link {link} does not exist here", remedy, warning=True))
@@ -154,6 +158,20 @@ def capture_complaints(config: Config, where: Where, links: Mapping[str, Link]) 
             elif link is not None and not link.addresses and not link.master:
                 problem, advice = reports_from_nobody(link.name).split("; ", 1)
                 found.append(_complaint(where, key, problem, advice, warning=True))
+    return found
+
+
+def narrow_warnings(config: Config, where: Where, links: Mapping[str, Link]) -> list[Complaint]:
+    """Warn of outputs whose link has a smaller MTU than that of their input, where both are here."""
+    found = []
+    for name, rule in config.rules.items():
+        taken = (links.get(each.stream.link or "") for each in rule.inputs if rule.enabled)
+        widest = max((link.mtu for link in taken if link is not None), default=0)
+        for index, output in enumerate(rule.outputs):
+            link = links.get(output.stream.link or "")
+            if link is not None and link.mtu < widest:
+                key = f"{rule_key(name)}.outputs[{index}]"
+                found.append(_complaint(where, key, *narrower(link, widest, df=output.df), warning=True))
     return found
 
 
@@ -279,21 +297,25 @@ def _mixed_joins(inputs: Iterable[_In], where: Where) -> Iterator[Complaint]:
 
 
 def _same_outputs(outputs: Iterable[_Out], where: Where) -> Iterator[Complaint]:
-    seen: dict[tuple[object, ...], list[_Out]] = {}
+    first: dict[tuple[object, ...], _Out] = {}
+    alone: dict[tuple[object, ...], _Out] = {}  # the first whose rule does not share
+    of_rule: dict[tuple[object, ...], _Out] = {}
     for item in outputs:
         if item.target is None:
             continue
-        others = seen.setdefault(item.target, [])
         text = format_stream(item.stream)
-        if twice := next((o for o in others if o.rule is item.rule), None):
-            first = twice.key.rpartition(".")[2]
-            yield _complaint(where, item.key, f"{text} stands there already as {first}", "remove one of the two")
+        if (twice := of_rule.setdefault((item.rule.name, *item.target), item)) is not item:
+            place = twice.key.rpartition(".")[2]
+            yield _complaint(where, item.key, f"{text} stands there already as {place}", "remove one of the two")
             continue
-        if clash := next((o for o in others if not (o.rule.shared and item.rule.shared)), None):
+        clash = (alone if item.rule.shared else first).get(item.target)
+        if clash is not None:
             problem = f"{_named(where, clash.rule, clash.key)} sends to {text} too"
             remedy = "send to another group or port, or say shared = true in both rules"
             yield _complaint(where, item.key, problem, remedy)
-        others.append(item)
+        first.setdefault(item.target, item)
+        if not item.rule.shared:
+            alone.setdefault(item.target, item)
 
 
 def _overlap(a: Stream, b: Stream) -> bool:
@@ -358,6 +380,20 @@ def _reach(graph: Mapping[str, Iterable[str]], start: str) -> dict[str, str]:
     return before
 
 
+def _peeled(graph: Mapping[str, Collection[str]], back: Mapping[str, Collection[str]]) -> set[str]:
+    """Rules that no circle comes before: those that nothing leads to, and what only they lead to."""
+    waits = {name: len(before) for name, before in back.items()}
+    ends = [name for name in graph if name not in waits]
+    peeled = set(ends)
+    while ends:
+        for after in graph.get(ends.pop(), ()):
+            waits[after] -= 1
+            if not waits[after]:
+                ends.append(after)
+                peeled.add(after)
+    return peeled
+
+
 def _feeding(
     rules: Mapping[str, Rule], inputs: Iterable[_In], outputs: Iterable[_Out], where: Where
 ) -> Iterator[Complaint]:
@@ -368,8 +404,9 @@ def _feeding(
         for other in others:
             fed_by.setdefault(other, []).append(name)
     circle: dict[str, str] = {}  # rule -> the first rule of the circles that it is part of
+    chained = _peeled(feeds, fed_by) | _peeled(fed_by, feeds)  # to go along each of them from each would take too long
     for name in feeds:
-        if name in circle or name not in (forth := _reach(feeds, name)):
+        if name in circle or name in chained or name not in (forth := _reach(feeds, name)):
             continue
         together = forth.keys() & _reach(fed_by, name).keys()
         circle.update(dict.fromkeys(together, name))

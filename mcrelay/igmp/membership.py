@@ -21,7 +21,7 @@ from mcrelay.errors import MembershipError
 from mcrelay.model import refusals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from ipaddress import IPv4Address
 
     from mcrelay.model.link import LinkId, Membership
@@ -58,22 +58,74 @@ def open_helper() -> socket.socket:
     return helper
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Helper:
     socket: HelperSocket
     name: str  # in the keeper's hands; unlike that of any other helper, also of the process before
     held: set[Membership] = field(default_factory=set)
     groups: Counter[IPv4Address] = field(default_factory=Counter)
-    full: bool = False  # refused a group; a leave makes room again
 
-    def add(self, membership: Membership) -> None:
-        self.held.add(membership)
-        self.groups[membership.group] += 1
 
-    def remove(self, membership: Membership) -> None:
-        self.held.remove(membership)
-        self.groups -= Counter([membership.group])
-        self.full = False
+class _Pool:
+    """The helpers of one link. Each look-up costs the same, however many there are: there may be thousands of groups.
+
+    Dicts without values keep an order, and lose a member from the middle of it at no cost.
+    """
+
+    def __init__(self) -> None:
+        self._holders: dict[Membership, _Helper] = {}
+        self._helpers: dict[_Helper, None] = {}
+        self._room: dict[_Helper, None] = {}  # less those that refused a group and have left none since
+        self._by_group: dict[IPv4Address, dict[_Helper, None]] = {}
+
+    def __iter__(self) -> Iterator[_Helper]:
+        return iter(self._helpers)
+
+    def __len__(self) -> int:
+        return len(self._helpers)
+
+    def holder(self, membership: Membership) -> _Helper:
+        """Who has joined it."""
+        return self._holders[membership]
+
+    def candidates(self, membership: Membership) -> Iterator[_Helper]:
+        """Helpers worth a try, as long as each one refuses: the last that holds the group, then those with room.
+
+        The last of these is tried first, and is not asked again for another group until it has left one. Where it holds
+        the group already there is none: to look through all the others for each source of a group would take too long.
+        """
+        group = membership.group
+        if membership.source is not None and group in self._by_group:
+            yield next(reversed(self._by_group[group]))  # if it refuses, only this group's sources are too many
+        while self._room and group not in (helper := next(reversed(self._room))).groups:
+            yield helper
+            self._room.popitem()
+
+    def add(self, helper: _Helper, membership: Membership) -> None:
+        """The helper has joined it."""
+        if helper not in self._helpers:
+            self._helpers[helper] = self._room[helper] = None
+        helper.held.add(membership)
+        helper.groups[membership.group] += 1
+        self._holders[membership] = helper
+        self._by_group.setdefault(membership.group, {})[helper] = None
+
+    def remove(self, membership: Membership) -> _Helper | None:
+        """Its helper has left it; the helper, if it holds nothing any more."""
+        helper = self._holders.pop(membership)
+        helper.held.remove(membership)
+        helper.groups[membership.group] -= 1
+        if not helper.groups[membership.group]:
+            del helper.groups[membership.group]
+            del self._by_group[membership.group][helper]
+            if not self._by_group[membership.group]:
+                del self._by_group[membership.group]
+        if helper.held:
+            self._room[helper] = None
+            return None
+        self._room.pop(helper, None)
+        del self._helpers[helper]
+        return helper
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +145,7 @@ class Memberships:
         self._open = opener
         self._keeper = keeper
         self._serial = itertools.count()
-        self._pools: dict[LinkId, list[_Helper]] = {}
+        self._pools: dict[LinkId, _Pool] = {}
         self._failed: dict[Membership, str] = {}
         self._sums: _Sums | None = None  # of what is held now; asked for at every look, and there may be thousands
 
@@ -137,11 +189,11 @@ class Memberships:
             self._sums = None
             for helper in self._pools.pop(link):
                 self._discard(helper)
-        have = self.joined
-        for membership in sorted(have - set(wanted), key=_order):
+        have, wanted = self.joined, frozenset(wanted)
+        for membership in sorted(have - wanted, key=_order):
             self._leave(membership)
         self._failed = {each: why for each, why in self._failed.items() if each in wanted and not retry}
-        for membership in sorted(set(wanted) - have - self._failed.keys(), key=_order):
+        for membership in sorted(wanted - have - self._failed.keys(), key=_order):
             try:
                 self._join(membership)
             except MembershipError as error:
@@ -157,28 +209,26 @@ class Memberships:
         self._sums = None
 
     def _join(self, membership: Membership) -> None:
-        pool = self._pools.setdefault(membership.link, [])
-        for helper in _candidates(pool, membership):
-            if self._try(helper, membership):
+        pool = self._pools.setdefault(membership.link, _Pool())
+        for helper in pool.candidates(membership):
+            if self._try(pool, helper, membership):
                 return
-            helper.full = membership.group not in helper.groups  # else only this group's sources are too many
         try:
             fresh = _Helper(self._open(), f"helper-{os.getpid()}-{next(self._serial)}")
         except OSError as error:
             raise MembershipError(refusals.of_join(_describe(membership), error)) from error
         with contextlib.ExitStack() as refused:
             refused.callback(fresh.socket.close)
-            if not self._try(fresh, membership):
+            if not self._try(pool, fresh, membership):
                 raise MembershipError(
                     f"{_describe(membership)}: the kernel's membership limit refuses it even on a fresh socket; "
                     "see sysctl net.ipv4.igmp_max_memberships, net.ipv4.igmp_max_msf and net.core.optmem_max"
                 )
             refused.pop_all()
-        pool.append(fresh)
         if self._keeper is not None:
             self._keeper.store(fresh.socket.fileno(), fresh.name)
 
-    def _try(self, helper: _Helper, membership: Membership) -> bool:
+    def _try(self, pool: _Pool, helper: _Helper, membership: Membership) -> bool:
         """True when the socket took it, False when the socket is full. Raises MembershipError for the rest."""
         try:
             _set_member(helper.socket, membership, join=True)
@@ -186,23 +236,20 @@ class Memberships:
             if error.errno in FULL:
                 return False
             raise MembershipError(refusals.of_join(_describe(membership), error)) from error
-        helper.add(membership)
+        pool.add(helper, membership)
         self._sums = None
         return True
 
     def _leave(self, membership: Membership) -> None:
         pool = self._pools[membership.link]
-        helper = next(each for each in pool if membership in each.held)
         try:
-            _set_member(helper.socket, membership, join=False)
+            _set_member(pool.holder(membership).socket, membership, join=False)
         except OSError as error:
             if error.errno not in GONE:
                 raise
-        helper.remove(membership)
         self._sums = None
-        if not helper.held:
-            self._discard(helper)
-            pool.remove(helper)
+        if (idle := pool.remove(membership)) is not None:
+            self._discard(idle)
 
     def _discard(self, helper: _Helper) -> None:
         if self._keeper is not None:
@@ -212,15 +259,6 @@ class Memberships:
 
 def _order(membership: Membership) -> tuple[int, int, int]:
     return (membership.ifindex, int(membership.group), int(membership.source or 0))
-
-
-def _candidates(pool: list[_Helper], membership: Membership) -> list[_Helper]:
-    """Sockets worth a try: one that holds the group for another source, then those not known to be full."""
-    held = []
-    if membership.source is not None:  # a join of any source is the only one of its group
-        held = [helper for helper in pool if membership.group in helper.groups]
-    room = [helper for helper in pool if not helper.full and membership.group not in helper.groups]
-    return held[-1:] + room
 
 
 def _set_member(helper: HelperSocket, membership: Membership, *, join: bool) -> None:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from mcrelay.model.link import Link
 
 OPEN_VSWITCH = "openvswitch"
+IPV4_UDP_BYTES = 28  # of headers
 ETHERNET_TYPES = {1, 772}  # ARPHRD_ETHER and ARPHRD_LOOPBACK of linux/if_arp.h: what starts with an Ethernet header
 
 
@@ -34,6 +35,16 @@ def port_of(link: Link) -> str:
         bridge = f"its bridge (ovs-vsctl port-to-br {link.name} names it)"
         return f"{link.name} is a port of an Open vSwitch: take the input from {bridge}"
     return f"{link.name} is a port of {link.master}: take the input from {link.master}"
+
+
+def narrower(link: Link, widest: int, *, df: bool) -> tuple[str, str]:
+    """Say what becomes of datagrams that fit the MTU of their input, which is *widest*, and not that of this link."""
+    fate = "are counted as lost (mtu)" if df else "leave in fragments"
+    largest = link.mtu - IPV4_UDP_BYTES
+    problem = (
+        f"the MTU of {link.name} is {link.mtu}, that of the input {widest}: datagrams of more than {largest} bytes"
+    )
+    return f"{problem} {fate}", f"raise the MTU of {link.name}"
 
 
 def no_address(link: Link) -> str:

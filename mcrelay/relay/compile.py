@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from functools import cached_property
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from mcrelay.errors import NotBuiltError
 from mcrelay.links.sources import sends_from
-from mcrelay.model.link_faults import no_address, no_ethernet, port_of
+from mcrelay.model.link_faults import IPV4_UDP_BYTES, no_address, no_ethernet, port_of
 from mcrelay.model.notation import format_stream
 from mcrelay.model.plan import InputSpec, OutputSpec, PlanSpec, RingSpec, RuleSpec
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from mcrelay.model.stream import Stream
 
 LOOPBACK_TYPE = 772  # ARPHRD_LOOPBACK of linux/if_arp.h
-IPV4_UDP_BYTES = 28
 LEAST_MTU = 68  # RFC 791; below it Linux takes addresses and memberships off the link
 AUTO_PORTS = range(20000, 32768)  # below Linux's ephemeral ports (ip_local_port_range starts at 32768)
 
@@ -32,10 +32,28 @@ def compile_plan(config: Config, links: Mapping[str, Link]) -> PlanSpec:
 
     Raises NotBuiltError for a value that nothing here knows what to do with: no rule may run otherwise than it says.
     """
-    rules = _told_apart([_compile_rule(rule, links) for rule in config.rules.values()])
+    host = _Host(links)
+    rules = _told_apart([_compile_rule(rule, host) for rule in config.rules.values()])
     live = {each.iif for rule in rules for each in rule.inputs if each.live}
     rings = {links[name].ifindex: _ring(config, links[name]) for name in sorted(live)}
     return PlanSpec(rules, rings)
+
+
+class _Host:
+    """What outputs need to know of all links together: gone through once, and not for every output."""
+
+    def __init__(self, links: Mapping[str, Link]) -> None:
+        self.links = links
+
+    @cached_property
+    def addresses(self) -> frozenset[IPv4Address]:
+        """Every address of this host."""
+        return frozenset(each.ip for link in self.links.values() for each in link.addresses)
+
+    @cached_property
+    def cuts(self) -> bool:
+        """Whether any link cuts runs."""
+        return any(link.cuts for link in self.links.values())
 
 
 def _told_apart(rules: list[RuleSpec]) -> tuple[RuleSpec, ...]:
@@ -65,7 +83,7 @@ def _ring(config: Config, link: Link) -> RingSpec:
     )
 
 
-def _compile_rule(rule: Rule, links: Mapping[str, Link]) -> RuleSpec:
+def _compile_rule(rule: Rule, host: _Host) -> RuleSpec:
     if len(rule.inputs) != 1:
         raise NotBuiltError("inputs", len(rule.inputs))
     for key, value in (("engine", rule.engine), ("health", rule.health)):
@@ -76,8 +94,8 @@ def _compile_rule(rule: Rule, links: Mapping[str, Link]) -> RuleSpec:
         origin=rule.origin,
         description=rule.description,
         enabled=rule.enabled,
-        inputs=tuple(_compile_input(rule, each, links) for each in rule.inputs),
-        outputs=tuple(_compile_output(rule, each, links) for each in rule.outputs),
+        inputs=tuple(_compile_input(rule, each, host.links) for each in rule.inputs),
+        outputs=tuple(_compile_output(rule, each, host) for each in rule.outputs),
         exclusive=rule.exclusive,
         engine=rule.engine,
     )
@@ -117,14 +135,14 @@ def _compile_input(rule: Rule, entry: Input, links: Mapping[str, Link]) -> Input
     )
 
 
-def _compile_output(rule: Rule, output: Output, links: Mapping[str, Link]) -> OutputSpec:
+def _compile_output(rule: Rule, output: Output, host: _Host) -> OutputSpec:
     stream = output.stream
     _one_group(stream)
     for key, value in (("source_address", output.source_address), ("source_port", output.source_port)):
         if value == "keep":
             raise NotBuiltError(key, value)
     address = _ipv4(stream.address)
-    link = links.get(stream.link) if stream.link else None
+    link = host.links.get(stream.link) if stream.link else None
     state: OutputState = "active"
     reason = ""
     source: IPv4Address | None = None
@@ -140,10 +158,10 @@ def _compile_output(rule: Rule, output: Output, links: Mapping[str, Link]) -> Ou
     asked = isinstance(output.source_address, IPv4Address)
     if isinstance(output.source_address, IPv4Address):
         source = output.source_address
-        if state == "active" and not any(source == each.ip for known in links.values() for each in known.addresses):
+        if state == "active" and source not in host.addresses:
             state, reason = "parked", f"source address {source} is not an address of this host"
     # A routed output may leave by any link: where one of them cuts, it does not risk it.
-    cut = link.cuts if link else stream.link is None and any(known.cuts for known in links.values())
+    cut = link.cuts if link else stream.link is None and host.cuts
     text = format_stream(stream)
     return OutputSpec(
         to=text,

@@ -10,6 +10,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mcrelay.model.link_faults import narrower
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from ipaddress import IPv4Address
@@ -149,8 +151,5 @@ def narrow_outputs(spec: PlanSpec, links: Mapping[str, Link]) -> Iterable[str]:
         for output in rule.outputs:
             link = links.get(output.oif or "")
             if link is not None and output.state == "active" and link.mtu < widest:
-                fate = "are counted as lost (mtu)" if output.df else "leave in fragments"
-                yield (
-                    f"rule={rule.name} output={output.to}: the MTU of {link.name} is {link.mtu}, that of the input"
-                    f" {widest}: datagrams of more than {link.mtu - 28} bytes {fate}; raise the MTU of {link.name}"
-                )
+                problem, remedy = narrower(link, widest, df=output.df)
+                yield f"rule={rule.name} output={output.to}: {problem}; {remedy}"

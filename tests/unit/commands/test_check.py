@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import IPv4Interface
 
 import pytest
 from click.testing import CliRunner
@@ -196,6 +197,33 @@ def test_an_input_link_without_an_address_is_warned_of(run, monkeypatch):
     result = run(a=GOOD.format("a", 1))
     assert result.exit_code == 0
     assert "rules.a.input: eth0 has no IPv4 address, so its reports come from 0.0.0.0" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("mtus", "df", "said"),
+    [
+        ((9000, 1500), "false", "datagrams of more than 1472 bytes leave in fragments"),
+        ((1500, 1400), "true", "datagrams of more than 1372 bytes are counted as lost (mtu)"),
+        ((1500, 1500), "true", ""),
+        ((1400, 1500), "true", ""),
+    ],
+)
+def test_an_output_whose_link_takes_less_than_the_input_brings_is_warned_of(run, monkeypatch, mtus, df, said):
+    address = (IPv4Interface("192.0.2.1/24"),)
+    links = {
+        name: Link(name, i, up=True, carrier=True, operstate="UP", mtu=mtu, addresses=address)
+        for i, (name, mtu) in enumerate(zip(("eth0", "eth1"), mtus, strict=True), 1)
+    }
+    monkeypatch.setattr(module, "links_now", lambda: links)
+    monkeypatch.setattr(module.socket, "if_nameindex", lambda: [(1, "eth0"), (2, "eth1")])
+    wide = '[rules.{}]\ninput = "239.1.1.{}:5000%eth0"\noutputs = ["10.9.0.{}", "239.9.9.{}:5000%eth1"]\ndf = {}\n'
+    result = run(a=wide.format("a", 1, 1, 1, df) + wide.format("b", 2, 2, 2, df) + "enabled = false\n")
+    assert result.exit_code == 0
+    lines = [line for line in result.stderr.splitlines() if "MTU" in line]
+    assert len(lines) == bool(said)
+    assert all(
+        f"rules.a.outputs[1]: the MTU of eth1 is {mtus[1]}, that of the input {mtus[0]}: {said}" in s for s in lines
+    )
 
 
 def test_where_netlink_is_closed_the_rest_is_checked(run, monkeypatch):

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.steps import growth
 
 from mcrelay.igmp.membership import Memberships
 from mcrelay.model.link import LinkId, Membership
@@ -25,7 +26,7 @@ class Kernel:
         self.groups, self.sources, self.full = groups, sources, full
         self.links = {1, 2}
         self.open = []
-        self.opened = 0
+        self.opened = self.asked = 0
         self.refuse_open = 0
         self.log = []
 
@@ -56,6 +57,7 @@ class Helper:
         self.number = kernel.opened
 
     def setsockopt(self, level, option, value):
+        self.kernel.asked += 1
         assert level == socket.IPPROTO_IP
         assert self in self.kernel.open, "used after close"
         assert len(value) == (264 if option in {JOIN_SOURCE, LEAVE_SOURCE} else 136)
@@ -294,3 +296,41 @@ def test_after_any_changes_the_kernel_holds_exactly_what_is_wanted(steps, most_g
         assert kernel.joined == shown(wanted)
         assert pool.sockets == len(kernel.open)
         assert all(each.held for each in kernel.open), "no socket is kept for nothing"
+
+
+def asm(count):
+    return groups(count)
+
+
+def a_source_of_each_group(count):
+    return groups(count, source=IPv4Address("10.0.0.1"))
+
+
+def sources_of_one_group(count):
+    return sources(count)
+
+
+def sources_of_few_groups(count):
+    return {each for i in range(8) for each in sources(count // 8, f"232.1.1.{i}")}
+
+
+@pytest.mark.parametrize("full", [errno.ENOBUFS, errno.ENOMEM])
+@pytest.mark.parametrize("shape", [asm, a_source_of_each_group, sources_of_one_group, sources_of_few_groups])
+def test_a_join_and_a_leave_among_many_cost_what_they_cost_among_few(shape, full):
+    def reconcile(count, before, wanted):
+        pool = Memberships(Kernel(groups=3, sources=2, full=full).socket)
+        pool.reconcile(before(count), {LinkId(1)})
+        return lambda: pool.reconcile(wanted(count), {LinkId(1)})
+
+    nothing = lambda _: set()  # noqa: E731
+    half = lambda count: set(sorted(shape(count), key=str)[::2])  # noqa: E731
+    assert growth(lambda count: reconcile(count, nothing, shape)) < 1.2
+    assert growth(lambda count: reconcile(count, shape, nothing)) < 1.2
+    assert growth(lambda count: reconcile(count, half, shape)) < 1.2
+
+
+@pytest.mark.parametrize("shape", [asm, a_source_of_each_group, sources_of_one_group])
+def test_a_join_asks_the_kernel_no_more_than_three_times(shape):
+    kernel = Kernel(groups=3, sources=2)
+    Memberships(kernel.socket).reconcile(shape(600), {LinkId(1)})
+    assert kernel.asked <= 3 * 600

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.steps import growth
 
 from mcrelay.config import schema
 from mcrelay.config.parse import parse_config
@@ -316,3 +317,18 @@ def test_a_rule_with_several_inputs_or_none_is_not_compiled():
     for inputs in ((), rule.inputs * 2):
         with pytest.raises(NotBuiltError):
             compile_plan(Config(rules={"x": replace(rule, inputs=inputs)}), {"in0": IN, "out0": OUT})
+
+
+@pytest.mark.parametrize("output", ["239.10.0.1:5004%out0", "10.9.0.7:7000"])
+@pytest.mark.parametrize("source", ["auto", IPv4Address("198.51.100.99")])
+def test_a_rule_among_many_rules_and_links_is_compiled_as_fast_as_among_few(output, source):
+    def prepare(count):
+        rules = {str(i): rule(output, entry=f"239.1.1.1:{5000 + i}%in0", name=str(i)) for i in range(count)}
+        rules = {
+            name: replace(each, outputs=(replace(each.outputs[0], source_address=source),))
+            for name, each in rules.items()
+        }
+        links = {f"in{i}": replace(IN, name=f"in{i}", ifindex=10 + i) for i in range(count)} | {"out0": OUT}
+        return lambda: compile_plan(Config(rules=rules), links)
+
+    assert growth(prepare) < 1.2
