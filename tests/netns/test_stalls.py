@@ -55,10 +55,10 @@ def test_a_manager_that_reads_nothing_stalls_neither_the_relay_nor_its_end(tmp_p
         lab.settle()
         relay = RelayUnderTest(lab, rules, Path(folder), environment=environment)
         relay.start()
-        for _ in range(20):  # each replaces helper sockets, and says so to the manager
-            lab.relay.ip("link set out0 down", "link set out0 up")
-            time.sleep(0.05)
-        relay.wait_for(lambda: relay.state() == "active", "active rule")
+        for _ in range(10):  # each change of state is said to the manager
+            for command, state in (("down", "parked"), ("up", "active")):
+                lab.relay.ip(f"link set out0 {command}")
+                relay.wait_for(lambda s=state: relay.state() == s, f"{state} rule")
         relays(relay)
         assert relay.stop() < 3
 

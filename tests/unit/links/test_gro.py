@@ -131,6 +131,19 @@ def test_of_several_relays_the_last_one_puts_back_what_the_first_one_found(on, f
     assert kernel.napis == {1: DEFAULT}
 
 
+@pytest.mark.parametrize("on", [(), (GRO,), (GRO, UDP)])
+@pytest.mark.parametrize("first", [0, 1])
+def test_where_no_timer_tells_of_another_relay_its_claim_does(on, first):
+    kernel = FakeKernel(*on, napis=None)  # before Linux 6.13
+    both = [keeper(kernel), keeper(kernel)]
+    for each in both:
+        each.reconcile({LinkId(7): "in0"})
+    both[first].close()
+    assert kernel.on == {GRO, UDP}
+    both[1 - first].close()
+    assert kernel.on == {*on}
+
+
 def test_a_dead_link_is_forgotten_and_one_of_the_same_number_is_another():
     kernel = FakeKernel(napis={1: DEFAULT})
     held = keeper(kernel)

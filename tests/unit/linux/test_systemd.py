@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 
 import pytest
 
@@ -40,6 +41,28 @@ def test_a_manager_that_has_gone_is_no_trouble(manager, notifier):
     manager.close()
     for _ in range(3):
         notifier.send("READY=1")
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_manager_that_reads_nothing_is_not_waited_for_and_hears_what_lasts_later(manager, notifier, stored):
+    def say():
+        for number in range(100):  # there is room for about ten
+            notifier.send(f"STATUS={number}")
+            if stored:
+                notifier.store(manager.fileno(), f"helper-{number}")
+        notifier.send("READY=1")
+
+    talking = threading.Thread(target=say, daemon=True)
+    talking.start()
+    talking.join(5)
+    assert not talking.is_alive()
+    heard = told(manager)
+    for _ in range(50):
+        notifier.flush()
+        heard += told(manager)
+    assert heard[0] == "STATUS=0"
+    assert heard[-1] == "READY=1"
+    assert sum(each.startswith("FDSTORE=1") for each in heard) == 100 * stored
 
 
 def test_a_stored_socket_reaches_the_manager_and_can_be_forgotten(manager, notifier):

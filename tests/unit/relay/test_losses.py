@@ -59,6 +59,26 @@ def test_an_output_that_loses(said, kind):
     assert losses.losing(SPEC) == set()
 
 
+@pytest.mark.parametrize(
+    ("kind", "remedies"),
+    [
+        ("nobufs", ["net.core.wmem_max"]),
+        ("mtu", ["MTU", "df"]),
+        ("noroute", ["route"]),
+        ("unreachable", ["nothing listens on the port"]),
+        ("blocked", ["this host's nftables output rules", "nft list ruleset", "ip route"]),
+        ("ttl", ["ttl"]),
+        ("other", ["blackhole", "ip route get"]),
+    ],
+)
+def test_a_loss_of_an_output_is_said_with_what_to_look_at(caplog, kind, remedies):
+    losses = LossLog()
+    for second, count in enumerate([0, 5]):
+        losses.look(errors(**{kind: count}), frames(), SPEC, second)
+    (text,) = caplog.messages
+    assert all(each in text for each in remedies)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in LINK_SAYINGS if kind != "ring"])
 def test_a_frame_that_cannot_be_relayed_names_its_group_and_rule(said, kind):
     losses = LossLog()

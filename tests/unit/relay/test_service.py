@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import time
 from dataclasses import replace
 
 import pytest
@@ -230,3 +231,12 @@ async def _tick_late(bench):
     await bench.service.reconcile()
     bench.clock.now += LOOK_SECONDS
     await bench.service._housekeep()
+
+
+def test_the_time_that_it_runs_is_no_matter_of_what_the_wall_clock_is_set_to(monkeypatch):
+    bench = Bench(ONE)
+    bench.clock.now += 90
+    now = time.time()
+    for step in (20 * 86_400, -20 * 86_400):
+        monkeypatch.setattr("time.time", lambda s=step: now + s)
+        assert bench.state().uptime_seconds == 90
