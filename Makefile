@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-PEERS  := iperf=iperf ffmpeg=ffmpeg tcpdump=tcpdump socat=socat tshark=tshark chromium=chromium
+PEERS  := iperf=iperf ffmpeg=ffmpeg tcpdump=tcpdump socat=socat tshark=tshark chromium=chromium avahi-daemon=avahi-daemon ptp4l=linuxptp
 PACKAGE := objdump=binutils patchelf=patchelf lintian=lintian
 RIVALS := smcrouted=smcroute socat=socat perf=linux-perf
 CHECK  := debootstrap=debootstrap systemd-nspawn=systemd-container setpriv=util-linux setcap=libcap2-bin

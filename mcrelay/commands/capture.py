@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from mcrelay import __version__
-from mcrelay.commands.options import socket_option
+from mcrelay.commands.options import relay_options
 from mcrelay.control.client import ask
 from mcrelay.errors import ControlError, LinkError, OperationError, UsageError
 from mcrelay.links.watch import links_now
@@ -76,7 +76,7 @@ class Limits:
     default=DURATION_SECONDS,
     help=f"End after so many seconds.  [default: {DURATION_SECONDS:g}]",
 )
-@socket_option
+@relay_options
 def capture(what: str, *, path: str, snaplen: int, count: int | None, duration: float, socket_path: str | None) -> None:
     """Write what a rule takes in and sends, or all multicast UDP and IGMP of a link, as pcapng.
 
