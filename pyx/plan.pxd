@@ -23,6 +23,7 @@ cdef struct Input:
     uint32_t flow
     uint32_t first_prefix, prefix_count     # of the sources let in; no prefix: all of them
     Policer *policer            # NULL: no limit
+    bint bypassed               # the kernel engine takes what it can: the loop sees the rest
 
 cdef struct Capture:
     Ring *ring

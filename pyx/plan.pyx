@@ -105,10 +105,10 @@ cdef class PlanOwner:
 
     def add_input(
         self, *, uint32_t flow, uint32_t ring, uint32_t group, uint32_t source=0, uint16_t port,
-        CounterBlock counters not None, allow=(), PolicerState policer=None, tuple label=None,
+        CounterBlock counters not None, allow=(), PolicerState policer=None, tuple label=None, bint bypassed=False,
     ):
         """Its number. ``source`` 0 is any; ``allow`` are pairs (network, mask) of sources let in, none lets in all.
-        ``label`` is what `explain` calls it.
+        ``label`` is what `explain` calls it; ``bypassed`` says that the kernel engine takes what it can.
 
         Raises ValueError for a ring or a flow that is not there.
         """
@@ -133,6 +133,7 @@ cdef class PlanOwner:
         input = &self.plan.inputs[at]
         input.counters = <InputCounters *>counters.memory
         input.flow = flow
+        input.bypassed = bypassed
         input.policer = &policer.policer if policer is not None else NULL
         input.first_prefix = self.plan.prefix_count
         for network, mask in allow:

@@ -78,9 +78,11 @@ cdef inline void await_silence(Repeats *repeats, uint64_t now) noexcept nogil:
 
 cdef inline bint comes_back(
     Repeats *repeats, uint32_t input, uint32_t *watch, const uint8_t *payload, uint16_t size, uint32_t source,
-    uint64_t now,
+    bint first, uint64_t now,
 ) noexcept nogil:
     """Whether to withhold a datagram because it may go round by way of a second relay. ``now``: Unix ns, of its frame.
+
+    Not ``first``: somebody else may have sent that payload before, which went by the kernel engine.
 
     What a known relay repeats is tested too: two payloads with one place in memory go round under its name.
     """
@@ -94,7 +96,7 @@ cdef inline bint comes_back(
             return False
         recent.payload = mark
         recent.seen_ns = now
-        recent.source = source
+        recent.source = source if first else 0
         recent.returns = 0
         return False
     recent.seen_ns = now

@@ -210,12 +210,12 @@ cdef inline Verdict relay_frame(Plan *plan, Capture *capture, const Frame *frame
         add(&input.counters.drops[<uint32_t>DROP_ECHO], count)
         return DROPPED
     watch = &plan.queue.watches[found]
-    if watch.source != datagram.source:
+    if watch.source != datagram.source or input.bypassed:
         watch.source = datagram.source
         watch.left = max(watch.left, <uint32_t>WATCHED)
     if watch.left and not capture.loopback and comes_back(
         plan.queue.repeats, found, &watch.left, datagram.payload, <uint16_t>(segment if count > 1 else size),
-        datagram.source, stamp,
+        datagram.source, not input.bypassed, stamp,
     ):
         add(&input.counters.drops[<uint32_t>DROP_ECHO], count)
         return DROPPED

@@ -53,7 +53,8 @@ def run(paths: tuple[Path, ...], instance: str | None, log_format: str, socket_p
     """Run the relay in the foreground, as systemd wants it (Type=notify).
 
     Started by root, it goes on as user mcrelay, or nobody, with CAP_NET_RAW alone (and CAP_NET_ADMIN where a rule is
-    exclusive or a link has gro, CAP_NET_BIND_SERVICE where a source_port is below 1024).
+    exclusive or has the kernel engine, which needs CAP_BPF too, or a link has gro; CAP_NET_BIND_SERVICE where a
+    source_port is below 1024).
     SIGTERM and SIGINT stop it cleanly, SIGHUP reloads the configuration, SIGUSR1 logs how everything stands.
     """
     gc.disable()  # thousands of rules are made and stay: looking at them again and again finds nothing

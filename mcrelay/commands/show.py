@@ -66,6 +66,7 @@ def show_rules(rules: list[Row], *, colour: bool) -> str:
     for rule in rules:
         exclusive = rule.get("exclusive") or {"state": None, "reason": None}
         mark = " exclusive" if exclusive["state"] == "on" else ""
+        mark += " kernel" if rule.get("engine") == "kernel" else ""
         state = rule["state"] + (" losing" if rule.get("losing") else "")
         first = [rule["name"], state, ", ".join(each["from"] for each in rule["inputs"]) + mark]
         for output in rule["outputs"]:
@@ -86,6 +87,8 @@ def show_rules(rules: list[Row], *, colour: bool) -> str:
             reasons.append(f"{rule['name']}: {rule['state']}: {rule['reason']}")
         if exclusive["reason"]:
             reasons.append(f"{rule['name']}: not exclusive: {exclusive['reason']}")
+        if rule.get("engine_reason"):
+            reasons.append(f"{rule['name']}: by the ring: {rule['engine_reason']}")
     table = render(["RULE", "STATE", "INPUT", "OUTPUT", "SENT"], rows, colour=colour)
     return "\n".join([table, *([""] if reasons else []), *reasons])
 
@@ -114,6 +117,7 @@ def show_stats(stats: Row, *, colour: bool) -> str:
         others = {verdict: n for verdict, n in link["frames"].items() if verdict != "relayed"}
         notes += _detail(f"{link['ifname']}: frames not relayed", others)
         notes += _detail(f"{link['ifname']}: frames not captured", {"sent by this host": link["outgoing_frames"]})
+        notes += _detail(f"{link['ifname']}: taken by the kernel engine", {"frames": link.get("kernel_frames", 0)})
     if links:
         parts.append(render(["LINK", "FILTER", "FRAMES", "RING DROPS", "SNDBUF"], links, colour=colour, right=numbers))
     if notes:

@@ -204,6 +204,8 @@ class Changer:
         warnings += checks.link_warnings(alone, _nowhere, relay.links)
         exclusive = relay.exclusive.get(rule.name)
         refused = [f"not exclusive: {exclusive.reason}"] if exclusive and exclusive.reason else []
+        if reason := relay.engine_reasons.get(rule.name):
+            refused.append(f"by the ring: {reason}")
         return {
             "rule": rule.name,
             "state": status.state,

@@ -148,6 +148,9 @@ def _of_links(relay: RelayState) -> Iterator[Metric]:
     dropped = CounterMetricFamily(
         "mcrelay_ring_dropped_frames", "Frames that found no room in a link's ring.", labels=["link"]
     )
+    kernel = CounterMetricFamily(
+        "mcrelay_kernel_frames", "Frames of a link that the kernel engine took.", labels=["link"]
+    )
     own = CounterMetricFamily(
         "mcrelay_outgoing_frames", "Frames for a rule's group that this host sent on its input link.", labels=["link"]
     )
@@ -163,7 +166,8 @@ def _of_links(relay: RelayState) -> Iterator[Metric]:
         for verdict, count in (ring.frames if ring else verdicts).items():
             frames.add_metric([link, verdict], count)
         dropped.add_metric([link], ring.dropped if ring else 0)
+        kernel.add_metric([link], ring.kernel_frames if ring else 0)
         own.add_metric([link], relay.outgoing_frames.get(link, 0))
         igmp = relay.igmp.get(link)
         querier.add_metric([link], igmp.querier.last_seen_time if igmp and igmp.querier else 0.0)
-    yield from (frames, dropped, own, querier)
+    yield from (frames, dropped, kernel, own, querier)

@@ -44,6 +44,9 @@ class Engine(Protocol):
     def snapshot(self) -> Snapshot:
         """Read every counter."""
 
+    def engine_reasons(self) -> dict[str, str]:
+        """Of rules that ask for another engine than the ring: why the ring has them, empty where it does not."""
+
     def endpoints(self) -> dict[CounterKey, Endpoint]:
         """What each output that can send sends from."""
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 from mcrelay.model.state import CounterKey, CounterNames, InputCount, OutputCount, RingCount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
+
+    Begun: TypeAlias = "list[tuple[list[Counters], list[Counters]]]"  # of a new output, and of an input of its rule
 
 
 class Counters(Protocol):

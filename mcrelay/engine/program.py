@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 BUILT = bool(_CODE)
 
 
+def wait_for_packets() -> None:
+    """Return when no packet is on its way that was when this was called. Raises OSError where nobody can tell."""
+    program.wait_for_packets()
+
+
 def load(sizes: dict[str, int]) -> KernelProgram:
     """Have the kernel check the program and make its maps, with so many entries each. Raises OSError."""
     return program.KernelProgram(_CODE, sizes)

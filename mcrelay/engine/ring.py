@@ -42,6 +42,9 @@ from mcrelay.model.state import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from mcrelay.engine.counters import Begun, Counters
     from mcrelay.linux.features import Features
     from mcrelay.model.plan import InputSpec, OutputSpec, PlanSpec, RingSpec
     from mcrelay.model.rate import Rate
@@ -52,7 +55,7 @@ NAMES = CounterNames(VERDICTS, DROPS, SEND_ERRORS)
 
 
 @dataclass(slots=True)
-class _Capture:
+class Capture:
     """The rings on one link, one a worker, and what is known of them. ``split``: filters alone divide the groups."""
 
     spec: RingSpec
@@ -60,10 +63,11 @@ class _Capture:
     split: bool = False
     groups: frozenset[IPv4Address] = frozenset()
     coarse: bool = False
+    by_program: bool = False  # the filter is the kernel engine's
 
 
 @dataclass(slots=True)
-class _Egress:
+class Egress:
     """``sent``: source address and port, destination address and port of its datagrams, as the kernel chose them."""
 
     spec: OutputSpec
@@ -78,20 +82,23 @@ class RingEngine:
         self._features = features
         self._workers = workers
         self._generation = 0
-        self._captures: dict[int, _Capture] = {}
-        self._egress: dict[CounterKey, _Egress] = {}
+        self._captures: dict[int, Capture] = {}
+        self._egress: dict[CounterKey, Egress] = {}
         self._refused: list[OutputSpec] = []  # outputs to hosts
-        self._counters = CounterRegistry(
-            lambda: [CounterBlock(INPUT_FIELDS) for _ in range(workers)],
-            lambda: [CounterBlock(OUTPUT_FIELDS) for _ in range(workers)],
-            NAMES,
-        )
+        self._counters: CounterRegistry[Counters] = CounterRegistry(self._make_input, self._make_output, NAMES)
         self._policers: dict[CounterKey, tuple[Rate, list[PolicerState]]] = {}
         self._gso: dict[str, GsoState] = {}
         self._said: set[str] = set()
         self._scratches = [Scratch() for _ in range(workers)]
         self._plans = [PlanOwner(0, scratch=scratch).seal() for scratch in self._scratches]
         self._threads = Workers(workers, lambda i, wake_fd: Worker(self._plans[i], wake_fd), cpus)
+
+    def _make_input(self) -> list[Counters]:
+        """Counters of an input: one for each worker, in their order, before any others."""
+        return [CounterBlock(INPUT_FIELDS) for _ in range(self._workers)]
+
+    def _make_output(self) -> list[Counters]:
+        return [CounterBlock(OUTPUT_FIELDS) for _ in range(self._workers)]
 
     def start(self) -> None:
         """Start the workers; they idle until a plan gives them work. Raises UsageError for CPUs that cannot be had."""
@@ -110,17 +117,39 @@ class RingEngine:
         refused = Refusals()
         rings = self._open_rings(spec, refused)
         sockets = self._open_sockets(spec, refused)
+        begun = self._counters.begin((rule.name, output.to) for rule in spec.rules for output in rule.outputs)
+        bypassed = self._bypass(spec, rings, sockets, begun, refused)
         wanted = _groups(spec)
         for ifindex, capture in rings.items():
             self._filter(capture, capture.groups | wanted[ifindex], refused)
         self._generation += 1
-        begun = self._counters.begin((rule.name, output.to) for rule in spec.rules for output in rule.outputs)
-        plans = [self._compile(i, spec, rings, sockets, begun) for i in range(self._workers)]
+        plans = [self._compile(i, spec, rings, sockets, begun, bypassed=bypassed) for i in range(self._workers)]
         await self._threads.publish(plans, self._generation)
         for ifindex, capture in rings.items():
             self._filter(capture, wanted[ifindex], refused)
+        await self._settle(rings, sockets, begun, refused)
         self._retire(plans, rings, sockets, spec)
         return refused
+
+    def _bypass(
+        self,
+        spec: PlanSpec,
+        rings: Mapping[int, Capture],
+        sockets: Mapping[CounterKey, Egress],
+        begun: Begun,
+        refused: Refusals,
+    ) -> Collection[tuple[int, int, int, int]]:
+        """Say from which inputs (ifindex, group, source, port) another engine takes: the loop sees the rest."""
+        return ()
+
+    async def _settle(
+        self, rings: Mapping[int, Capture], sockets: Mapping[CounterKey, Egress], begun: Begun, refused: Refusals
+    ) -> None:
+        """The loop goes by the plan; what only the former used is about to be given up."""
+
+    def engine_reasons(self) -> dict[str, str]:
+        """No rule is anybody else's here."""
+        return {}
 
     def ask_again(self) -> None:
         """Have what an error taught (the MTU of a path, a device that takes no runs) asked of the kernel again."""
@@ -138,8 +167,8 @@ class RingEngine:
             return True
         return any(_source(output, output.source_port) is not None for output in self._refused)
 
-    def _open_rings(self, spec: PlanSpec, refused: Refusals) -> dict[int, _Capture]:
-        rings: dict[int, _Capture] = {}
+    def _open_rings(self, spec: PlanSpec, refused: Refusals) -> dict[int, Capture]:
+        rings: dict[int, Capture] = {}
         for ifindex, wanted in spec.rings.items():
             kept = self._captures.get(ifindex)
             if kept is not None and kept.spec == wanted:
@@ -151,7 +180,7 @@ class RingEngine:
                 refused.rings[ifindex] = refusals.of_ring(wanted.ifname, error)
         return rings
 
-    def _open_capture(self, ifindex: int, wanted: RingSpec) -> _Capture:
+    def _open_capture(self, ifindex: int, wanted: RingSpec) -> Capture:
         """Open a ring for each worker, and have the kernel deal the groups out among them; else their filters do."""
         settings = wanted.settings
         size = settings.ring_bytes // self._workers
@@ -165,10 +194,10 @@ class RingEngine:
             except OSError as error:
                 log.info("link=%s workers share it by their filters: %s", wanted.ifname, error)
                 split = True
-        return _Capture(wanted, sockets, split)
+        return Capture(wanted, sockets, split)
 
-    def _open_sockets(self, spec: PlanSpec, refused: Refusals) -> dict[CounterKey, _Egress]:
-        sockets: dict[CounterKey, _Egress] = {}
+    def _open_sockets(self, spec: PlanSpec, refused: Refusals) -> dict[CounterKey, Egress]:
+        sockets: dict[CounterKey, Egress] = {}
         room = process.free_descriptors() - _held_back(spec)
         self._refused = []
         for rule in spec.rules:
@@ -188,7 +217,7 @@ class RingEngine:
                 try:
                     opened = self._open_socket(output)
                     source = (int(opened.local_address), opened.source_port)
-                    sockets[slot] = _Egress(output, opened, (*source, int(output.address), output.port))
+                    sockets[slot] = Egress(output, opened, (*source, int(output.address), output.port))
                     room -= 1
                 except OSError as error:
                     refused.outputs[slot] = refusals.of_output(output, error)
@@ -218,7 +247,7 @@ class RingEngine:
             workers=self._workers,
         )
 
-    def _filter(self, capture: _Capture, groups: frozenset[IPv4Address], refused: Refusals) -> None:
+    def _filter(self, capture: Capture, groups: frozenset[IPv4Address], refused: Refusals) -> None:
         """Attach the narrowest filter that passes ``groups`` and that the kernel has room for."""
         if groups == capture.groups:
             return
@@ -245,9 +274,11 @@ class RingEngine:
         self,
         worker: int,
         spec: PlanSpec,
-        rings: dict[int, _Capture],
-        sockets: dict[CounterKey, _Egress],
-        begun: list[tuple[list[CounterBlock], list[CounterBlock]]],
+        rings: dict[int, Capture],
+        sockets: dict[CounterKey, Egress],
+        begun: Begun,
+        *,
+        bypassed: Collection[tuple[int, int, int, int]],
     ) -> PlanOwner:
         plan = PlanOwner(self._generation, scratch=self._scratches[worker], worker=worker)
         numbers = {
@@ -264,7 +295,7 @@ class RingEngine:
                 plan.add_output(
                     flow=flow,
                     socket=egress.socket if egress else None,
-                    counters=self._counters.output((rule.name, output.to))[worker],
+                    counters=_block(self._counters.output((rule.name, output.to))[worker]),
                     burst=output.burst,
                     keep_dscp=output.dscp is None,
                 )
@@ -275,16 +306,17 @@ class RingEngine:
                     group=int(each.group),
                     source=int(each.source or 0),
                     port=each.port,
-                    counters=self._counters.input((rule.name, each.text))[worker],
+                    counters=_block(self._counters.input((rule.name, each.text))[worker]),
                     allow=[(int(net.network_address), int(net.netmask)) for net in each.allow or ()],
                     policer=self._policer(worker, (rule.name, each.text), each.limit),
                     label=(rule.name, each.text),
+                    bypassed=(each.ifindex, int(each.group), int(each.source or 0), each.port) in bypassed,
                 )
         for held in sockets.values():
             source, source_port, address, port = held.sent
             plan.add_own(source=source, source_port=source_port, address=address, port=port)
         for begun_output, input_before in begun:
-            plan.add_beginning(output=begun_output[worker], of_input=input_before[worker])
+            plan.add_beginning(output=_block(begun_output[worker]), of_input=_block(input_before[worker]))
         return plan.seal()
 
     def _policer(self, worker: int, slot: CounterKey, limit: Rate | None) -> PolicerState | None:
@@ -299,7 +331,7 @@ class RingEngine:
         return held[1][worker]
 
     def _retire(
-        self, plans: list[PlanOwner], rings: dict[int, _Capture], sockets: dict[CounterKey, _Egress], spec: PlanSpec
+        self, plans: list[PlanOwner], rings: dict[int, Capture], sockets: dict[CounterKey, Egress], spec: PlanSpec
     ) -> None:
         """The workers go by ``plans``: what only the plans before used can go."""
         self._plans = plans
@@ -339,10 +371,7 @@ class RingEngine:
             inputs=self._counters.inputs(),
             retired=self._counters.retired(),
             outputs=self._counters.outputs(),
-            rings={
-                each.spec.ifname: self._counters.ring(each.spec.ifname, _ring_count(each))
-                for each in self._captures.values()
-            },
+            rings=self._ring_counts(),
             sndbufs={each.spec.oif: each.socket.sndbuf for each in self._egress.values() if each.spec.oif},
             workers=[
                 WorkerCount(i, seconds, generation)
@@ -351,6 +380,10 @@ class RingEngine:
                 )
             ],
         )
+
+    def _ring_counts(self) -> dict[str, RingCount]:
+        captures = self._captures.values()
+        return {each.spec.ifname: self._counters.ring(each.spec.ifname, _ring_count(each)) for each in captures}
 
     def drops(self) -> dict[str, dict[str, int]]:
         """Datagrams that rules dropped, by rule and reason, of the rules that dropped any: watched all the time."""
@@ -413,7 +446,13 @@ class RingEngine:
         self._captures, self._egress = {}, {}
 
 
-def _rerouted(egress: _Egress) -> bool:
+def _block(counters: Counters) -> CounterBlock:
+    """Counters that a worker writes."""
+    assert isinstance(counters, CounterBlock)
+    return counters
+
+
+def _rerouted(egress: Egress) -> bool:
     if egress.spec.source_address is not None:
         return False
     source = _source(egress.spec, egress.socket.source_port)
@@ -451,7 +490,7 @@ def _groups(spec: PlanSpec) -> dict[int, frozenset[IPv4Address]]:
     return {ifindex: frozenset(held) for ifindex, held in groups.items()}
 
 
-def _ring_count(capture: _Capture) -> RingCount:
+def _ring_count(capture: Capture) -> RingCount:
     """What the open rings of a link have counted. The verdicts are read first: never more of them than frames."""
     frames = total(ring.frames.read() for ring in capture.sockets)
     received, dropped = total(ring.statistics() for ring in capture.sockets)

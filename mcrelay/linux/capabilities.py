@@ -31,8 +31,14 @@ ADMINS = "mcrelay-admin"  # the group that may change what runs
 READERS = "mcrelay"  # the group that may look
 NOBODY = 65534  # where there is no such user either: the kernel's overflow uid
 
-CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW = 10, 12, 13  # linux/capability.h
-_NAMES = {CAP_NET_BIND_SERVICE: "cap_net_bind_service", CAP_NET_ADMIN: "cap_net_admin", CAP_NET_RAW: "cap_net_raw"}
+CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF = 10, 12, 13, 39  # linux/capability.h
+_NAMES = {
+    CAP_NET_BIND_SERVICE: "cap_net_bind_service",
+    CAP_NET_ADMIN: "cap_net_admin",
+    CAP_NET_RAW: "cap_net_raw",
+    CAP_BPF: "cap_bpf",
+}
+KERNEL_ENGINE = "kernel_engine"  # the one use of CAP_NET_ADMIN that needs CAP_BPF too
 _LAST = 63
 _VERSION_3 = 0x20080522
 
@@ -86,14 +92,15 @@ def successor() -> Account | None:
 def become_unprivileged(account: Account | None, admin_uses: Collection[str] = (), ports: Collection[int] = ()) -> None:
     """Become *account*, keep only what relaying needs, and let nothing that we start have more. Logs what was kept.
 
-    CAP_NET_RAW is kept. CAP_NET_ADMIN is kept for *admin_uses*, what the configuration needs it for,
-    CAP_NET_BIND_SERVICE for reserved source *ports*, and either where somebody put it into the ambient set for us
-    (systemd's AmbientCapabilities=): root has every capability, so that alone does not say that we are meant to have
-    it. Raises OperationError.
+    CAP_NET_RAW is kept. CAP_NET_ADMIN is kept for *admin_uses*, what the configuration needs it for, and CAP_BPF where
+    KERNEL_ENGINE is among them; CAP_NET_BIND_SERVICE for reserved source *ports*; and each where somebody put it into
+    the ambient set for us (systemd's AmbientCapabilities=): root has every capability, so that alone does not say that
+    we are meant to have it. Raises OperationError.
     """
     if account is not None:
         wanted = {CAP_NET_RAW}
-        for capability, needed in ((CAP_NET_ADMIN, admin_uses), (CAP_NET_BIND_SERVICE, ports)):
+        bpf = KERNEL_ENGINE in admin_uses
+        for capability, needed in ((CAP_NET_ADMIN, admin_uses), (CAP_BPF, bpf), (CAP_NET_BIND_SERVICE, ports)):
             if needed or _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, capability) == 1:
                 wanted.add(capability)
         wanted &= capabilities()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mcrelay.errors import OperationError
 from mcrelay.linux import capabilities, procfs
+from mcrelay.linux.capabilities import KERNEL_ENGINE
 
 if TYPE_CHECKING:
     from mcrelay.model.rule import Config
@@ -71,4 +72,5 @@ def admin_uses(config: Config) -> list[str]:
     """What of this configuration needs CAP_NET_ADMIN."""
     uses = {"exclusive": any(rule.exclusive and rule.enabled for rule in config.rules.values())}
     uses["gro"] = any(settings.gro for settings in config.links.values())
+    uses[KERNEL_ENGINE] = any(rule.engine == "kernel" and rule.enabled for rule in config.rules.values())
     return [use for use, needed in uses.items() if needed]

@@ -112,11 +112,13 @@ class RingSpec:
 class PlanSpec:
     """Everything the relay is to do, computed from a Config and the links as they are: no side effect, no socket.
 
-    ``rings`` is keyed by ifindex.
+    ``rings`` is keyed by ifindex, and so is ``ethernet``: the hardware addresses of Ethernet links by which rules of
+    the kernel engine send.
     """
 
     rules: tuple[RuleSpec, ...] = ()
     rings: dict[int, RingSpec] = field(default_factory=dict)
+    ethernet: dict[int, str] = field(default_factory=dict)
 
     @property
     def memberships(self) -> frozenset[Membership]:

@@ -182,11 +182,10 @@ class Rule:
     engine: Literal["ring", "kernel"] = field(
         default="ring",
         metadata=option(
-            choice("ring", later=("kernel",)),
+            choice("ring", "kernel"),
             "ring|kernel",
             help="What forwards.",
-            manual='"ring", or "kernel": what forwards.',
-            instead="leave it out: the ring relays everything",
+            manual='"ring", or "kernel": an eBPF program (Linux 6.6); `show rules` says where it cannot.',
         ),
     )
     health: Literal["none", "rtp", "ts", "auto"] = field(

@@ -58,12 +58,16 @@ class OutputCount:
 
 @dataclass(frozen=True, slots=True)
 class RingCount:
-    """Frames of one link, also of rings that it had before. ``coarse``: the filter passes more than it should."""
+    """Frames of one link, also of rings that it had before. ``coarse``: the filter passes more than it should.
+
+    ``kernel_frames`` are those that the kernel engine took, which no ring has seen.
+    """
 
     rx_frames: int
     dropped: int
     frames: dict[str, int]
     coarse: bool
+    kernel_frames: int = 0
 
 
 @dataclass(frozen=True, slots=True)

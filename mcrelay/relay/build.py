@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from mcrelay.engine.ring import RingEngine
+from mcrelay.engine.kernel import KernelEngine
 from mcrelay.exclusive.policy import Exclusive
 from mcrelay.igmp.membership import Memberships
 from mcrelay.igmp.monitor import Limits
@@ -31,7 +31,7 @@ def build(
 ) -> Service:
     """Make a relay that has not begun. ``inherited`` is what the service manager kept, ``table`` the nftables table."""
     woken = asyncio.Event()
-    engine = RingEngine(features, config.relay.workers, config.relay.cpus)
+    engine = KernelEngine(features, config.relay.workers, config.relay.cpus)
 
     def look_at_routes() -> None:
         """A route, a rule or a next hop is another one; it is nearly always none of ours."""

@@ -15,13 +15,14 @@ from mcrelay.model.notation import format_stream
 from mcrelay.model.plan import InputSpec, OutputSpec, PlanSpec, RingSpec, RuleSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from mcrelay.model.link import Link
     from mcrelay.model.plan import OutputState, RuleState
     from mcrelay.model.rule import Config, Input, Output, Rule
     from mcrelay.model.stream import Stream
 
+ETHERNET_TYPE = 1  # ARPHRD_ETHER of linux/if_arp.h
 LOOPBACK_TYPE = 772  # ARPHRD_LOOPBACK of linux/if_arp.h
 LEAST_MTU = 68  # RFC 791; below it Linux takes addresses and memberships off the link
 AUTO_PORTS = range(20000, 32768)  # below Linux's ephemeral ports (ip_local_port_range starts at 32768)
@@ -36,7 +37,14 @@ def compile_plan(config: Config, links: Mapping[str, Link]) -> PlanSpec:
     rules = _told_apart([_compile_rule(rule, host) for rule in config.rules.values()])
     live = {each.iif for rule in rules for each in rule.inputs if each.live}
     rings = {links[name].ifindex: _ring(config, links[name]) for name in sorted(live)}
-    return PlanSpec(rules, rings)
+    return PlanSpec(rules, rings, _ethernet(rules, links))
+
+
+def _ethernet(rules: Sequence[RuleSpec], links: Mapping[str, Link]) -> dict[int, str]:
+    """Whose frames the kernel engine may build for itself, and from which address."""
+    asking = {each.oif for rule in rules if rule.engine == "kernel" for each in rule.outputs}
+    used = (links.get(name) for name in sorted(filter(None, asking)))
+    return {link.ifindex: link.mac for link in used if link and link.hardware == ETHERNET_TYPE and link.mac}
 
 
 class _Host:
@@ -86,9 +94,8 @@ def _ring(config: Config, link: Link) -> RingSpec:
 def _compile_rule(rule: Rule, host: _Host) -> RuleSpec:
     if len(rule.inputs) != 1:
         raise NotBuiltError("inputs", len(rule.inputs))
-    for key, value in (("engine", rule.engine), ("health", rule.health)):
-        if value not in {"ring", "none"}:
-            raise NotBuiltError(key, value)
+    if rule.health != "none":
+        raise NotBuiltError("health", rule.health)
     return RuleSpec(
         name=rule.name,
         origin=rule.origin,

@@ -262,6 +262,7 @@ class Service:
             config=self.config,
             rules=tuple(self.statuses()),
             losing=frozenset(self.losing()),
+            engine_reasons=self.engine.engine_reasons(),
             exclusive=dict(parts.exclusive.states),
             endpoints=self.engine.endpoints(),
             counts=counts,

@@ -47,7 +47,8 @@ class DaemonState:
 class RelayState:
     """A relay at one moment. ``time`` is Unix seconds, ``uptime_seconds`` monotonic ones since it was made.
 
-    ``losing`` are names of rules; ``exclusive`` is by rule, ``gro`` and ``igmp`` by link, of those that ask for it or
+    ``losing`` are names of rules; ``engine_reasons`` tells of those that ask for the kernel engine why the ring has
+    them, nothing where it does not; ``exclusive`` is by rule, ``gro`` and ``igmp`` by link, of those that ask for it or
     listen there. ``last_packet_times`` are Unix seconds by rule, as the clock is set now. ``outgoing_frames`` are what
     this host itself has sent on an input link to groups of rules. Of ``links``, those that no rule names may be as old
     as the last look at all of them. ``memberships`` are all that the rules want, ``joined`` those that the kernel has,
@@ -59,6 +60,7 @@ class RelayState:
     config: Config
     rules: tuple[RuleStatus, ...]
     losing: frozenset[str]
+    engine_reasons: Mapping[str, str]
     exclusive: Mapping[str, FeatureState]
     endpoints: Mapping[CounterKey, Endpoint]
     counts: Snapshot

@@ -24,14 +24,15 @@ def rules(relay: RelayState) -> list[Row]:
 
 
 def _rule(relay: RelayState, status: RuleStatus) -> Row:
+    reason = relay.engine_reasons.get(status.rule.name)
     return {
         "name": status.rule.name,
         "description": status.rule.description,
         "origin": status.rule.origin,
         "state": status.state,
         "reason": status.reason or None,
-        "engine": status.rule.engine,
-        "engine_reason": None,
+        "engine": "ring" if reason is None or reason else "kernel",
+        "engine_reason": reason or None,
         "losing": status.rule.name in relay.losing,
         "exclusive": _exclusive(relay, status),
         "inputs": [_input(each) for each in status.inputs],
@@ -128,6 +129,7 @@ def _link_stats(relay: RelayState, name: str) -> Row:
         "rx_frames": ring.rx_frames if ring else 0,
         "frames": ring.frames if ring else dict.fromkeys(relay.counts.names.verdicts, 0),
         "ring_dropped_frames": ring.dropped if ring else 0,
+        "kernel_frames": ring.kernel_frames if ring else 0,
         # Of groups of rules, sent on this link by this host: not captured.
         "outgoing_frames": relay.outgoing_frames.get(name, 0),
     }

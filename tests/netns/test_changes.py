@@ -14,14 +14,14 @@ import time
 import tomllib
 
 import pytest
-from support.relay import GROUP, INPUT, assert_adds_up, relaying
+from support.relay import GROUP, INPUT, assert_adds_up, both_engines, relaying
 from support.traffic import MCRELAY, assert_exact, heard, receiver, report, send, sender
 
 from mcrelay.config.parse import parse_config
 from mcrelay.control.client import RefusedError, ask
 from mcrelay.errors import ConfigError
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, both_engines]
 
 RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
 OTHER = '[rules.other]\ninput = "239.7.7.7:5000%in0"\noutputs = ["239.10.0.9:5004%out0"]\n'
@@ -345,7 +345,7 @@ def test_a_reload_that_keeps_run_time_changes_takes_the_rest_and_refuses_a_confl
     with relaying(RULE + OTHER) as relay:
         run(relay, "add", "y", "239.6.0.1:5000%in0", "10.9.0.1", "--ttl", "8")
         run(relay, "disable", "other")
-        relay.config.write_text(RULE.replace("%out0", '%out0", "10.9.0.9') + OTHER)
+        relay.write(RULE.replace("%out0", '%out0", "10.9.0.9') + OTHER)
         told = run(relay, "reload", "--keep-runtime").stdout
         assert told == "~ x\n    output 10.9.0.9:2068 added\nreloaded: 3 rules\n"
         assert names(relay) == {"x": "file", "other": "runtime", "y": "runtime"}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from support.relay import INPUT, assert_adds_up, relaying
+from support.relay import INPUT, assert_adds_up, both_engines, relaying
 from support.traffic import assert_exact, heard, receiver, send
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, both_engines]
 
 COUNT = 50
 OUT_ADDRESS = "198.51.100.1"

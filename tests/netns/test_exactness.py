@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, relaying
+from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, both_engines, relaying
 from support.traffic import assert_exact, receiver, report, send, sender
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, both_engines]
 
 OUT = "239.10.0.1:5004%out0"
 RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["{OUT}"]\n'

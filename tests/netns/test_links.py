@@ -9,12 +9,12 @@ import signal
 import time
 
 import pytest
-from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, carries, relaying
+from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, both_engines, carries, relaying
 from support.traffic import assert_exact, heard, receiver, report, send, sender
 
 from mcrelay.links import watch as watch_module
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, both_engines]
 
 BYSTANDER = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.relay import GROUP, INPUT, RelayUnderTest, assert_adds_up, relaying
+from support.relay import GROUP, INPUT, RelayUnderTest, assert_adds_up, both_engines, relaying
 from support.traffic import assert_exact, heard, receiver, report, send
 
 from mcrelay.commands.lab import Lab, bridge, forwarding
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, both_engines]
 
 COUNT = 500
 

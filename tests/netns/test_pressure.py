@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from support.relay import GROUP, INPUT, assert_adds_up, relaying
+from support.relay import GROUP, INPUT, assert_adds_up, both_engines, relaying
 from support.traffic import assert_exact, heard, receiver, report, send, sender
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, both_engines]
 
 RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from support.relay import GROUP, INPUT, assert_adds_up, relaying
+from support.relay import GROUP, INPUT, assert_adds_up, both_engines, relaying
 from support.traffic import assert_exact, receiver, report, send
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, both_engines]
 
 SOON = 1.0
 OUT0 = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'

@@ -54,6 +54,9 @@ class FakeEngine:
     def rerouted(self):
         return self.moved
 
+    def engine_reasons(self):
+        return {}
+
     def check(self):
         if self.broken:
             raise self.broken

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from support.traffic import MCRELAY, wait_for
 
 from mcrelay.commands.lab import standard_lab
@@ -30,10 +31,14 @@ GROUP = "226.2.2.2"
 INPUT = f"{SOURCE}@{GROUP}:2068%in0"
 
 
+both_engines = pytest.mark.usefixtures("engine")  # of tests/netns/conftest.py
+
+
 class RelayUnderTest:
     """`mcrelay run` in a lab's relay namespace."""
 
     program: tuple[str, ...] | list[str] = MCRELAY
+    engine = "ring"  # of every rule that does not say: see `both_engines`
 
     def __init__(self, lab, config: str, folder: Path, *, environment: dict[str, str] | None = None) -> None:
         self.lab = lab
@@ -41,9 +46,17 @@ class RelayUnderTest:
         self.socket = str(folder / "run" / "mcrelay.sock")  # a folder that the relay makes, and so may remove from
         folder.chmod(0o755)  # a relay started by root goes on as nobody, and reads the file again at a reload
         self.log = folder / "log"
-        self.config.write_text(config)
+        self.write(config)
         self._environment = environment
         self.process = None
+
+    def write(self, config: str) -> None:
+        """Put this into the file, with the engine under test as default."""
+        if self.engine != "ring":
+            key = f'engine = "{self.engine}"\n'
+            there = config.replace("[defaults]\n", f"[defaults]\n{key}")
+            config = there if there != config else f"{config}\n[defaults]\n{key}"  # no line moves
+        self.config.write_text(config)
 
     def start(self) -> None:
         command = [*self.program, "run", "-c", str(self.config), "--socket", self.socket]
@@ -78,7 +91,7 @@ class RelayUnderTest:
         return next(each for each in self.show("rules") if each["name"] == name)["state"]
 
     def reload(self, config: str) -> None:
-        self.config.write_text(config)
+        self.write(config)
         ask(self.socket, "reload")
 
     def stop(self, seconds: float = 5) -> float:

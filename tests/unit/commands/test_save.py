@@ -68,7 +68,7 @@ DEFAULTS = toml_table(("defaults",), OTHERS)
 def test_no_defaults_of_the_files_change_what_is_written(each):
     """But that there is no word for no limit: every source, and more than any link brings, come to the same."""
     said = parse_config([("f.toml", DEFAULTS)]).defaults
-    assert said == set(RULE) - {"vlan", "engine", "health"}
+    assert said == set(RULE) - {"vlan", "health"}
     table = rule_table(each, said)
     read = parse_config([("f.toml", DEFAULTS + toml_table(("rules", each.name), table))]).config.rules[each.name]
     if each.inputs[0].allow is None:

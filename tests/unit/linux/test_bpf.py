@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.frames import ethernet, frame, ipv4, number, tagged, udp
 
-from mcrelay.engine.ring import RingEngine, _Capture
+from mcrelay.engine.ring import Capture, RingEngine
 from mcrelay.linux import bpf
 from mcrelay.linux.features import Features
 from mcrelay.model.plan import RingSpec
@@ -249,7 +249,7 @@ def attach():
     engine = RingEngine(Features())
 
     def attached(ring, groups):
-        capture, troubles = _Capture(RingSpec("in0", LinkSettings()), [ring]), Refusals()
+        capture, troubles = Capture(RingSpec("in0", LinkSettings()), [ring]), Refusals()
         engine._filter(capture, frozenset(groups), troubles)
         return capture, troubles
 

@@ -276,7 +276,6 @@ NOT_BUILT = {
     "ttl decrement": {"output": 'ttl = "decrement"'},
     "vlan of a number": {"rule": "vlan = 100"},
     "vlan any": {"rule": 'vlan = "any"'},
-    "engine kernel": {"rule": 'engine = "kernel"'},
     "health": {"rule": 'health = "rtp"'},
 }
 

@@ -126,6 +126,7 @@ def test_stats_have_every_link_that_a_rule_names_or_a_ring_was_on(state):
             "rx_frames": 100,
             "frames": {"relayed": 95, "no_match": 5},
             "ring_dropped_frames": 3,
+            "kernel_frames": 0,
             "outgoing_frames": 4,
         },
         {
@@ -135,6 +136,7 @@ def test_stats_have_every_link_that_a_rule_names_or_a_ring_was_on(state):
             "rx_frames": 0,
             "frames": {"relayed": 0, "no_match": 0},
             "ring_dropped_frames": 0,
+            "kernel_frames": 0,
             "outgoing_frames": 0,
         },
     )

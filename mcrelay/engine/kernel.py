@@ -1,0 +1,253 @@
+"""The kernel engine: the ring, and before it a program in the kernel that takes what it can of the rules that ask.
+
+The ring has every rule, ready to send: what the program does not treat (a rule, or a datagram) is its own, and a rule
+goes from one to the other by one entry in a map. Which of them has a datagram is decided by one function of
+relay.bpf.c, once, in the ring's filter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mcrelay.engine import program
+from mcrelay.engine.ring import RingEngine
+from mcrelay.engine.table import FullError, InputCounters, OutputCounters, RuleKey, Sending, Table, Taking, macs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from ipaddress import IPv4Address
+
+    from mcrelay.engine.counters import Begun, Counters
+    from mcrelay.engine.ring import Capture, Egress
+    from mcrelay.linux.features import Features
+    from mcrelay.model.plan import InputSpec, OutputSpec, PlanSpec, RuleSpec
+    from mcrelay.model.state import CounterKey, Refusals, RingCount
+
+log = logging.getLogger(__name__)
+
+IPV4_UDP_BYTES = 28
+LARGEST = 65535  # bytes of an IPv4 packet
+GRACE_SECONDS = 0.1  # longer than a packet is on its way, where the kernel does not say when it is over
+NOT_BUILT = "this mcrelay was made without the kernel engine: its build needs clang and libbpf-dev"
+NO_CAPABILITY = (
+    'CAP_BPF and CAP_NET_ADMIN are missing: started by root, the relay keeps them if a rule\'s engine = "kernel" stands'
+    " in its files by then; under systemd, install the drop-in kernel-engine.conf"
+)
+NO_TCX = "this kernel has no tcx hook: it needs Linux 6.6 or newer"
+HELD = (
+    "something came that the program does not treat (from a second source, with IP options, beyond an output's MTU):"
+    " the ring has the stream until it has been silent for 0.1 s"
+)
+FULL = "the kernel engine's maps are full: a restart makes them larger"
+
+
+class KernelEngine(RingEngine):
+    """An Engine whose rules go by the program where they ask for it and it can."""
+
+    def __init__(self, features: Features, workers: int = 1, cpus: tuple[int, ...] = ()) -> None:
+        self._table: Table | None = None
+        self._trouble = ""  # why there is no table
+        self._reasons: dict[str, str] = {}
+        self._keys: dict[RuleKey, str] = {}  # of the rules that the program takes
+        super().__init__(features, workers, cpus)
+
+    def _make_input(self) -> list[Counters]:
+        return [*super()._make_input(), InputCounters()]
+
+    def _make_output(self) -> list[Counters]:
+        return [*super()._make_output(), OutputCounters()]
+
+    def ask_again(self) -> None:
+        """Have a program that could not be loaded be tried again too."""
+        super().ask_again()
+        self._trouble = ""
+
+    def engine_reasons(self) -> dict[str, str]:
+        """Of rules that ask for the program: why the ring has them, empty where it does not."""
+        held = {rule for key, rule in self._keys.items() if self._table and self._table.held(key)}
+        return {rule: HELD if rule in held else reason for rule, reason in self._reasons.items()}
+
+    def _bypass(
+        self,
+        spec: PlanSpec,
+        rings: Mapping[int, Capture],
+        sockets: Mapping[CounterKey, Egress],
+        begun: Begun,
+        refused: Refusals,
+    ) -> frozenset[RuleKey]:
+        """Let the program take what the plan gives it, before the ring goes by the plan."""
+        asking = [(rule, each) for rule in spec.rules if rule.engine == "kernel" for each in rule.inputs if each.live]
+        reasons = {rule.name: self._load(spec) for rule, _ in asking}
+        if self._table is None:
+            self._keys = {}
+            self._tell(reasons)
+            return frozenset()
+        table = self._table
+        new = {each for output, _ in begun for each in output if isinstance(each, OutputCounters)}
+        kept: dict[RuleKey, str] = {}
+        try:
+            table.know(held.sent for held in sockets.values())
+            for rule, each in asking:
+                reason = _unfit(rule, each, spec, rings) or self._attach(each, rings[each.ifindex], refused)
+                if not reason:
+                    key = RuleKey(each.ifindex, int(each.group), int(each.source or 0), each.port)
+                    try:
+                        table.take(key, self._taking(rule, each, spec, sockets), new)
+                        kept[key] = rule.name
+                    except (FullError, OSError) as error:
+                        reason = _refusal(error)
+                reasons[rule.name] = reason
+        except OSError as error:  # no room for what is ours
+            reasons, kept = {rule.name: _refusal(error) for rule, _ in asking}, {}
+        table.leave(kept)
+        self._keys = kept
+        self._tell(reasons)
+        return frozenset(kept)
+
+    def _load(self, spec: PlanSpec) -> str:
+        """Load the program, once there is a rule for it; else say why not."""
+        if self._table is not None or self._trouble:
+            return self._trouble
+        if not program.BUILT:
+            self._trouble = NOT_BUILT
+            return NOT_BUILT
+        inputs = sum(len(rule.inputs) for rule in spec.rules)
+        try:
+            self._table = Table(inputs, sum(len(rule.outputs) for rule in spec.rules))
+        except OSError as error:
+            self._trouble = _refusal(error)
+        return self._trouble
+
+    def _attach(self, each: InputSpec, capture: Capture, refused: Refusals) -> str:
+        """Have the program on a rule's link, and its filter on the link's rings; else say why not."""
+        assert self._table is not None
+        try:
+            self._table.attach(each.ifindex, each.iif, each.incarnation)
+            self._filter_by_program(each.ifindex, capture, capture.groups)
+        except (FullError, OSError) as error:
+            return _refusal(error)
+        return ""
+
+    def _filter_by_program(self, ifindex: int, capture: Capture, groups: frozenset[IPv4Address]) -> None:
+        assert self._table is not None
+        self._table.let_in(ifindex, {int(group) for group in groups})
+        if not capture.by_program:
+            for ring in capture.sockets:
+                self._table.program.filter(ring.fileno())
+            capture.by_program = True
+        capture.groups, capture.coarse = groups, False
+
+    def _filter(self, capture: Capture, groups: frozenset[IPv4Address], refused: Refusals) -> None:
+        """Have the rings of a link let these groups in: by the program's filter where the program is."""
+        ifindex = capture.sockets[0].ifindex
+        if self._table is None or not capture.by_program:
+            super()._filter(capture, groups, refused)
+            return
+        try:
+            self._filter_by_program(ifindex, capture, groups)
+        except OSError as error:
+            refused.rings[ifindex] = f"no filter on {capture.spec.ifname}: {_refusal(error)}"
+
+    def _taking(self, rule: RuleSpec, each: InputSpec, spec: PlanSpec, sockets: Mapping[CounterKey, Egress]) -> Taking:
+        counters = self._counters.input((rule.name, each.text))[-1]
+        assert isinstance(counters, InputCounters)
+        active = [output for output in rule.outputs if (rule.name, output.to) in sockets]
+        return Taking(
+            rule.name,
+            counters,
+            tuple(self._sending(rule.name, output, spec, sockets) for output in rule.outputs),
+            min([output.payload_max + IPV4_UDP_BYTES for output in active], default=LARGEST),
+            whole=all(output.burst > 1 for output in active),
+        )
+
+    def _sending(self, rule: str, output: OutputSpec, spec: PlanSpec, sockets: Mapping[CounterKey, Egress]) -> Sending:
+        counters = self._counters.output((rule, output.to))[-1]
+        assert isinstance(counters, OutputCounters)
+        egress = sockets.get((rule, output.to))
+        if egress is None:
+            return Sending(counters)
+        source, source_port, group, port = egress.sent
+        return Sending(
+            counters, output.ifindex, group, source, port, source_port, output.ttl, output.dscp, output.df,
+            macs_of(group, bytes.fromhex(spec.ethernet[output.ifindex].replace(":", ""))),
+        )  # fmt: skip
+
+    async def _settle(
+        self, rings: Mapping[int, Capture], sockets: Mapping[CounterKey, Egress], begun: Begun, refused: Refusals
+    ) -> None:
+        """The ring goes by the plan: give up what the program had for the one before."""
+        if self._table is None:
+            return
+        table = self._table
+        if table.unsettled:
+            try:
+                program.wait_for_packets()
+            except OSError:
+                await asyncio.sleep(GRACE_SECONDS)
+        table.settle(held.sent for held in sockets.values())
+        for output, source in begun:
+            if isinstance(output[-1], OutputCounters) and isinstance(source[-1], InputCounters):
+                output[-1].since += source[-1].passed
+        used = {key.ifindex for key in table.keys}
+        for ifindex in table.attached.keys() - used:
+            if (capture := rings.get(ifindex)) is not None and capture.by_program:
+                groups, capture.groups, capture.by_program = capture.groups, frozenset(), False
+                super()._filter(capture, groups, refused)
+            table.detach(ifindex)
+
+    def _tell(self, reasons: dict[str, str]) -> None:
+        """Log what has changed, one line a rule."""
+        for name, reason in reasons.items():
+            if self._reasons.get(name) != reason:
+                if reason:
+                    log.warning("rule=%s engine=ring reason=%r", name, reason)
+                else:
+                    log.info("rule=%s engine=kernel", name)
+        self._reasons = reasons
+
+    def _ring_counts(self) -> dict[str, RingCount]:
+        counts = super()._ring_counts()
+        frames = self._table.frames() if self._table else {}
+        return {name: replace(count, kernel_frames=frames.get(name, 0)) for name, count in counts.items()}
+
+    def close(self) -> None:
+        """Take the program off every link, then do as the ring."""
+        if self._table is not None:
+            self._table.close()
+            self._table = None
+        super().close()
+
+
+def _unfit(rule: RuleSpec, each: InputSpec, spec: PlanSpec, rings: Mapping[int, Capture]) -> str:
+    """Why the program does not treat a rule: what it does not do, and links that are no Ethernet."""
+    capture = rings.get(each.ifindex)
+    if capture is None:
+        return f"link {each.iif} has no ring"
+    if capture.spec.loopback:
+        return f"link {each.iif} is no Ethernet link"
+    if capture.split:
+        return f"several workers share link {each.iif} by their filters"
+    for key, value in (("allow", each.allow), ("limit", each.limit)):
+        if value is not None:
+            return f"{key} is the ring's to hold"
+    for output in rule.outputs:
+        if not output.address.is_multicast:
+            return f"output {output.to} is no multicast group"
+        if output.state == "active" and output.ifindex not in spec.ethernet:
+            return f"link {output.oif} is no Ethernet link"
+    return ""
+
+
+def _refusal(error: Exception) -> str:
+    """Say what the kernel did not do, and what to do (bpf(2))."""
+    if not isinstance(error, OSError) or error.errno in {errno.E2BIG, errno.ENOSPC}:
+        return FULL
+    if error.errno in {errno.EPERM, errno.EACCES}:
+        return NO_CAPABILITY
+    if error.errno == errno.EINVAL and "BPF_LINK_CREATE" in str(error):
+        return NO_TCX
+    return f"the kernel refused the program: {error.strerror or error}"

@@ -1,0 +1,382 @@
+"""The kernel engine's maps: which rules the program takes, what it sends for them, and what it has counted.
+
+A packet that is on its way may still go by the entry before. So what an entry had goes in two steps: `change` makes the
+next one, and `settle` gives up what only the former used, when no packet can be between. Main thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from mcrelay._core.counters import INPUT_FIELDS, OUTPUT_FIELDS
+from mcrelay.engine import program
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from mcrelay._core.program import KernelProgram
+
+LEAST_ROOM = 1024  # entries of a map; four times what there was to begin with where that is more
+LINKS = 256
+COUNTED = ("rx_packets", "rx_bytes", "last_packet_ns")  # the order of struct relay_input_counters
+CLOCK_STEP_NS = 10_000_000
+
+
+class FullError(Exception):
+    """There is no room for another entry."""
+
+
+class RuleKey(NamedTuple):
+    """What a rule's datagrams are found by; addresses as numbers, source 0 is any."""
+
+    ifindex: int
+    group: int
+    source: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """How one output's datagrams leave; ``ifindex`` 0 is a parked output. ``macs`` are destination and source."""
+
+    counters: OutputCounters
+    ifindex: int = 0
+    group: int = 0
+    source: int = 0
+    port: int = 0
+    source_port: int = 0
+    ttl: int = 0
+    dscp: int | None = None
+    df: bool = False
+    macs: bytes = bytes(12)
+
+
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """What the program is to do with a rule's datagrams: ``size_max`` is of an IPv4 packet, in bytes."""
+
+    rule: str
+    counters: InputCounters
+    sendings: tuple[Sending, ...]
+    size_max: int
+    whole: bool
+    exclusive: bool = False
+
+
+class InputCounters:
+    """What the program has counted of one input: in the slots that it has, and before it had them."""
+
+    fields = INPUT_FIELDS
+
+    def __init__(self) -> None:
+        self.table: Table | None = None
+        self.slots: list[int] = []
+        self._past = (0, 0, 0)
+        self._still = (0,) * len(self.fields)  # while there is no slot, which is so for most rules of most relays
+
+    @property
+    def passed(self) -> int:
+        """Datagrams that it let through before its present slots; it drops none."""
+        return self._past[0]
+
+    def read(self) -> tuple[int, ...]:
+        """Each counter as it is now."""
+        if not self.slots:
+            return self._still
+        counts = dict(zip(COUNTED, self._sum(self.slots), strict=True))
+        return tuple(counts.get(name, 0) for name in self.fields)
+
+    def _sum(self, slots: Iterable[int]) -> tuple[int, int, int]:
+        packets, size, last_ns = self._past
+        for slot in slots:
+            assert self.table is not None
+            more, bytes_, at_ns = self.table.program.read_input(slot)
+            packets, size = packets + more, size + bytes_
+            last_ns = max(last_ns, self.table.unix_ns(at_ns) if at_ns else 0)
+        return packets, size, last_ns
+
+    def fold(self, slot: int) -> None:
+        """Keep what stands in a slot that goes."""
+        self._past = self._sum([slot])
+        self.slots.remove(slot)
+        counts = dict(zip(COUNTED, self._past, strict=True))
+        self._still = tuple(counts.get(name, 0) for name in self.fields)
+
+
+class OutputCounters:
+    """What the program has sent by one output. ``since``: what its rule had let through here when it began."""
+
+    fields = OUTPUT_FIELDS
+
+    def __init__(self) -> None:
+        self.table: Table | None = None
+        self.slot: int | None = None
+        self.since = 0
+        self._past: Sequence[int] = (0,) * (len(OUTPUT_FIELDS) - 1)  # all but ``since``, which is the third
+
+    def read(self) -> tuple[int, ...]:
+        """Each counter as it is now."""
+        packets, size, *errors = self._sum()
+        return (packets, size, self.since, *errors)
+
+    def _sum(self) -> Sequence[int]:
+        if self.slot is None or self.table is None:
+            return self._past
+        return [a + b for a, b in zip(self._past, self.table.program.read_output(self.slot), strict=True)]
+
+    def fold(self) -> None:
+        """Keep what stands in the slot, which goes."""
+        self._past, self.slot = self._sum(), None
+
+
+class Slots:
+    """Places in an array, given out in one piece."""
+
+    def __init__(self, size: int) -> None:
+        self._free = [(0, size)]
+
+    def take(self, count: int = 1) -> int:
+        """Return the first of so many. Raises FullError."""
+        for i, (first, room) in enumerate(self._free):
+            if room >= count:
+                self._free[i : i + 1] = [(first + count, room - count)] if room > count else []
+                return first
+        raise FullError
+
+    def give(self, first: int, count: int = 1) -> None:
+        """Take them back."""
+        self._free.append((first, count))
+        self._free.sort()
+        joined: list[tuple[int, int]] = []
+        for start, size in self._free:
+            if joined and sum(joined[-1]) == start:
+                joined[-1] = (joined[-1][0], joined[-1][1] + size)
+            else:
+                joined.append((start, size))
+        self._free = joined
+
+
+@dataclass(slots=True)
+class _Entry:
+    taking: Taking
+    first_output: int
+    counters: int
+    flow: int
+    attachment: Attachment
+
+
+@dataclass(slots=True)
+class Attachment:
+    """The program on one link. ``incarnation`` is the link's (Link); ``link_fd`` keeps it there."""
+
+    ifname: str
+    incarnation: int
+    link_fd: int
+    slot: int
+    groups: set[int] = field(default_factory=set)
+
+
+class Table:
+    """One loaded program and what it goes by."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        """Make room for several times so many. Raises OSError."""
+        inputs, outputs = max(LEAST_ROOM, 4 * inputs), max(LEAST_ROOM, 4 * outputs)
+        self.program: KernelProgram = program.load(
+            {
+                "groups": inputs, "rules": inputs, "flows": inputs, "received": inputs,
+                "outputs": outputs, "sent": outputs, "own": outputs, "frames": LINKS,
+            }
+        )  # fmt: skip
+        self.attached: dict[int, Attachment] = {}
+        self._entries: dict[RuleKey, _Entry] = {}
+        self._going: dict[RuleKey, _Entry] = {}  # their rules are the ring's, or nobody's
+        self._former: list[_Entry] = []  # of rules that the program still takes, otherwise than before
+        self._sending: dict[int, OutputCounters] = {}  # by slot
+        self._own: frozenset[tuple[int, int, int, int]] = frozenset()
+        self._outputs, self._sent = Slots(outputs), Slots(outputs)
+        self._received, self._flows, self._frames = Slots(inputs), Slots(inputs), Slots(LINKS)
+        self._past_frames: dict[str, int] = {}
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+
+    @property
+    def keys(self) -> frozenset[RuleKey]:
+        """Whose datagrams the program takes."""
+        return frozenset(self._entries)
+
+    def attach(self, ifindex: int, ifname: str, incarnation: int) -> None:
+        """Have the program on a link. Raises OSError, FullError."""
+        there = self.attached.get(ifindex)
+        if there is not None and there.incarnation == incarnation:
+            return
+        if there is not None:
+            self.detach(ifindex)
+        slot = self._frames.take()
+        try:
+            link_fd = self.program.attach(ifindex)
+        except OSError:
+            self._frames.give(slot)
+            raise
+        self.program.clear_frames(slot)
+        self.attached[ifindex] = Attachment(ifname, incarnation, link_fd, slot)
+
+    def detach(self, ifindex: int) -> None:
+        """Take the program off a link; its entries have gone before, or the link has."""
+        gone = self.attached.pop(ifindex)
+        os.close(gone.link_fd)
+        for group in gone.groups:
+            self.program.remove_group(ifindex, group)
+        self._past_frames[gone.ifname] = self._past_frames.get(gone.ifname, 0) + self.program.read_frames(gone.slot)
+        self._frames.give(gone.slot)
+
+    def let_in(self, ifindex: int, groups: Collection[int]) -> None:
+        """Have the ring's filter pass these groups, less what the program takes. Raises OSError."""
+        there = self.attached[ifindex].groups
+        for group in set(groups) - there:
+            self.program.add_group(ifindex, group)
+            there.add(group)
+        for group in there - set(groups):
+            self.program.remove_group(ifindex, group)
+            there.discard(group)
+
+    def know(self, own: Iterable[tuple[int, int, int, int]]) -> None:
+        """Recognise what our outputs send; what they do not send any more is forgotten when it has settled."""
+        wanted = frozenset(own)
+        for each in wanted - self._own:
+            self.program.add_own(*each)
+        self._own |= wanted
+
+    def take(self, key: RuleKey, taking: Taking, new: Collection[OutputCounters]) -> None:
+        """Take a rule's datagrams from now on; *new* are counters of outputs that begin now. Raises FullError, OSError.
+
+        Counters of the input begin anew with such an output, so that what it has missed is known to the datagram.
+        """
+        before = self._entries.get(key)
+        begins = any(each.counters in new for each in taking.sendings)
+        attachment = self.attached[key.ifindex]
+        unchanged = before is not None and before.taking == taking and before.attachment is attachment
+        if unchanged and not begins:
+            return
+        same = before is not None and before.taking.counters is taking.counters
+        fresh = _Entry(taking, -1, -1, -1, attachment)
+        try:
+            fresh.first_output = self._outputs.take(len(taking.sendings))
+            fresh.counters = before.counters if before and same and not begins else self._count(taking.counters)
+            fresh.flow = before.flow if before and same else self._flow()
+            for i, sending in enumerate(taking.sendings):
+                self._send(fresh.first_output + i, sending)
+            self._write(key, fresh, kernel=True)
+        except (FullError, OSError):
+            self._give([fresh])
+            raise
+        self._entries[key] = fresh
+        if before is not None:
+            self._former.append(before)
+
+    def _count(self, counters: InputCounters) -> int:
+        slot = self._received.take()
+        self.program.clear_input(slot)
+        counters.table = self
+        counters.slots.append(slot)
+        return slot
+
+    def _flow(self) -> int:
+        slot = self._flows.take()
+        self.program.clear_flow(slot)
+        return slot
+
+    def _send(self, index: int, sending: Sending) -> None:
+        counters = sending.counters
+        if counters.slot is None:
+            counters.slot, counters.table = self._sent.take(), self
+            self._sending[counters.slot] = counters
+            self.program.clear_output(counters.slot)
+        self.program.set_output(
+            index, ifindex=sending.ifindex, group=sending.group, source=sending.source, port=sending.port,
+            source_port=sending.source_port, ttl=sending.ttl, dscp=sending.dscp, df=sending.df, macs=sending.macs,
+            counters=counters.slot,
+        )  # fmt: skip
+
+    def _write(self, key: RuleKey, entry: _Entry, *, kernel: bool) -> None:
+        self.program.set_rule(
+            ifindex=key.ifindex, group=key.group, source=key.source, port=key.port, kernel=kernel,
+            exclusive=entry.taking.exclusive, whole=entry.taking.whole, counters=entry.counters,
+            first_output=entry.first_output, output_count=len(entry.taking.sendings),
+            size_max=entry.taking.size_max, flow=entry.flow, link=entry.attachment.slot,
+        )  # fmt: skip
+
+    def leave(self, kept: Collection[RuleKey]) -> None:
+        """Leave to the ring what is not among these."""
+        for key in self._entries.keys() - set(kept):
+            entry = self._going[key] = self._entries.pop(key)
+            self._write(key, entry, kernel=False)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether something waits for packets on their way."""
+        return bool(self._going or self._former)
+
+    def settle(self, own: Iterable[tuple[int, int, int, int]]) -> None:
+        """No packet can go by the former entries any more: give up what only they used."""
+        for key in self._going:
+            with contextlib.suppress(FileNotFoundError):
+                self.program.remove_rule(ifindex=key.ifindex, group=key.group, source=key.source, port=key.port)
+        self._give([*self._going.values(), *self._former])
+        self._going, self._former = {}, []
+        used = {id(each.counters) for entry in self._entries.values() for each in entry.taking.sendings}
+        for slot, counters in list(self._sending.items()):
+            if id(counters) not in used:
+                counters.fold()
+                self._sent.give(slot)
+                del self._sending[slot]
+        for each in self._own - frozenset(own):
+            self.program.remove_own(*each)
+        self._own &= frozenset(own)
+
+    def _give(self, gone: Iterable[_Entry]) -> None:
+        """Give up what no entry has any more."""
+        counted = {each.counters for each in self._entries.values()}
+        flows = {each.flow for each in self._entries.values()}
+        for entry in gone:
+            if entry.first_output >= 0:
+                self._outputs.give(entry.first_output, len(entry.taking.sendings))
+            if entry.counters >= 0 and entry.counters not in counted:
+                entry.taking.counters.fold(entry.counters)
+                self._received.give(entry.counters)
+                counted.add(entry.counters)
+            if entry.flow >= 0 and entry.flow not in flows:
+                self._flows.give(entry.flow)
+                flows.add(entry.flow)
+
+    def held(self, key: RuleKey) -> bool:
+        """Whether the ring has a rule's datagrams for now."""
+        return self.program.held(self._entries[key].flow)
+
+    def frames(self) -> dict[str, int]:
+        """Frames that the program took, by link."""
+        counts = dict(self._past_frames)
+        for each in self.attached.values():
+            counts[each.ifname] = counts.get(each.ifname, 0) + self.program.read_frames(each.slot)
+        return counts
+
+    def unix_ns(self, monotonic_ns: int) -> int:
+        """The same moment by the clock as it is set now; the same answer as long as nobody sets it."""
+        offset = time.time_ns() - time.monotonic_ns()
+        if abs(offset - self._offset_ns) > CLOCK_STEP_NS:
+            self._offset_ns = offset
+        return monotonic_ns + self._offset_ns
+
+    def close(self) -> None:
+        """Forward no more."""
+        for ifindex in list(self.attached):
+            os.close(self.attached.pop(ifindex).link_fd)
+        self.program.close()
+
+
+def macs_of(group: int, source: Sequence[int] | bytes) -> bytes:
+    """The addresses of a frame to a group (RFC 1112, 6.4)."""
+    return (0x01005E000000 | group & 0x7FFFFF).to_bytes(6, "big") + bytes(source)
