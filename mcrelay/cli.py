@@ -33,6 +33,7 @@ COMMANDS = {
     "send": ("send", "Send test traffic."),
     "recv": ("recv", "Receive test traffic and say what was lost."),
     "doctor": ("doctor", "Say which stage of a stream's way is broken, and what mends it."),
+    "explain": ("explain", "Say what the running relay would do with a packet, and why."),
     "discover": ("discover", "List the multicast flows on a link, and a rule for each."),
     "capture": ("capture", "Write what a rule or a link carries, as pcapng."),
     "demo": ("demo", "See it work: a sender, the relay and a receiver in namespaces of their own."),

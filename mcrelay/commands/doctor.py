@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcrelay.commands.evidence import Input, Output, Relay, Subject, gather, relay_now
+from mcrelay.commands.evidence import Input, Output, Relay, Subject, gather, relay_now, subject_of
 from mcrelay.commands.options import config_options, json_option, socket_option
 from mcrelay.commands.stages import diagnose, worst_of
 from mcrelay.commands.table import BOLD, DIM, GREEN, RED, YELLOW, colourful, paint
@@ -68,7 +68,9 @@ def doctor(
         relay = relay_now(path)
     except ControlError as error:
         trouble = str(error)
-    known = [_running(row) for row in relay.rules] if relay else _configured(paths, instance, needed=not _stream(what))
+    known = (
+        [subject_of(row) for row in relay.rules] if relay else _configured(paths, instance, needed=not _stream(what))
+    )
     subjects = chosen(what, known)
     evidence = gather(subjects, relay, trouble, path, duration)
     found = [(subject, diagnose(subject, evidence)) for subject in subjects]
@@ -117,35 +119,6 @@ def _takes(each: Input, stream: Stream) -> bool:
         and stream.port in {None, "any", each.port}
         and (stream.source is None or each.source in {None, stream.source})
     )
-
-
-def _running(row: dict[str, Any]) -> Subject:
-    """A rule as the running relay tells it."""
-    return Subject(
-        row["name"],
-        tuple(
-            Input(
-                each["from"],
-                each["iif"],
-                IPv4Address(each["group"]),
-                each["port"] if isinstance(each["port"], int) else None,
-                IPv4Address(each["source"]) if each["source"] else None,
-                str(each["vlan"]),
-                each["state"],
-                each["reason"] or "",
-            )
-            for each in row["inputs"]
-        ),
-        tuple(_output(each["to"], each["oif"], each["state"], each["reason"]) for each in row["outputs"]),
-        row["state"],
-        row["reason"] or "",
-    )
-
-
-def _output(to: str, oif: str | None, state: str, reason: str | None) -> Output:
-    stream = parse_stream(to)
-    port = stream.port if isinstance(stream.port, int) else None
-    return Output(to, oif or "", IPv4Address(str(stream.address)), port, state, reason or "")
 
 
 def _configured(paths: tuple[Path, ...], instance: str | None, *, needed: bool) -> list[Subject]:

@@ -31,6 +31,7 @@ from mcrelay.linux.programs import search_path
 from mcrelay.model.frame import read_datagram
 from mcrelay.model.link import Link, Membership
 from mcrelay.model.link_faults import no_ethernet
+from mcrelay.model.notation import parse_stream
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -152,6 +153,35 @@ class Evidence:
     bridges: dict[str, Bridge] = field(default_factory=dict)
     filtered: bool | None = None  # the reverse-path filter's count moved
     routes: dict[IPv4Address, int | None] = field(default_factory=dict)  # way back to queriers, by ifindex
+
+
+def subject_of(row: dict[str, Any]) -> Subject:
+    """A rule as the running relay tells it."""
+    return Subject(
+        row["name"],
+        tuple(
+            Input(
+                each["from"],
+                each["iif"],
+                IPv4Address(each["group"]),
+                each["port"] if isinstance(each["port"], int) else None,
+                IPv4Address(each["source"]) if each["source"] else None,
+                str(each["vlan"]),
+                each["state"],
+                each["reason"] or "",
+            )
+            for each in row["inputs"]
+        ),
+        tuple(_output(each["to"], each["oif"], each["state"], each["reason"]) for each in row["outputs"]),
+        row["state"],
+        row["reason"] or "",
+    )
+
+
+def _output(to: str, oif: str | None, state: str, reason: str | None) -> Output:
+    stream = parse_stream(to)
+    port = stream.port if isinstance(stream.port, int) else None
+    return Output(to, oif or "", IPv4Address(str(stream.address)), port, state, reason or "")
 
 
 def relay_now(path: str | None) -> Relay:

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,12 @@ class _Show(msgspec.Struct, forbid_unknown_fields=True):
     noun: str
 
 
+class _Explain(msgspec.Struct, forbid_unknown_fields=True):
+    link: str
+    frame: str  # hexadecimal, from its Ethernet header on
+    tci: int | None = None  # of a VLAN tag
+
+
 class _Daemon:
     """One run of the relay with its control sockets and signals."""
 
@@ -103,6 +109,7 @@ class _Daemon:
         self.ready = False
         self._web = _web_server(config.relay.metrics, self)
         reads = {"show": Command(self._show, _Show), "version": Command(self._version)}
+        reads["explain"] = Command(self._explain, _Explain)
         path = Path(config.relay.control)
         self.server = ControlServer(path, reads | self._changer.reads, self._changer.changes)
 
@@ -158,6 +165,14 @@ class _Daemon:
         if show.noun not in views.NOUNS:
             raise UsageError(f"show {show.noun!r}: say one of {', '.join(views.NOUNS)}")
         return views.NOUNS[show.noun](await self.state(links=show.noun == "links"))
+
+    async def _explain(self, _: Peer, asked: _Explain) -> dict[str, Any] | None:
+        try:
+            frame = bytes.fromhex(asked.frame)
+        except ValueError as error:
+            raise UsageError(f"the frame is not hexadecimal: {error}") from error
+        found = self._service.explain(frame, asked.link, asked.tci)
+        return asdict(found) if found else None
 
     def _dump(self) -> None:
         state = self._service.state()

@@ -349,23 +349,23 @@ def _match(walk: _Walk) -> Iterator[_Found]:
         return
     for each in subject.inputs:
         flows = {flow: count for flow, count in walk.flows(each).items() if not flow.fragment}
-        near = {flow: differences for flow in flows if (differences := _differences(flow, each))}
+        near = {flow: wanted for flow in flows if (wanted := differences(flow, each))}
         if each.state == "error" and not walk.broken:
             yield "broken", each.reason or subject.reason
         elif not flows:
             yield "skipped", "no whole datagram of the group was seen"
         elif len(near) == len(flows):
-            flow, differences = next(iter(near.items()))
+            flow, wanted = next(iter(near.items()))
             yield (
                 "broken",
-                f"{_told(flow, flows[flow])}, and the rule {' and '.join(differences)}",
+                f"{_told(flow, flows[flow])}, and the rule {' and '.join(wanted)}",
                 _replace(subject, flow),
             )
         else:
             yield from _taken(walk, each)
 
 
-def _differences(flow: Flow, each: Input) -> list[str]:
+def differences(flow: Flow, each: Input) -> list[str]:
     """What a rule wants otherwise."""
     found = []
     if each.port is not None and flow.port != each.port:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from mcrelay.model.plan import PlanSpec
-    from mcrelay.model.state import CounterKey, Endpoint, FrameLosses, Refusals, Snapshot
+    from mcrelay.model.state import CounterKey, Endpoint, Explanation, FrameLosses, Refusals, Snapshot
 
 
 class Engine(Protocol):
@@ -61,6 +61,9 @@ class Engine(Protocol):
 
     def last_packet_times(self) -> dict[str, float | None]:
         """When the newest datagram of each rule came: Unix seconds."""
+
+    def explain(self, frame: bytes, ifindex: int, tci: int | None = None) -> Explanation | None:
+        """What would be done with a frame that comes in by that link; None where it captures nothing."""
 
     def links_without_runs(self) -> list[str]:
         """Links whose device has refused a run since the last call; each is named once."""

@@ -92,6 +92,21 @@ def read_datagram(frame: Frame) -> Datagram | None:
     )
 
 
+def build(datagram: Datagram) -> bytes:
+    """A frame with that datagram, as a host would send it, but without a tag: the kernel takes that off (``vlan``)."""
+    length = _UDP_HEADER_BYTES + len(datagram.payload)
+    ends = datagram.source.packed + datagram.group.packed
+    udp = struct.pack("!HHHH", datagram.source_port, datagram.port, length, 0)
+    udp = udp[:6] + _checksum(ends + struct.pack("!HH", UDP, length) + udp + datagram.payload)
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + length, 0, 0x4000, datagram.ttl, UDP, 0) + ends
+    head = head[:10] + _checksum(head) + head[12:]
+    if datagram.group.is_multicast:  # RFC 1112, 6.4
+        to = b"\x01\x00\x5e" + (int(datagram.group) & 0x7FFFFF).to_bytes(3, "big")
+    else:
+        to = b"\x02" + bytes(5)
+    return to + b"\x02" + bytes(4) + b"\x01" + _IPV4.to_bytes(2, "big") + head + udp + datagram.payload
+
+
 def cut(frame: Frame) -> Iterator[Frame]:
     """The datagrams of a superframe as frames of their own, as a device would have sent them; others as they are."""
     data, size = frame.data, frame.segment_bytes

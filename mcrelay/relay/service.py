@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mcrelay.model.link import Link
     from mcrelay.model.plan import PlanSpec
     from mcrelay.model.rule import Config
+    from mcrelay.model.state import Explanation
 
 Inherited: TypeAlias = "Sequence[tuple[str, int]]"  # name and fd of what the service manager kept for us
 
@@ -250,6 +251,11 @@ class Service:
         states = [status.state for status in self.statuses()]
         counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
         return f"{len(states)} rules" + (f": {counts}" if counts else "")
+
+    def explain(self, frame: bytes, link: str, tci: int | None) -> Explanation | None:
+        """What would be done with a frame that comes in by that link; None where nothing is captured."""
+        found = self.links.get(link)
+        return self.engine.explain(frame, found.ifindex, tci) if found else None
 
     def state(self) -> RelayState:
         """How the relay stands at this moment."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.frames import ethernet, frame, ipv4, ones_sum, tagged, udp
 
-from mcrelay.model.frame import Frame, cut, read_datagram
+from mcrelay.model.frame import Datagram, Frame, build, cut, read_datagram
 
 
 def read(data, **fields):
@@ -72,3 +74,14 @@ def test_a_superframe_is_cut_into_correct_datagrams(tag):
 
 def test_a_superframe_counts_as_its_datagrams():
     assert read(frame(bytes(250)), segment_bytes=100).count == 3
+
+
+@pytest.mark.parametrize("group", ["239.129.1.1", "192.0.2.7"])
+@pytest.mark.parametrize("payload", [b"", b"odd", b"x" * 1400])
+def test_what_is_built_is_read_back_with_right_checksums(group, payload):
+    made = Datagram(IPv4Address("192.0.2.1"), 4000, IPv4Address(group), 5000, None, 9, payload)
+    data = build(made)
+    assert read(data) == made
+    assert ones_sum(data[14:34]) == 0xFFFF
+    assert ones_sum(data[26:34] + bytes([0, 17]) + data[38:40] + data[34:]) == 0xFFFF
+    assert data[:6] == (bytes.fromhex("01005e010101") if group.startswith("239") else bytes.fromhex("020000000000"))

@@ -1,0 +1,151 @@
+"""``mcrelay explain``: a packet put through the parser and the table of the running relay."""
+
+from __future__ import annotations
+
+import json
+import sys
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mcrelay.commands.evidence import Flow, subject_of
+from mcrelay.commands.options import json_option, link_names, relay_options
+from mcrelay.commands.stages import differences
+from mcrelay.control.client import ask
+from mcrelay.errors import UsageError
+from mcrelay.model.frame import Datagram, build
+from mcrelay.model.notation import parse_stream
+
+if TYPE_CHECKING:
+    from mcrelay.commands.evidence import Subject
+
+SOMEBODY = IPv4Address("192.0.2.1")  # where no source is named and the rules name none
+SOURCE_PORT = 40000
+VLAN_MAX = 4094
+
+VERDICTS = {
+    "relayed": "an input takes it",
+    "dropped": "an input takes it, and drops it",
+    "no_match": "no input takes it",
+    "vlan": "it has a VLAN tag, and no input takes that",
+    "not_udp": "it is no UDP",
+    "fragment": "it is a fragment",
+    "truncated": "it is cut short",
+    "malformed": "a length or a checksum is wrong",
+    "tunnel": "its inner datagrams are left to a device to cut",
+}
+DROPS = {
+    "source": "its source is not in `allow`",
+    "echo": "an output of this relay sends just this: it has come back",
+    "policer": "it is more than the limit",
+}
+
+
+@click.command(
+    epilog="\b\nExamples:\n  mcrelay explain 239.1.1.1:5000%eth1\n"
+    "  mcrelay explain 192.168.168.55@226.2.2.2:2068%eth1 --vlan 7 -j"
+)
+@click.argument("stream", shell_complete=link_names)
+@click.option("--vlan", type=click.IntRange(0, VLAN_MAX), help="The packet has this VLAN tag; 0 is a priority tag.")
+@click.option("--source-port", type=click.IntRange(1, 65535), default=SOURCE_PORT, help=f"[default: {SOURCE_PORT}]")
+@click.option("--ttl", type=click.IntRange(1, 255), default=16, help="[default: 16]")
+@click.option("--size", type=click.IntRange(0, 65507), default=1316, help="Bytes of payload.  [default: 1316]")
+@json_option
+@relay_options
+def explain(
+    stream: str, *, vlan: int | None, source_port: int, ttl: int, size: int, as_json: bool, socket_path: str | None
+) -> None:
+    """Say what the running relay would do with a packet of STREAM, [SOURCE@]GROUP:PORT%LINK, and why.
+
+    The relay puts the packet through the parser and the table that it forwards by, and counts nothing. Where nothing
+    takes it, the rules that nearly do are named. A limit, and what a second relay sends back, depend on other packets
+    and are left out. Without SOURCE@ it comes from where the first rule of that group wants it to. Exits with 1 if it
+    would not be relayed.
+    """
+    asked = parse_stream(stream)
+    if not isinstance(asked.port, int) or asked.link is None or asked.length is not None:
+        raise UsageError(f"a packet has one group, port and link: write GROUP:PORT%LINK in place of {stream}")
+    group = IPv4Address(str(asked.address))
+    rules = ask(socket_path, "show", read_only=True, noun="rules")
+    subjects = [subject_of(row) for row in rules]
+    source = IPv4Address(str(asked.source)) if asked.source else _source_of(subjects, group, asked.link)
+    datagram = Datagram(source, source_port, group, asked.port, vlan, ttl, bytes(size))
+    tag = {} if vlan is None else {"tci": vlan}
+    found = ask(socket_path, "explain", read_only=True, link=asked.link, frame=build(datagram).hex(), **tag)
+    result = _result(datagram, asked.link, found, rules, subjects)
+    click.echo(json.dumps(result, indent=2) if as_json else _readable(result))
+    sys.exit(result["verdict"] != "relayed")
+
+
+def _source_of(subjects: list[Subject], group: IPv4Address, link: str) -> IPv4Address:
+    wanted = [
+        each.source for subject in subjects for each in subject.inputs if (each.group, each.link) == (group, link)
+    ]
+    return next((source for source in wanted if source), SOMEBODY)
+
+
+def _result(
+    datagram: Datagram, link: str, found: dict[str, Any] | None, rules: list[dict[str, Any]], subjects: list[Subject]
+) -> dict[str, Any]:
+    verdict = found["verdict"] if found else None
+    rule = next((row for row in rules if found and row["name"] == found["rule"]), None)
+    return {
+        "ifname": link,
+        "source": str(datagram.source),
+        "source_port": datagram.source_port,
+        "group": str(datagram.group),
+        "port": datagram.port,
+        "vlan": datagram.vlan,
+        "verdict": verdict,
+        "rule": found["rule"] if found else None,
+        "input": found["input"] if found else None,
+        "reason": found["reason"] if found else None,
+        "engine": rule["engine"] if rule else None,
+        "outputs": rule["outputs"] if rule and verdict == "relayed" else [],
+        "near_misses": [] if rule else near_misses(datagram, link, subjects),
+    }
+
+
+def near_misses(datagram: Datagram, link: str, subjects: list[Subject]) -> list[dict[str, Any]]:
+    """The rules of that group, or of that port on that link, and what each wants otherwise."""
+    flow = Flow(
+        datagram.source, datagram.source_port, datagram.group, datagram.port, datagram.vlan or None, datagram.ttl,
+        fragment=False, outgoing=False,
+    )  # fmt: skip
+    found: list[tuple[int, dict[str, Any]]] = []
+    for subject in subjects:
+        for each in subject.inputs:
+            differs = differences(flow, each)
+            if each.group != datagram.group:
+                differs.insert(0, f"takes group {each.group}")
+            if each.link != link:
+                differs.insert(0, f"takes it from {each.link}")
+            if each.state not in {"active", "parked"}:
+                differs.append(f"is {each.state}" + (f": {each.reason}" if each.reason else ""))
+            if each.group == datagram.group or (each.link == link and len(differs) == 1):
+                found.append((len(differs), {"rule": subject.rule, "input": each.text, "differs": differs}))
+    return [row for _, row in sorted(found, key=lambda each: each[0])[:5]]
+
+
+def _readable(result: dict[str, Any]) -> str:
+    tag = "untagged" if result["vlan"] is None else f"VLAN {result['vlan']}"
+    lines = [
+        f"{result['source']}:{result['source_port']} to {result['group']}:{result['port']} on {result['ifname']}, {tag}"
+    ]
+    verdict = result["verdict"]
+    if verdict is None:
+        lines.append(f"  not captured: no rule that runs listens on {result['ifname']}")
+    else:
+        lines.append(f"  {verdict}: {VERDICTS.get(verdict, verdict)}")
+    if result["rule"]:
+        lines.append(f"  by rule {result['rule']}, input {result['input']}, engine {result['engine']}")
+    if result["reason"]:
+        lines.append(f"  because {DROPS.get(result['reason'], result['reason'])}")
+    for each in result["outputs"]:
+        source = f"{each['source_address'] or '?'}:{each['source_port']}"
+        dscp = "" if each["dscp"] == "keep" else f" dscp {each['dscp']}"
+        state = "" if each["state"] == "active" else f" ({each['state']}: {each['reason']})"
+        lines.append(f"  to {each['to']} from {source} ttl {each['ttl']}{dscp}{state}")
+    lines += [f"  rule {each['rule']} {' and '.join(each['differs']) or 'takes it'}" for each in result["near_misses"]]
+    return "\n".join(lines)
