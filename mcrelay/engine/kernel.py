@@ -15,14 +15,25 @@ from typing import TYPE_CHECKING
 
 from mcrelay.engine import program
 from mcrelay.engine.ring import RingEngine
-from mcrelay.engine.table import FullError, InputCounters, OutputCounters, RuleKey, Sending, Table, Taking, macs_of
+from mcrelay.engine.table import (
+    FullError,
+    InputCounters,
+    KeptLinks,
+    OutputCounters,
+    RuleKey,
+    Sending,
+    Table,
+    Taking,
+    macs_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from ipaddress import IPv4Address
 
     from mcrelay.engine.counters import Begun, Counters
     from mcrelay.engine.ring import Capture, Egress
+    from mcrelay.engine.table import Keeper
     from mcrelay.linux.features import Features
     from mcrelay.model.plan import InputSpec, OutputSpec, PlanSpec, RuleSpec
     from mcrelay.model.state import CounterKey, Refusals, RingCount
@@ -48,7 +59,17 @@ FULL = "the kernel engine's maps are full: a restart makes them larger"
 class KernelEngine(RingEngine):
     """An Engine whose rules go by the program where they ask for it and it can."""
 
-    def __init__(self, features: Features, workers: int = 1, cpus: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        features: Features,
+        workers: int = 1,
+        cpus: tuple[int, ...] = (),
+        *,
+        keeper: Keeper | None = None,
+        inherited: Sequence[tuple[str, int]] = (),
+    ) -> None:
+        """*inherited* are names and descriptors that *keeper* has kept of the process before us."""
+        self._links = KeptLinks(keeper, inherited)
         self._table: Table | None = None
         self._trouble = ""  # why there is no table
         self._reasons: dict[str, str] = {}
@@ -83,6 +104,7 @@ class KernelEngine(RingEngine):
         asking = [(rule, each) for rule in spec.rules if rule.engine == "kernel" for each in rule.inputs if each.live]
         reasons = {rule.name: self._load(spec) for rule, _ in asking}
         if self._table is None:
+            self._links.release()
             self._keys = {}
             self._tell(reasons)
             return frozenset()
@@ -103,6 +125,10 @@ class KernelEngine(RingEngine):
                 reasons[rule.name] = reason
         except OSError as error:  # no room for what is ours
             reasons, kept = {rule.name: _refusal(error) for rule, _ in asking}, {}
+        self._links.release()
+        for ifindex, failure in table.replace_inherited().items():
+            for key in [each for each in kept if each.ifindex == ifindex]:
+                reasons[kept.pop(key)] = _refusal(failure)
         table.leave(kept)
         self._keys = kept
         self._tell(reasons)
@@ -117,7 +143,7 @@ class KernelEngine(RingEngine):
             return NOT_BUILT
         inputs = sum(len(rule.inputs) for rule in spec.rules)
         try:
-            self._table = Table(inputs, sum(len(rule.outputs) for rule in spec.rules))
+            self._table = Table(inputs, sum(len(rule.outputs) for rule in spec.rules), self._links)
         except OSError as error:
             self._trouble = _refusal(error)
         return self._trouble

@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mcrelay._core.counters import INPUT_FIELDS, OUTPUT_FIELDS
 from mcrelay.engine import program
@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 LEAST_ROOM = 1024  # entries of a map; four times what there was to begin with where that is more
 LINKS = 256
 COUNTED = ("rx_packets", "rx_bytes", "last_packet_ns")  # the order of struct relay_input_counters
+KEPT = "kernel-engine-"  # names of links in the keeper's hands begin so; the ifindex follows
 CLOCK_STEP_NS = 10_000_000
+
+
+class Keeper(Protocol):
+    """Who keeps links over a restart, so that the program goes on: systemd's fd store (systemd.Notifier)."""
+
+    def store(self, fd: int, name: str) -> None: ...
+    def forget(self, name: str) -> None: ...
 
 
 class FullError(Exception):
@@ -171,20 +179,54 @@ class _Entry:
 
 @dataclass(slots=True)
 class Attachment:
-    """The program on one link. ``incarnation`` is the link's (Link); ``link_fd`` keeps it there."""
+    """The program on one link. ``incarnation`` is the link's (Link); ``link_fd`` keeps it there.
+
+    ``inherited``: that of the process before us is still in its place.
+    """
 
     ifname: str
     incarnation: int
     link_fd: int
     slot: int
+    inherited: bool = False
     groups: set[int] = field(default_factory=set)
+
+
+class KeptLinks:
+    """Links of the program by ifindex: those that the process before us has left, and those that a keeper has of us."""
+
+    def __init__(self, keeper: Keeper | None, inherited: Iterable[tuple[str, int]]) -> None:
+        self._keeper = keeper
+        self._left = {name: fd for name, fd in inherited if name.startswith(KEPT)}
+
+    def take(self, ifindex: int) -> int | None:
+        """What was left for a link; ours from now on, and the keeper's still."""
+        return self._left.pop(f"{KEPT}{ifindex}", None)
+
+    def keep(self, ifindex: int, fd: int) -> None:
+        """Have the keeper keep it too."""
+        if self._keeper is not None:
+            self._keeper.store(fd, f"{KEPT}{ifindex}")
+
+    def let_go(self, ifindex: int, fd: int) -> None:
+        """Close it everywhere: the program is off that link."""
+        if self._keeper is not None:
+            self._keeper.forget(f"{KEPT}{ifindex}")
+        os.close(fd)
+
+    def release(self) -> None:
+        """Close what was left and nobody has taken."""
+        for name, fd in self._left.items():
+            self.let_go(int(name.removeprefix(KEPT)), fd)
+        self._left = {}
 
 
 class Table:
     """One loaded program and what it goes by."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, links: KeptLinks) -> None:
         """Make room for several times so many. Raises OSError."""
+        self._links = links
         inputs, outputs = max(LEAST_ROOM, 4 * inputs), max(LEAST_ROOM, 4 * outputs)
         self.program: KernelProgram = program.load(
             {
@@ -216,18 +258,50 @@ class Table:
         if there is not None:
             self.detach(ifindex)
         slot = self._frames.take()
+        link_fd = self._links.take(ifindex)
+        inherited = link_fd is not None
         try:
-            link_fd = self.program.attach(ifindex)
+            if link_fd is None:
+                link_fd = self._fresh_link(ifindex)
         except OSError:
             self._frames.give(slot)
             raise
         self.program.clear_frames(slot)
-        self.attached[ifindex] = Attachment(ifname, incarnation, link_fd, slot)
+        self.attached[ifindex] = Attachment(ifname, incarnation, link_fd, slot, inherited)
+
+    def _fresh_link(self, ifindex: int) -> int:
+        link_fd = self.program.attach(ifindex)
+        self._links.keep(ifindex, link_fd)
+        return link_fd
+
+    def replace_inherited(self) -> dict[int, OSError]:
+        """Take the place of the program of the process before us, where it still is; returns where that failed.
+
+        It has forwarded until now, and we do from the next packet on: by entries that have to be there already.
+        """
+        failed = {}
+        for ifindex, each in self.attached.items():
+            if not each.inherited:
+                continue
+            each.inherited = False
+            try:
+                self.program.replace(each.link_fd)
+            except OSError:  # ENOLINK: it was on another link, which had this number
+                self._links.let_go(ifindex, each.link_fd)
+                try:
+                    each.link_fd = self._fresh_link(ifindex)
+                except OSError as error:
+                    each.link_fd = -1
+                    failed[ifindex] = error
+        for ifindex in failed:
+            self.detach(ifindex)
+        return failed
 
     def detach(self, ifindex: int) -> None:
         """Take the program off a link; its entries have gone before, or the link has."""
         gone = self.attached.pop(ifindex)
-        os.close(gone.link_fd)
+        if gone.link_fd >= 0:
+            self._links.let_go(ifindex, gone.link_fd)
         for group in gone.groups:
             self.program.remove_group(ifindex, group)
         self._past_frames[gone.ifname] = self._past_frames.get(gone.ifname, 0) + self.program.read_frames(gone.slot)
@@ -371,7 +445,7 @@ class Table:
         return monotonic_ns + self._offset_ns
 
     def close(self) -> None:
-        """Forward no more."""
+        """Forward no more; what a keeper has goes on until it lets go, or until the next process takes over."""
         for ifindex in list(self.attached):
             os.close(self.attached.pop(ifindex).link_fd)
         self.program.close()

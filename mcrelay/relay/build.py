@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from mcrelay.engine.kernel import KernelEngine
+from mcrelay.engine.table import KEPT
 from mcrelay.exclusive.policy import Exclusive
 from mcrelay.igmp.membership import Memberships
 from mcrelay.igmp.monitor import Limits
@@ -31,7 +32,9 @@ def build(
 ) -> Service:
     """Make a relay that has not begun. ``inherited`` is what the service manager kept, ``table`` the nftables table."""
     woken = asyncio.Event()
-    engine = KernelEngine(features, config.relay.workers, config.relay.cpus)
+    kept = [each for each in inherited if each[0].startswith(KEPT)]
+    inherited = [each for each in inherited if each not in kept]
+    engine = KernelEngine(features, config.relay.workers, config.relay.cpus, keeper=notifier, inherited=kept)
 
     def look_at_routes() -> None:
         """A route, a rule or a next hop is another one; it is nearly always none of ours."""

@@ -12,9 +12,12 @@ import time
 
 import pytest
 from support.frames import frame
+from support.manager import Manager, start_again
 from support.relay import GROUP, INPUT, SOURCE, RelayUnderTest, assert_adds_up, relaying
 from support.testrun import SYSCALL
 from support.traffic import MCRELAY, assert_exact, heard, receiver, report, send, sender, wait_for
+
+from mcrelay.engine.table import KEPT
 
 pytestmark = pytest.mark.net
 
@@ -49,6 +52,11 @@ def rule_of(relay, name: str = "x"):
 def engine_of(relay, name: str = "x"):
     shown = rule_of(relay, name)
     return shown["engine"], shown["engine_reason"] or ""
+
+
+def forwards(relay) -> bool:
+    """False also before the first plan of a process."""
+    return any(each["rx_packets"] > 100 for each in relay.show("stats")["rules"])
 
 
 def run(relay, *arguments: str) -> str:
@@ -274,3 +282,50 @@ def test_descriptors_and_maps_do_not_pile_up():
         run(relay, "replace", "x", INPUT, OUT, "--engine", "kernel")
         assert len(os.listdir(folder)) <= before
         assert attached(relay.lab.relay) == 1
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restart_under_a_manager_loses_doubles_and_reorders_nothing(tmp_path, end):
+    with Manager(tmp_path) as manager:
+        environment = {"NOTIFY_SOCKET": manager.path}
+        with relaying(RULE, environment=environment) as relay:
+            relay.wait_for(lambda: len(manager.kept) == 2, "a stored link and a helper socket")
+            sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--count", 200_000)
+            stream = sender(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 25_000, "--count", 200_000)
+            time.sleep(0.5)
+            relay.process.send_signal(end)
+            relay.process.wait(timeout=5)
+            assert attached(relay.lab.relay) == 1
+            start_again(relay, manager, environment)
+            relay.wait_for(lambda: forwards(relay), "the next process")
+            assert engine_of(relay) == ("kernel", "")
+            assert attached(relay.lab.relay) == 1
+            assert stream.wait(30) == 0
+            assert_exact(report(sink), 200_000)
+            assert_adds_up(relay.at_rest())
+            relay.stop()
+            manager.drop()
+            wait_for(lambda: attached(relay.lab.relay) == 0, "the program to go with the store")
+
+
+def test_a_process_that_finds_a_link_of_a_rule_that_is_the_rings_by_now_lets_go_of_it(tmp_path):
+    with Manager(tmp_path) as manager:
+        environment = {"NOTIFY_SOCKET": manager.path}
+        with relaying(RULE, environment=environment) as relay:
+            relay.wait_for(lambda: len(manager.kept) == 2, "a stored link and a helper socket")
+            sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0")
+            stream = sender(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 10_000, "--count", 30_000)
+            time.sleep(0.5)
+            relay.process.kill()
+            relay.process.wait()
+            relay.config.write_text(RULE)  # without the default: the ring's
+            start_again(relay, manager, environment)
+            relay.wait_for(lambda: forwards(relay), "the next process")
+            assert engine_of(relay)[0] == "ring"
+            assert attached(relay.lab.relay) == 0
+            relay.wait_for(lambda: all(KEPT not in each for each in manager.kept), "the store to forget it")
+            assert stream.wait(30) == 0
+            relay.at_rest()
+            got = heard(sink, relay.lab.sink)
+            assert got["duplicated"] == got["corrupted"] == 0
+            assert_adds_up(relay.show("stats"))

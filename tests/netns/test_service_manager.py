@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.manager import Manager
+from support.manager import Manager, start_again
 from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, relaying
 from support.traffic import MCRELAY, heard, receiver, report, sender
 
@@ -51,14 +51,6 @@ class IgmpCapture:
 
     def close(self) -> None:
         self._socket.close()
-
-
-def start_again(relay, manager: Manager, environment: dict[str, str]) -> None:
-    """What systemd does: the next process gets what the store holds."""
-    run = [*MCRELAY, "run", "-c", str(relay.config), "--socket", relay.socket]
-    command, fds = manager.command("env", *(f"{key}={value}" for key, value in environment.items()), *run)
-    with relay.log.open("a") as log:
-        relay.process = relay.lab.relay.popen(*command, stderr=log, pass_fds=fds)
 
 
 def starved_seconds(process) -> float:

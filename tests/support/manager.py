@@ -8,6 +8,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from support.traffic import MCRELAY
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -71,3 +73,11 @@ class Manager:
         fds = tuple(self.kept.values())
         names = ":".join(self.kept)
         return [sys.executable, "-c", LAUNCHER, str(list(fds)), names, *command], fds
+
+
+def start_again(relay, manager: Manager, environment: dict[str, str]) -> None:
+    """What systemd does: the next process gets what the store holds."""
+    run = [*MCRELAY, "run", "-c", str(relay.config), "--socket", relay.socket]
+    command, fds = manager.command("env", *(f"{key}={value}" for key, value in environment.items()), *run)
+    with relay.log.open("a") as log:
+        relay.process = relay.lab.relay.popen(*command, stderr=log, pass_fds=fds)
