@@ -64,7 +64,7 @@ class RelayUnderTest:
             command = ["env", *(f"{key}={value}" for key, value in self._environment.items()), *command]
         with self.log.open("w") as log:
             self.process = self.lab.relay.popen(*command, stderr=log)
-        self.wait_for(lambda: "ready" in self.log.read_text(), "READY")
+        self.wait_for(lambda: "ready" in self.log.read_text(), "READY", 30)
 
     def wait_for(self, condition, what: str, seconds: float = 10) -> float:
         """Poll until true; returns the seconds it took."""
