@@ -53,7 +53,7 @@ LATENCY_PATHS = (
 LATENCY_ROWS = (("1000", "1 000/s"), ("20000", "20 000/s"), ("100000", "100 000/s"), ("burst", "50 000\nin 10 ms"))
 ENDS: dict[str, Any] = {"ecolor": "#333333", "lw": 1, "capsize": 2}
 DARK = "#333333"
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
+STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
 
 
 def draw(book: Book, heading: str, file: Path) -> None:
@@ -163,7 +163,13 @@ def _latency(axis: Axes, book: Book) -> None:
             axis.plot([x, x], [p50.median, p999.median], color=DARK, lw=1)
             axis.plot(x, p99.median, "D", color="white", markeredgecolor=DARK, markersize=5)
             axis.plot(x, p999.median, "_", color=DARK, markersize=9)
-            place = {"textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 8, "linespacing": 0.9}
+            place: dict[str, Any] = {
+                "textcoords": "offset points",
+                "ha": "center",
+                "va": "top",
+                "fontsize": 8,
+                "linespacing": 0.9,
+            }
             axis.annotate(short(p50.median), (x, p50.median), (0, -3), color="white", fontweight="bold", **place)
     axis.set_yscale("log")
     axis.set_ylim(min(least) / 3, max(most) * 12)

@@ -16,16 +16,28 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def loops(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The compiled loops.pyx."""
-    from Cython.Compiler.Main import CompilationOptions, compile_single  # noqa: PLC0415  development only
+    from Cython.Compiler import Main  # noqa: PLC0415  development only
+
+    compiler: Any = Main  # it has no hints
 
     folder = tmp_path_factory.mktemp("loops")
-    options = CompilationOptions(
+    options = compiler.CompilationOptions(
         language_level=3, include_path=[str(ROOT / "build/cimport")], output_file=str(folder / "loops.c")
     )
-    assert compile_single(str(ROOT / "bench/micro/loops.pyx"), options, "loops").num_errors == 0
+    assert compiler.compile_single(str(ROOT / "bench/micro/loops.pyx"), options, "loops").num_errors == 0
     target = folder / f"loops{sysconfig.get_config_var('EXT_SUFFIX')}"
     includes = [f"-I{path}" for path in (sysconfig.get_path("include"), ROOT / "pyx")]
-    command = ["gcc", "-shared", "-fPIC", "-O3", "-fno-strict-aliasing", *includes, "-o", target, folder / "loops.c"]
+    command: list[str | Path] = [
+        "gcc",
+        "-shared",
+        "-fPIC",
+        "-O3",
+        "-fno-strict-aliasing",
+        *includes,
+        "-o",
+        target,
+        folder / "loops.c",
+    ]
     subprocess.run(command, check=True)
     spec = importlib.util.spec_from_file_location("loops", target)
     assert spec
