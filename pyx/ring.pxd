@@ -11,6 +11,7 @@ from .kernel cimport (
     TP_STATUS_KERNEL, TP_STATUS_USER, load_acquire_u32, store_release_u32, tpacket2_hdr,
     tpacket3_hdr, tpacket_block_desc,
 )
+from .misses cimport MISSES, Miss
 
 cdef enum:
     # The largest frame there is (65 535 bytes of IPv4, its headers, the ring's own), and how many of them a turn has
@@ -33,6 +34,7 @@ cdef struct Ring:
     int fd
     FrameCounters *counters
     uint64_t lost_groups[VERDICT_COUNT]     # by Verdict: the group of the last frame that was lost so, 0: none
+    Miss misses[MISSES]
 
 cdef struct Frame:
     # What a ring says of one frame, the same for both kinds.

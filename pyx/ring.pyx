@@ -10,9 +10,10 @@ from .kernel cimport (
     PACKET_FANOUT_CBPF, PACKET_FANOUT_DATA, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_IGNORE_OUTGOING, PACKET_RX_RING,
     PACKET_STATISTICS, PACKET_VERSION, PACKET_VNET_HDR, PROT_READ, PROT_WRITE, SOCK_CLOEXEC, SOCK_RAW, SOL_PACKET,
     SOL_SOCKET, SO_ATTACH_FILTER, SO_RCVBUF, SO_RCVBUFFORCE, TPACKET_V2, TPACKET_V3, bind, calloc, close, free,
-    getsockname, getsockopt, htons, load_relaxed_u64, mmap, munmap, setsockopt, sock_filter, sock_fprog, sockaddr,
+    getsockname, getsockopt, htons, load_acquire_u64, load_relaxed_u64, mmap, munmap, setsockopt, sock_filter, sock_fprog, sockaddr,
     sockaddr_ll, socket, tpacket_req3, tpacket_stats_v3,
 )
+from .misses cimport MISSES, Miss
 from .system cimport check, set_option
 
 cdef enum:
@@ -116,6 +117,19 @@ cdef int set_program(int fd, int level, int option, const unsigned char[::1] pro
     return check(setsockopt(fd, level, option, &filter, sizeof(filter)), what)
 
 
+cdef bint read_miss(const Miss *entry, Miss *out) noexcept:
+    """Read an entry as it was at one moment; whether that worked."""
+    for _ in range(100):
+        out.writes = load_acquire_u64(&entry.writes)
+        out.flow = load_acquire_u64(&entry.flow)
+        out.what = load_acquire_u64(&entry.what)
+        out.packets = load_acquire_u64(&entry.packets)
+        out.last_ns = load_acquire_u64(&entry.last_ns)
+        if not out.writes & 1 and load_relaxed_u64(&entry.writes) == out.writes:
+            return True
+    return False
+
+
 @cython.final
 cdef class RingSocket:
     def __cinit__(self, int ifindex, size_t ring_bytes, bint latency=False, uint32_t frame_bytes=1500):
@@ -199,6 +213,21 @@ cdef class RingSocket:
         """By verdict, in the order of VERDICTS: the group of the last frame that was lost so, 0 for none."""
         cdef uint32_t i
         return tuple([load_relaxed_u64(&self.ring.lost_groups[i]) for i in range(VERDICT_COUNT)])
+
+    def misses(self):
+        """Near misses: (group, source, port, VLAN, number of the verdict, frames, Unix time of the last in ns) each.
+
+        Port and VLAN are 0 where there is none. An entry that the worker is writing all the time is left out.
+        """
+        cdef Miss held
+        found = []
+        for i in range(MISSES):
+            if read_miss(&self.ring.misses[i], &held) and held.what:
+                found.append((
+                    held.flow >> 32, held.flow & 0xffffffff, held.what >> 32, held.what >> 16 & 0xffff,
+                    held.what >> 8 & 0xff, held.packets, held.last_ns,
+                ))
+        return found
 
     def statistics(self):
         """(received, dropped) frames since the ring was made. PACKET_STATISTICS counts drops as received and

@@ -4,17 +4,18 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from .counters cimport (
-    DROP_COUNT, DROP_ECHO, DROP_POLICER, DROP_SOURCE, DROPPED, FRAGMENT, RELAYED, SEND_NOBUFS, SEND_PARKED,
+    DROP_COUNT, DROP_ECHO, DROP_POLICER, DROP_SOURCE, DROPPED, FRAGMENT, NO_MATCH, RELAYED, SEND_NOBUFS, SEND_PARKED,
     VERDICT_COUNT, InputCounters, Verdict,
 )
 from .egress cimport Output
 from .kernel cimport (
     CLOCK_MONOTONIC, MSG_DONTWAIT, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, SOL_SOCKET, SO_ERROR, TP_STATUS_COPY,
-    add, getsockopt, load_acquire_ptr,
+    TP_STATUS_VLAN_VALID, add, getsockopt, load_acquire_ptr,
     load_acquire_u32, load_acquire_u64, load_relaxed_u64, now_ns, poll, read, read_be32, recv, relax,
     store_relaxed_u64, store_release_ptr, store_release_u32, store_release_u64, virtio_net_hdr,
 )
-from .match cimport is_echo, let_in, match
+from .match cimport VID_MASK, is_echo, let_in, match
+from .misses cimport note_miss
 from .offload cimport segment_bytes
 from .plan cimport Capture, Flow, Input, Plan, PlanOwner
 from .policer cimport conforms
@@ -148,8 +149,8 @@ cdef inline void relay_place(Plan *plan, Capture *capture, uint32_t most) noexce
             fetch(plan, ring, &frame)
         verdict = relay_frame(plan, capture, &frame)
         verdicts[<uint32_t>verdict] += 1
-        if verdict >= FRAGMENT:
-            note_lost(ring, verdict, &frame)
+        if verdict >= NO_MATCH:
+            note_untaken(ring, verdict, &frame)
         left -= 1
     ring.at = at
     ring.left = left
@@ -179,9 +180,15 @@ cdef void fetch(Plan *plan, Ring *ring, Frame *frame) noexcept nogil:
         frame.size = frame.wire_size
 
 
-cdef inline void note_lost(Ring *ring, Verdict verdict, const Frame *frame) noexcept nogil:
-    """Remember whose frame was lost. The ring's filter has read the destination too, so it is there, or cut off."""
-    if frame.size >= ETHERNET_BYTES + IPV4_BYTES:
+cdef inline void note_untaken(Ring *ring, Verdict verdict, const Frame *frame) noexcept nogil:
+    """Remember what no rule took, and whose frame was lost if it could not be relayed at all.
+
+    The ring's filter has read the destination too, so it is there, or cut off.
+    """
+    cdef uint16_t vlan = frame.tci & <uint16_t>VID_MASK if frame.status & <uint32_t>TP_STATUS_VLAN_VALID else 0
+    cdef uint64_t stamp = <uint64_t>frame.seconds * 1000000000 + frame.nanoseconds
+    note_miss(ring.misses, verdict, frame.mac, frame.size, vlan, stamp)
+    if verdict >= FRAGMENT and frame.size >= ETHERNET_BYTES + IPV4_BYTES:
         store_relaxed_u64(&ring.lost_groups[<uint32_t>verdict], read_be32(frame.mac + ETHERNET_BYTES + 16))
 
 

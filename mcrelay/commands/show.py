@@ -116,6 +116,7 @@ def show_stats(stats: Row, *, colour: bool) -> str:
         links.append([link["ifname"], link["filter"] or "-", frames, drops, sndbuf])
         others = {verdict: n for verdict, n in link["frames"].items() if verdict != "relayed"}
         notes += _detail(f"{link['ifname']}: frames not relayed", others)
+        notes += [f"{link['ifname']}: {near_miss(each)}" for each in link.get("near_misses", ())]
         notes += _detail(f"{link['ifname']}: frames not captured", {"sent by this host": link["outgoing_frames"]})
         notes += _detail(f"{link['ifname']}: taken by the kernel engine", {"frames": link.get("kernel_frames", 0)})
     if links:
@@ -123,6 +124,15 @@ def show_stats(stats: Row, *, colour: bool) -> str:
     if notes:
         parts.append("\n".join(notes))
     return "\n\n".join(parts)
+
+
+def near_miss(miss: Row) -> str:
+    """Say of frames that no rule took what they are, and which rule they almost met."""
+    port = "" if miss["port"] is None else f" port {miss['port']}"
+    tag = "" if miss["vlan"] == "none" else f" in VLAN {miss['vlan']}"
+    rule = f", almost rule {miss['rule']}" if miss["rule"] else ""
+    seen = f"{count(miss['packets'])} frames, last {_ago(miss['last_time'])}"
+    return f"near miss: {miss['source']} sends to {miss['group']}{port}{tag}: {miss['verdict']}: {seen}{rule}"
 
 
 def show_links(links: list[Row], *, colour: bool) -> str:

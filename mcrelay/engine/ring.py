@@ -35,6 +35,7 @@ from mcrelay.model.state import (
     Endpoint,
     Explanation,
     FrameLosses,
+    NearMiss,
     Refusals,
     RingCount,
     Snapshot,
@@ -494,7 +495,18 @@ def _ring_count(capture: Capture) -> RingCount:
     """What the open rings of a link have counted. The verdicts are read first: never more of them than frames."""
     frames = total(ring.frames.read() for ring in capture.sockets)
     received, dropped = total(ring.statistics() for ring in capture.sockets)
-    return RingCount(received, dropped, dict(zip(VERDICTS, frames, strict=True)), capture.coarse)
+    verdicts = dict(zip(VERDICTS, frames, strict=True))
+    return RingCount(received, dropped, verdicts, capture.coarse, misses=_near_misses(capture))
+
+
+def _near_misses(capture: _Capture) -> tuple[NearMiss, ...]:
+    """Of all workers' rings on a link, the newest first. A filter that is too wide lets groups in that are nobody's."""
+    found = [
+        NearMiss(IPv4Address(group), IPv4Address(source), port or None, vlan, VERDICTS[verdict], packets, stamp / 1e9)
+        for ring in capture.sockets
+        for group, source, port, vlan, verdict, packets, stamp in ring.misses()
+    ]
+    return tuple(sorted((each for each in found if each.group in capture.groups), key=lambda each: -each.last_time))
 
 
 def _frame_losses(ring: RingSocket) -> FrameLosses:

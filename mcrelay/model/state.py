@@ -68,6 +68,23 @@ class RingCount:
     frames: dict[str, int]
     coarse: bool
     kernel_frames: int = 0
+    misses: tuple[NearMiss, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NearMiss:
+    """Frames of a rule's group that no rule took, alike but for their source; ``source`` and time are the last one's.
+
+    ``port`` is None where the frame names none (a fragment), ``vlan`` 0 without a tag.
+    """
+
+    group: IPv4Address
+    source: IPv4Address
+    port: int | None
+    vlan: int
+    verdict: str
+    packets: int
+    last_time: float
 
 
 @dataclass(frozen=True, slots=True)

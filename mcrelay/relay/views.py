@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mcrelay.model.plan import InputSpec, OutputSpec
+    from mcrelay.model.state import NearMiss
     from mcrelay.relay.state import IgmpState, RelayState
     from mcrelay.relay.status import RuleStatus
 
@@ -130,8 +131,26 @@ def _link_stats(relay: RelayState, name: str) -> Row:
         "frames": ring.frames if ring else dict.fromkeys(relay.counts.names.verdicts, 0),
         "ring_dropped_frames": ring.dropped if ring else 0,
         "kernel_frames": ring.kernel_frames if ring else 0,
+        "near_misses": [_near_miss(relay, name, each) for each in ring.misses] if ring else [],
         # Of groups of rules, sent on this link by this host: not captured.
         "outgoing_frames": relay.outgoing_frames.get(name, 0),
+    }
+
+
+def _near_miss(relay: RelayState, link: str, miss: NearMiss) -> Row:
+    """``rule`` is one of that group that it almost met, of several the one with the same port."""
+    inputs = [(status.rule.name, each) for status in relay.rules for each in status.inputs]
+    near = [(name, each) for name, each in inputs if (each.iif, each.group) == (link, miss.group)]
+    near.sort(key=lambda found: found[1].port != miss.port)
+    return {
+        "group": str(miss.group),
+        "port": miss.port,
+        "source": str(miss.source),
+        "vlan": miss.vlan or "none",
+        "verdict": miss.verdict,
+        "packets": miss.packets,
+        "last_time": round(miss.last_time, 3),
+        "rule": near[0][0] if near else None,
     }
 
 

@@ -100,6 +100,43 @@ def test_the_group_of_the_last_frame_that_was_lost_is_remembered(wire):
     assert named == {verdict: number(group) for verdict, group in groups.items()}
 
 
+def test_what_no_rule_takes_is_remembered_with_what_differs(wire):
+    ring = wire.ring(ACCEPT_ALL)
+    with Running(plan_of(1, [ring], [From([])])):
+        for _ in range(3):
+            wire.raw.send(frame(port=2086))
+        wire.raw.send(frame(port=2086, source="192.0.2.77"))
+        wire.raw.send(frame(fragment=0x2000))
+        wire.raw.send(frame())  # taken
+        settle(ring, 6)
+    (missed,) = [each for each in ring.misses() if VERDICTS[each[4]] == "no_match"]
+    group, source, port, vlan, _, frames, stamp = missed
+    assert (group, source, port, vlan, frames) == (number("226.2.2.2"), number("192.0.2.77"), 2086, 0, 4)
+    assert abs(stamp / 1e9 - time.time()) < 60
+    (fragment,) = [each for each in ring.misses() if VERDICTS[each[4]] == "fragment"]
+    assert (fragment[2], fragment[5]) == (0, 1)
+    assert len(ring.misses()) == 2
+
+
+def test_a_flood_of_near_misses_has_bounded_room_and_leaves_other_groups_alone(wire):
+    """Room is by group; a flood of one group's ports or sources gives up only what shares its room."""
+    ring = wire.ring(ACCEPT_ALL)
+    others = [f"226.2.{i}.1" for i in range(12)]
+    with Running(plan_of(1, [ring], [From([])])):
+        for group in others:
+            wire.raw.send(frame(port=1, group=group))
+        settle(ring, len(others))
+        before = {each[0] for each in ring.misses()}
+        for port in range(3000, 3400):
+            wire.raw.send(frame(port=port, source=f"198.51.100.{port % 250}"))
+        settle(ring, len(others) + 400)
+    held = ring.misses()
+    flooded = [each for each in held if each[0] == number("226.2.2.2")]
+    assert {each[2] for each in flooded} == set(range(3396, 3400))
+    assert len(held) <= 16
+    assert len(before - {each[0] for each in held}) <= 4
+
+
 def test_a_frame_the_filter_cuts_short_is_truncated_and_not_relayed(wire):
     sink = wire.sink()
     entry = From([To(wire.output_to(sink))])

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support.relay import GROUP, INPUT, assert_adds_up, both_engines, relaying
-from support.traffic import assert_exact, heard, receiver, report, send, sender
+from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, both_engines, relaying
+from support.traffic import MCRELAY, assert_exact, heard, receiver, report, send, sender
 
 pytestmark = [pytest.mark.net, both_engines]
 
@@ -64,6 +64,15 @@ def test_near_misses_are_counted_where_they_were_lost():
         assert frames["fragment"] == 90
         assert relay.rule("any")["drops"]["source"] == 50
         assert relay.rule("any")["rx_packets"] == 50
+        missed = {(each["verdict"], each["port"]): each for each in relay.link()["near_misses"]}
+        other_port = missed["no_match", 2069]
+        assert (other_port["packets"], other_port["source"], other_port["vlan"]) == (100, SOURCE, "none")
+        assert (other_port["group"], other_port["rule"]) == (GROUP, "x")
+        assert abs(other_port["last_time"] - time.time()) < 60
+        assert missed["fragment", None]["packets"] == 90
+        shown = relay.lab.relay.run(*MCRELAY, "show", "stats", "--socket", relay.socket).stdout
+        assert f"near miss: {SOURCE} sends to {GROUP} port 2069: no_match: 100 frames" in shown
+        assert "almost rule x" in shown
         assert_adds_up(stats)
 
 

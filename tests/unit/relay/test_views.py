@@ -9,7 +9,16 @@ import pytest
 from support.parts import ADDRESS, IN0, NAMES, Bench
 
 from mcrelay.igmp.monitor import Concern
-from mcrelay.model.state import Endpoint, FeatureState, InputCount, OutputCount, RingCount, Snapshot, WorkerCount
+from mcrelay.model.state import (
+    Endpoint,
+    FeatureState,
+    InputCount,
+    NearMiss,
+    OutputCount,
+    RingCount,
+    Snapshot,
+    WorkerCount,
+)
 from mcrelay.relay import views
 from mcrelay.relay.state import IgmpState, QuerierState
 
@@ -25,6 +34,7 @@ outputs = ["239.10.0.2:5004%out0"]
 """
 FIRST, SECOND = "239.10.0.1:5004%out0", "198.51.100.7:7000"
 INPUT = "192.0.2.7@239.1.1.1:5000%in0"
+MISS = NearMiss(IPv4Address("239.1.1.1"), IPv4Address("192.0.2.7"), 5001, 0, "no_match", 5, 1.5)
 
 
 @pytest.fixture
@@ -37,7 +47,7 @@ def state():
         inputs={("cam", INPUT): InputCount(90, 9000, 1.5, {**zero, "echo": 5})},
         retired={"cam": InputCount(10, 1000, 0.5, {**zero, "source": 1})},
         outputs={("cam", FIRST): OutputCount(84, 8400, 10, {"nobufs": 2, "parked": 0})},
-        rings={"in0": RingCount(100, 3, {"relayed": 95, "no_match": 5}, coarse=True)},
+        rings={"in0": RingCount(100, 3, {"relayed": 95, "no_match": 5}, coarse=True, misses=(MISS,))},
         sndbufs={"out0": 4096},
         workers=[WorkerCount(0, 0.25, 7)],
     )
@@ -127,6 +137,18 @@ def test_stats_have_every_link_that_a_rule_names_or_a_ring_was_on(state):
             "frames": {"relayed": 95, "no_match": 5},
             "ring_dropped_frames": 3,
             "kernel_frames": 0,
+            "near_misses": [
+                {
+                    "group": "239.1.1.1",
+                    "port": 5001,
+                    "source": "192.0.2.7",
+                    "vlan": "none",
+                    "verdict": "no_match",
+                    "packets": 5,
+                    "last_time": 1.5,
+                    "rule": "cam",
+                }
+            ],
             "outgoing_frames": 4,
         },
         {
@@ -137,6 +159,7 @@ def test_stats_have_every_link_that_a_rule_names_or_a_ring_was_on(state):
             "frames": {"relayed": 0, "no_match": 0},
             "ring_dropped_frames": 0,
             "kernel_frames": 0,
+            "near_misses": [],
             "outgoing_frames": 0,
         },
     )
