@@ -51,10 +51,10 @@ def main() -> None:
             while "ready" not in (Path(folder) / "log").read_text():
                 time.sleep(0.05)
             time.sleep(2)
-            for what, lines in WORK.items():
+            for what, work in WORK.items():
                 begin, before = time.monotonic(), cpu_seconds(relay.pid)
                 while time.monotonic() - begin < options.seconds:
-                    lab.relay.ip(*lines)
+                    lab.relay.ip(*work)
                     time.sleep(1)
                 share = (cpu_seconds(relay.pid) - before) / (time.monotonic() - begin)
                 print(f"{options.links} links, {what}: {100 * share:.2f} % of a core")

@@ -42,7 +42,7 @@ cdef inline void note_miss(
         what |= <uint64_t>read_be16(ip + header + 2) << 32
     misses += ((group * <uint32_t>2654435761) >> 30) * MISS_WAYS
     oldest = misses
-    for i in range(MISS_WAYS):
+    for i in range(<uint32_t>MISS_WAYS):
         entry = &misses[i]
         if load_relaxed_u64(&entry.what) == what and <uint32_t>(load_relaxed_u64(&entry.flow) >> 32) == group:
             write_miss(entry, <uint64_t>group << 32 | read_be32(ip + 12), what, entry.packets + 1, stamp)
