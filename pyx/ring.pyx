@@ -10,8 +10,8 @@ from .kernel cimport (
     PACKET_FANOUT_CBPF, PACKET_FANOUT_DATA, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_IGNORE_OUTGOING, PACKET_RX_RING,
     PACKET_STATISTICS, PACKET_VERSION, PACKET_VNET_HDR, PROT_READ, PROT_WRITE, SOCK_CLOEXEC, SOCK_RAW, SOL_PACKET,
     SOL_SOCKET, SO_ATTACH_FILTER, SO_RCVBUF, SO_RCVBUFFORCE, TPACKET_V2, TPACKET_V3, bind, calloc, close, free,
-    getsockname, getsockopt, htons, load_acquire_u64, load_relaxed_u64, mmap, munmap, setsockopt, sock_filter, sock_fprog, sockaddr,
-    sockaddr_ll, socket, tpacket_req3, tpacket_stats_v3,
+    getsockname, getsockopt, htons, load_acquire_u64, load_relaxed_u64, mmap, munmap, setsockopt, sock_filter,
+    sock_fprog, sockaddr, sockaddr_ll, socket, tpacket_req3, tpacket_stats_v3,
 )
 from .misses cimport MISSES, Miss
 from .system cimport check, set_option
