@@ -499,7 +499,7 @@ def _ring_count(capture: Capture) -> RingCount:
     return RingCount(received, dropped, verdicts, capture.coarse, misses=_near_misses(capture))
 
 
-def _near_misses(capture: _Capture) -> tuple[NearMiss, ...]:
+def _near_misses(capture: Capture) -> tuple[NearMiss, ...]:
     """Of all workers' rings on a link, the newest first. A filter that is too wide lets groups in that are nobody's."""
     found = [
         NearMiss(IPv4Address(group), IPv4Address(source), port or None, vlan, VERDICTS[verdict], packets, stamp / 1e9)
