@@ -12,7 +12,7 @@ import click
 
 from mcrelay.commands.evidence import Input, Output, Relay, Subject, gather, relay_now, subject_of
 from mcrelay.commands.options import config_options, json_option, socket_option
-from mcrelay.commands.stages import diagnose, worst_of
+from mcrelay.commands.stages import Index, diagnose, worst_of
 from mcrelay.commands.table import BOLD, DIM, GREEN, RED, YELLOW, colourful, paint
 from mcrelay.config.files import config_paths, parse
 from mcrelay.errors import ConfigError, ControlError, NotationError, UsageError
@@ -73,15 +73,14 @@ def doctor(
     )
     subjects = chosen(what, known)
     evidence = gather(subjects, relay, trouble, path, duration)
-    found = [(subject, diagnose(subject, evidence)) for subject in subjects]
+    index = Index(evidence)
+    found = [(subject, diagnose(subject, evidence, index)) for subject in subjects]
     if as_json:
         import json  # noqa: PLC0415
 
         click.echo(json.dumps([_json(*each) for each in found], indent=2))
     else:
-        click.echo(
-            "\n\n".join(report(*each, colour=colourful(), whole=len(found) == 1) for each in found) or "no rules"
-        )
+        click.echo("\n".join(report(*each, colour=colourful(), whole=len(found) == 1) for each in found) or "no rules")
     sys.exit(any(worst_of(findings) == "broken" for _, findings in found))
 
 
@@ -147,12 +146,10 @@ def _planned(rule: RuleSpec) -> Subject:
 
 
 def report(subject: Subject, findings: list[Finding], *, colour: bool, whole: bool) -> str:
-    """One line a stage, what mends it beneath; a rule without a fault among others takes one line."""
-    state = worst_of(findings)
-    title = f"{subject.rule or subject.inputs[0].text}: {state}"
-    if state == "ok" and not whole:
-        return title
-    lines = [paint(title, BOLD, on=colour)]
+    """One line a stage, what mends it beneath; of a rule among others only the stages that are not well."""
+    lines = [paint(f"{subject.rule or subject.inputs[0].text}: {worst_of(findings)}", BOLD, on=colour)]
+    if not whole:
+        findings = [each for each in findings if each.state in {"broken", "warning"}]
     for each in findings:
         mark = paint(each.state.ljust(7), COLOURS[each.state], on=colour)
         lines.append(f"  {each.stage.ljust(10)}  {mark}  {each.text}")

@@ -124,6 +124,18 @@ class Bridge:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropping:
+    """A rule of nftables that drops what comes in, or a chain whose policy it is.
+
+    ``place`` is family, table and chain; ``packets`` its counter, None where it has none.
+    """
+
+    place: str
+    handle: int
+    packets: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Relay:
     """The answers of the running relay, as ``show -j`` has them; ``before`` and ``after`` are its counters."""
 
@@ -153,6 +165,7 @@ class Evidence:
     bridges: dict[str, Bridge] = field(default_factory=dict)
     filtered: bool | None = None  # the reverse-path filter's count moved
     routes: dict[IPv4Address, int | None] = field(default_factory=dict)  # way back to queriers, by ifindex
+    dropping: list[tuple[Dropping, int | None]] = field(default_factory=list)  # and by how much its counter moved
 
 
 def subject_of(row: dict[str, Any]) -> Subject:
@@ -203,10 +216,12 @@ def gather(
     found.max_memberships = procfs.read("net/ipv4/igmp_max_memberships", 20)
     names = {each.link for subject in subjects for each in subject.inputs if each.link in found.links}
     found.offloads = {name: features for name in names if (features := _offloads(found.links[name])) is not None}
+    firewall = _firewall()
     dropped = procfs.reverse_path_drops()
     _look(found, subjects, names)
     now = procfs.reverse_path_drops()
     found.filtered = None if dropped is None or now is None else now > dropped
+    found.dropping = [(each, _more(firewall, each)) for each in _firewall().values()]
     found.bridges = {name: bridge for name in names if (bridge := _bridge(name)) is not None}
     missed = {query.querier for look in found.looks.values() for query in look.queries if query not in look.delivered}
     found.routes = _routes(missed)
@@ -366,12 +381,45 @@ def _bridge(name: str) -> Bridge | None:
     return None
 
 
-def _json(*command: str) -> list[Row]:
+def _firewall() -> dict[tuple[str, int], Dropping]:
+    """What nft(8) says may drop what comes in, iptables-nft's rules among it; nothing without CAP_NET_ADMIN."""
+    ruleset: Any = _json("nft", "-j", "list", "ruleset")
+    entries: list[Row] = ruleset.get("nftables", []) if isinstance(ruleset, dict) else []
+    chains = {_place(row): row for entry in entries if (row := entry.get("chain"))}
+    tables = {row["table"] for row in chains.values() if row.get("hook") in {"input", "prerouting", "ingress"}}
+    found = [
+        Dropping(place, 0)
+        for place, row in chains.items()
+        if row.get("hook") in {"input", "prerouting", "ingress"} and row.get("policy") == "drop"
+    ]
+    for entry in entries:
+        row = entry.get("rule")
+        if not row or row["table"] not in tables:
+            continue
+        if chains.get(_place(row), {}).get("hook", "input") not in {"input", "prerouting", "ingress"}:
+            continue
+        words = [word for word in row.get("expr", []) if isinstance(word, dict)]
+        if any("drop" in word or "reject" in word for word in words):
+            counters = [word["counter"]["packets"] for word in words if isinstance(word.get("counter"), dict)]
+            found.append(Dropping(_place(row), row["handle"], counters[0] if counters else None))
+    return {(each.place, each.handle): each for each in found}
+
+
+def _place(row: Row) -> str:
+    return f"{row['family']} {row['table']} {row.get('chain', row.get('name'))}"
+
+
+def _more(before: Mapping[tuple[str, int], Dropping], now: Dropping) -> int | None:
+    """By how much its counter has grown; None where it has none."""
+    was = before.get((now.place, now.handle))
+    return None if now.packets is None else now.packets - ((was.packets if was else None) or 0)
+
+
+def _json(*command: str) -> Any:
     environment = {**os.environ, "PATH": search_path()}
     with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=environment)
-        found: list[Row] = json.loads(done.stdout or "[]")
-        return found
+        return json.loads(done.stdout or "[]")
     return []
 
 

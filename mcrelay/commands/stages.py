@@ -15,14 +15,18 @@ from mcrelay.igmp import advice
 from mcrelay.links.outgoing import SAYING
 from mcrelay.linux import procfs
 from mcrelay.model.link_faults import no_ethernet, port_of, reports_from_nobody
+from mcrelay.model.wording import counted
 from mcrelay.relay.alarms import SAYINGS
 from mcrelay.relay.losses import LINK_SAYINGS, OUTPUT_SAYINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from ipaddress import IPv4Address
 
-    from mcrelay.commands.evidence import Evidence, Flow, Input, LinkLook, Output, Subject
+    from mcrelay.commands.evidence import Dropping, Evidence, Flow, Input, LinkLook, Output, Subject
+    from mcrelay.igmp.wire import Query
 
+Row = dict[str, Any]
 State = Literal["ok", "warning", "broken", "skipped"]
 WORST: tuple[State, ...] = ("broken", "warning", "ok", "skipped")
 MERGING = ("rx-udp-gro-forwarding", "rx-gro-list")  # receive offloads that make one frame of several datagrams
@@ -40,9 +44,32 @@ class Finding:
     remedy: str = ""
 
 
-def diagnose(subject: Subject, evidence: Evidence) -> list[Finding]:
+class Index:
+    """The evidence by what the stages look for: there may be thousands of rules."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        relay = evidence.relay
+        self.flows: dict[tuple[str, IPv4Address], dict[Flow, int]] = {}
+        for name, look in evidence.looks.items():
+            for flow, count in look.flows.items():
+                self.flows.setdefault((name, flow.group), {})[flow] = count
+        self.groups = {(row["ifname"], row["group"]): row for row in (relay.groups if relay else [])}
+        outputs = [output for row in (relay.rules if relay else []) for output in row["outputs"]]
+        self.ends = {(output["source_address"], output["source_port"]) for output in outputs}
+        before, after = (relay.before, relay.after) if relay else ({}, {})
+        self.rules = _by_name(before, after, "rules", "name")
+        self.links = _by_name(before, after, "links", "ifname")
+
+
+def _by_name(before: Row, after: Row, what: str, key: str) -> dict[str, tuple[Row, Row]]:
+    """The counters of each rule or link before and after the look."""
+    first = {row[key]: row for row in before.get(what, ())}
+    return {row[key]: (first[row[key]], row) for row in after.get(what, ()) if row[key] in first}
+
+
+def diagnose(subject: Subject, evidence: Evidence, index: Index | None = None) -> list[Finding]:
     """One finding a stage at least, in order; more where several links or outputs differ."""
-    walk = _Walk(subject, evidence)
+    walk = _Walk(subject, evidence, index or Index(evidence))
     findings: list[Finding] = []
     for stage, function in STAGES.items():
         found = [Finding(stage, *each) for each in function(walk)]
@@ -66,9 +93,10 @@ _Found = tuple[State, str, str] | tuple[State, str]
 class _Walk:
     """A subject, the evidence, and which stages were broken so far."""
 
-    def __init__(self, subject: Subject, evidence: Evidence) -> None:
+    def __init__(self, subject: Subject, evidence: Evidence, index: Index) -> None:
         self.subject = subject
         self.evidence = evidence
+        self.index = index
         self.broken: list[str] = []
 
     def running(self, each: Input) -> bool:
@@ -90,12 +118,8 @@ class _Walk:
 
     def flows(self, each: Input) -> dict[Flow, int]:
         """What arrived for the group of an input, by sender, and how much of it."""
-        look = self.look(each.link)
-        return {
-            flow: count
-            for flow, count in (look.flows if look else {}).items()
-            if flow.group == each.group and not flow.outgoing
-        }
+        flows = self.index.flows.get((each.link, each.group), {}) if self.look(each.link) else {}
+        return {flow: count for flow, count in flows.items() if not flow.outgoing}
 
 
 def _relay(walk: _Walk) -> Iterator[_Found]:
@@ -107,7 +131,7 @@ def _relay(walk: _Walk) -> Iterator[_Found]:
     if relay.version.get("restart_due"):
         yield "warning", f"mcrelay {version} runs, and another build is installed", "systemctl restart mcrelay"
     else:
-        yield "ok", f"mcrelay {version} runs with {len(relay.rules)} rule(s)"
+        yield "ok", f"mcrelay {version} runs with {counted(len(relay.rules), 'rule')}"
 
 
 def _privileges(walk: _Walk) -> Iterator[_Found]:
@@ -175,12 +199,11 @@ def _offloads(walk: _Walk) -> Iterator[_Found]:
 
 
 def _membership(walk: _Walk) -> Iterator[_Found]:
-    rows = walk.evidence.relay.groups if walk.evidence.relay else []
     for each in walk.subject.inputs:
         if why := walk.because("link", "privileges"):
             yield "skipped", why
             continue
-        row = next((r for r in rows if r["ifname"] == each.link and r["group"] == str(each.group)), None)
+        row = walk.index.groups.get((each.link, str(each.group)))
         reason = (row or {}).get("reason") or walk.evidence.failed.get((each.link, each.group), "")
         limit = walk.evidence.max_memberships
         if reason and limit < 1:
@@ -239,8 +262,7 @@ def _query(walk: _Walk) -> Iterator[_Found]:
             yield ("broken" if each["kind"] in {"unanswered-query", "silent-querier"} else "warning"), text, remedy
         lost = [query for query in (look.queries if look else []) if look and query not in look.delivered]
         if lost and not any(each["kind"] == "unanswered-query" for each in warned):
-            text, _, remedy = _lost_query(walk, name, lost[0]).rpartition(". ")
-            yield "broken", text, remedy
+            yield _lost_query(walk, name, lost[0])
         if warned or lost:
             continue
         if look and look.queries:
@@ -253,11 +275,35 @@ def _query(walk: _Walk) -> Iterator[_Found]:
             yield "skipped", f"no query came to {name} in {walk.evidence.seconds:g} s; --duration 130 sees the next one"
 
 
-def _lost_query(walk: _Walk, name: str, query: Any) -> str:
-    return advice.unanswered_query(
-        name, walk.evidence.links[name].ifindex, query, procfs.rp_filter(name),
-        walk.evidence.routes.get(query.querier), seen=advice.Seen(delivered=False, filtered=walk.evidence.filtered),
-    )  # fmt: skip
+def _lost_query(walk: _Walk, name: str, query: Query) -> _Found:
+    """Which of the host's filters a query met: one that was seen to drop it, never the one that is left."""
+    evidence, rp_filter = walk.evidence, procfs.rp_filter(name)
+    what = f"queries of {query.querier} arrive on {name} and do not reach this host's IGMP"
+    fails = advice.fails_reverse_path(
+        query.querier, evidence.links[name].ifindex, rp_filter, evidence.routes.get(query.querier)
+    )
+    if evidence.filtered and fails:
+        return (
+            "broken",
+            f"{what}: the count of the reverse-path filter moved (rp_filter {rp_filter}, and no route to it by {name})",
+            f"ip route add {query.querier}/32 dev {name}",
+        )
+    moved = [(each, more) for each, more in evidence.dropping if more]
+    if moved:
+        each, more = moved[0]
+        return (
+            "broken",
+            f"{what}: a rule of `{each.place}` (handle {each.handle}) dropped {more} meanwhile",
+            _let_in(name, each),
+        )
+    silent = [each for each, more in evidence.dropping if more is None]
+    if silent:
+        return "broken", f"{what}; `{silent[0].place}` drops, and has no counter to tell what", _let_in(name, silent[0])
+    return "broken", f"{what}, and nothing was seen that drops them", ""
+
+
+def _let_in(name: str, each: Dropping) -> str:
+    return f'nft insert rule {each.place} iifname "{name}" meta l4proto igmp accept'
 
 
 def _bridge(walk: _Walk) -> Iterator[_Found]:
@@ -314,14 +360,8 @@ def _told(flow: Flow, count: int) -> str:
 
 def _own(walk: _Walk, each: Input) -> list[Flow]:
     """What this host itself sends to the group there, less what outputs do."""
-    look = walk.look(each.link)
-    rules = walk.evidence.relay.rules if walk.evidence.relay else []
-    ends = {(out["source_address"], out["source_port"]) for rule in rules for out in rule["outputs"]}
-    return [
-        flow
-        for flow in (look.flows if look else ())
-        if flow.outgoing and flow.group == each.group and (str(flow.source), flow.source_port) not in ends
-    ]
+    flows = walk.index.flows.get((each.link, each.group), {}) if walk.look(each.link) else {}
+    return [flow for flow in flows if flow.outgoing and (str(flow.source), flow.source_port) not in walk.index.ends]
 
 
 def _sender(walk: _Walk) -> Iterator[_Found]:
@@ -390,7 +430,7 @@ def _replace(subject: Subject, flow: Flow) -> str:
 
 def _taken(walk: _Walk, each: Input) -> Iterator[_Found]:
     """What the relay did with datagrams that match."""
-    counts = _moved(walk, "rules", "name", walk.subject.rule)
+    counts = _moved(walk.index.rules, walk.subject.rule)
     if not counts:
         yield "ok", f"datagrams match {each.text}; whether they are taken, a running relay could say"
         return
@@ -418,14 +458,10 @@ def _taken(walk: _Walk, each: Input) -> Iterator[_Found]:
         yield "ok", f"{taken} datagrams taken by {each.text}"
 
 
-def _moved(walk: _Walk, what: str, key: str, name: str) -> dict[str, Any]:
+def _moved(counters: dict[str, tuple[Row, Row]], name: str) -> Row:
     """By how much the counters of a rule or link grew during the look; empty where there are none."""
-    relay = walk.evidence.relay
-    if relay is None or not relay.after:
-        return {}
-    rows = [next((row for row in stats[what] if row[key] == name), None) for stats in (relay.before, relay.after)]
-    before, after = rows
-    return _difference(before, after) if before and after else {}
+    found: Row = _difference(*counters[name]) if name in counters else {}
+    return found
 
 
 def _difference(before: Any, after: Any) -> Any:
@@ -440,7 +476,7 @@ def _difference(before: Any, after: Any) -> Any:
 
 def _ring(walk: _Walk) -> Iterator[_Found]:
     for name in dict.fromkeys(each.link for each in walk.subject.inputs):
-        counts = _moved(walk, "links", "ifname", name)
+        counts = _moved(walk.index.links, name)
         if not counts:
             yield "skipped", "no relay runs" if walk.evidence.relay is None else f"there is no ring on {name}"
             continue
@@ -462,7 +498,7 @@ def _ring(walk: _Walk) -> Iterator[_Found]:
 
 
 def _send(walk: _Walk) -> Iterator[_Found]:
-    counts = _moved(walk, "rules", "name", walk.subject.rule)
+    counts = _moved(walk.index.rules, walk.subject.rule)
     if not counts:
         yield "skipped", "no relay runs" if walk.evidence.relay is None else "there are no counters"
         return
@@ -516,7 +552,7 @@ def _largest(walk: _Walk) -> int:
 
 
 def _echo(walk: _Walk) -> Iterator[_Found]:
-    counts = _moved(walk, "rules", "name", walk.subject.rule)
+    counts = _moved(walk.index.rules, walk.subject.rule)
     if counts and counts["drops"].get("echo"):
         yield (
             "broken",
@@ -525,12 +561,8 @@ def _echo(walk: _Walk) -> Iterator[_Found]:
         )
         return
     for each in walk.subject.outputs:
-        look = walk.look(each.link)
-        others = {
-            flow.source: None
-            for flow in (look.flows if look else ())
-            if not flow.outgoing and (flow.group, flow.port) == (each.address, each.port)
-        }
+        flows = walk.index.flows.get((each.link, each.address), {}) if walk.look(each.link) else {}
+        others = {flow.source: None for flow in flows if not flow.outgoing and flow.port == each.port}
         taken = {(i.link, i.group) for i in walk.subject.inputs}
         if others and (each.link, each.address) not in taken:
             names = ", ".join(map(str, list(others)[:3]))

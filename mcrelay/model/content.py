@@ -241,6 +241,14 @@ def _transport(payload: bytes, group: IPv4Address, port: int) -> Content | None:
     return Content("MPEG-TS") if is_transport(payload) else None
 
 
+def _rtcp(payload: bytes, group: IPv4Address, port: int) -> Content | None:
+    """RFC 3550, 6.1: a compound packet, whose lengths add up to the datagram exactly."""
+    at = 0
+    while at + 4 <= len(payload) and payload[at] >> 6 == 2 and 200 <= payload[at + 1] <= 207:
+        at += 4 + 4 * int.from_bytes(payload[at + 2 : at + 4], "big")
+    return Content("RTCP") if at and at == len(payload) else None
+
+
 def _rtp(payload: bytes, group: IPv4Address, port: int) -> Content | None:
     header = read_rtp(payload)
     if header is None:
@@ -252,5 +260,5 @@ def _rtp(payload: bytes, group: IPv4Address, port: int) -> Content | None:
 
 
 READERS: tuple[Callable[[bytes, IPv4Address, int], Content | None], ...] = (
-    _mdns, _ssdp, _ptp, _sap, _sacn, _artnet, _transport, _moldudp, _rtp,
+    _mdns, _ssdp, _ptp, _sap, _sacn, _artnet, _transport, _moldudp, _rtcp, _rtp,
 )  # fmt: skip

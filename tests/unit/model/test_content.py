@@ -59,6 +59,7 @@ EXAMPLES = [
     (SAP, IPv4Address("224.2.127.254"), 9875, "SAP", "Studio 1 at 239.69.1.2:5004 L24/48000/8"),
     (mold(), GROUP, 26400, "MoldUDP64", "session SESSION001"),
     (mold(messages=(), count=0), GROUP, 26400, "MoldUDP64", "session SESSION001"),
+    (bytes.fromhex("80c80006") + bytes(24) + bytes.fromhex("81ca0001") + bytes(4), GROUP, 5005, "RTCP", ""),
     (sacn(), IPv4Address("239.255.0.7"), 5568, "sACN", "universe 7 Desk"),
     (b"Art-Net\0\x00\x50\x00\x0e\x00\x00\x09\x00" + bytes(20), GROUP, 6454, "Art-Net", "universe 9"),
     (b"?", IPv4Address("224.0.1.1"), 123, "NTP", ""),
