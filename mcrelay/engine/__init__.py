@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from mcrelay.model.plan import PlanSpec
     from mcrelay.model.state import CounterKey, Endpoint, Explanation, FrameLosses, Refusals, Snapshot
 
@@ -24,6 +26,9 @@ class Engine(Protocol):
         What is new is let in before the plan is published, and what is gone is shut out after it. What the kernel
         refuses is in the answer and touches nothing else.
         """
+
+    def drop_originals(self, rules: Collection[str]) -> None:
+        """Of these rules nobody else on this host wants what is relayed: where it need not climb on, it is dropped."""
 
     def ask_again(self) -> None:
         """Have what an error taught be asked of the kernel again: a path's MTU, a device that takes no runs."""

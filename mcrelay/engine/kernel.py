@@ -28,7 +28,7 @@ from mcrelay.engine.table import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from ipaddress import IPv4Address
 
     from mcrelay.engine.counters import Begun, Counters
@@ -73,6 +73,7 @@ class KernelEngine(RingEngine):
         self._table: Table | None = None
         self._trouble = ""  # why there is no table
         self._reasons: dict[str, str] = {}
+        self._alone: frozenset[str] = frozenset()  # rules whose originals nobody wants
         self._keys: dict[RuleKey, str] = {}  # of the rules that the program takes
         super().__init__(features, workers, cpus)
 
@@ -86,6 +87,13 @@ class KernelEngine(RingEngine):
         """Have a program that could not be loaded be tried again too."""
         super().ask_again()
         self._trouble = ""
+
+    def drop_originals(self, rules: Collection[str]) -> None:
+        """Have the program drop what it has sent on for these, before it climbs any further."""
+        self._alone = frozenset(rules)
+        for key, rule in self._keys.items():
+            if self._table is not None:
+                self._table.drop_originals(key, drop=rule in self._alone)
 
     def engine_reasons(self) -> dict[str, str]:
         """Of rules that ask for the program: why the ring has them, empty where it does not."""
@@ -188,6 +196,7 @@ class KernelEngine(RingEngine):
             tuple(self._sending(rule.name, output, spec, sockets) for output in rule.outputs),
             min([output.payload_max + IPV4_UDP_BYTES for output in active], default=LARGEST),
             whole=all(output.burst > 1 for output in active),
+            exclusive=rule.exclusive and rule.name in self._alone,
         )
 
     def _sending(self, rule: str, output: OutputSpec, spec: PlanSpec, sockets: Mapping[CounterKey, Egress]) -> Sending:

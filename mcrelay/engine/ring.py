@@ -148,6 +148,9 @@ class RingEngine:
     ) -> None:
         """The loop goes by the plan; what only the former used is about to be given up."""
 
+    def drop_originals(self, rules: Collection[str]) -> None:
+        """A ring has copies: the originals are not its own to drop."""
+
     def engine_reasons(self) -> dict[str, str]:
         """No rule is anybody else's here."""
         return {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mcrelay._core.counters import INPUT_FIELDS, OUTPUT_FIELDS
@@ -382,6 +382,13 @@ class Table:
             first_output=entry.first_output, output_count=len(entry.taking.sendings),
             size_max=entry.taking.size_max, flow=entry.flow, link=entry.attachment.slot,
         )  # fmt: skip
+
+    def drop_originals(self, key: RuleKey, *, drop: bool) -> None:
+        """Whether a rule's datagrams end here once they are sent on."""
+        entry = self._entries[key]
+        if entry.taking.exclusive != drop:
+            entry.taking = replace(entry.taking, exclusive=drop)
+            self._write(key, entry, kernel=True)
 
     def leave(self, kept: Collection[RuleKey]) -> None:
         """Leave to the ring what is not among these."""

@@ -4,7 +4,7 @@
 2. GRO is switched on where a ring is to be opened for it;
 3. the engine opens what is new, lets the groups of both in, publishes the plan, gives up what only the old one used;
 4. groups are joined and left: whoever sends from now on is heard;
-5. drops that the plan takes are made.
+5. drops that the plan takes are made, in the nftables table and by the engine that has the originals.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class Transition:
         if drops:
             users = self._memberships.users
             await self._exclusive.widen(spec, self.refused.rings, links, users, retry=retry)
+            states = self._exclusive.states
+            self._engine.drop_originals({name for name, standing in states.items() if standing.state == "on"})
 
     def _join(self, spec: PlanSpec, links: Mapping[str, Link], *, retry: bool) -> None:
         """Join and leave. Where nothing can have changed since the last time, thousands of joins are not looked at."""

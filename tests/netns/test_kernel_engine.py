@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import socket
@@ -254,13 +255,36 @@ def test_an_output_link_that_is_down_or_gone_costs_what_is_counted_and_no_other_
         assert engine_of(relay) == ("kernel", "")
 
 
-def test_the_original_is_dropped_where_the_rule_is_exclusive():
-    with relaying(RULE + "exclusive = true\n") as relay:
-        assert rule_of(relay)["exclusive"] == {"state": "on", "reason": None}
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_the_original_is_dropped_by_the_program_where_the_rule_is_exclusive(exclusive):
+    """Before nftables' ingress hook; else every one of them gets there."""
+    with relaying(RULE + f"exclusive = {str(exclusive).lower()}\n") as relay:
+        assert (rule_of(relay)["exclusive"] == {"state": "on", "reason": None}) == exclusive
+        chain = f"type filter hook ingress device in0 priority -500; ip daddr {GROUP} counter name passed;"
+        relay.lab.relay.run("nft", f"table netdev test {{ counter passed {{ }}; chain c {{ {chain} }}; }}")
         sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--count", 2000)
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 5_000, "--count", 2000)
         assert_exact(report(sink), 2000)
         assert_adds_up(relay.at_rest())
+        shown = relay.lab.relay.run("nft", "-j", "list", "counter", "netdev", "test", "passed").stdout
+        (passed,) = [each["counter"]["packets"] for each in json.loads(shown)["nftables"] if "counter" in each]
+        assert passed == (0 if exclusive else 2000)
+
+
+def test_who_joins_later_gets_the_originals_of_an_exclusive_rule_too():
+    with relaying(RULE + "exclusive = true\n") as relay:
+        other = relay.lab.relay.popen(*MCRELAY, "recv", f"{GROUP}:2068%in0", "-j")
+        relay.wait_for(lambda: rule_of(relay)["exclusive"]["state"] == "refused", "the listener to be seen")
+        chain = f"type filter hook ingress device in0 priority -500; ip daddr {GROUP} counter name passed;"
+        relay.lab.relay.run("nft", f"table netdev test {{ counter passed {{ }}; chain c {{ {chain} }}; }}")
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 5_000, "--count", 500)
+        relay.at_rest()
+        shown = relay.lab.relay.run("nft", "-j", "list", "counter", "netdev", "test", "passed").stdout
+        (passed,) = [each["counter"]["packets"] for each in json.loads(shown)["nftables"] if "counter" in each]
+        other.send_signal(signal.SIGINT)
+        other.wait()
+        assert passed == 500
+        assert relay.rule()["outputs"][0]["tx_packets"] == 500
 
 
 def test_descriptors_and_maps_do_not_pile_up():

@@ -54,6 +54,9 @@ class FakeEngine:
     def rerouted(self):
         return self.moved
 
+    def drop_originals(self, rules):
+        self.alone = rules
+
     def engine_reasons(self):
         return {}
 
