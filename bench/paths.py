@@ -14,6 +14,11 @@ STALL_RING = "128MiB"  # at the highest rate of superframes, 1 GB/s, what comes 
 
 MCRELAY = Way("mcrelay", "mcrelay", mcrelay(Variant()))
 EXCLUSIVE = Way("exclusive", "mcrelay, exclusive", mcrelay(Variant(exclusive=True)))
+KERNEL = Way("kernel", "mcrelay, kernel engine", mcrelay(Variant(kernel=True)), both_cores=True)
+KERNEL_EXCLUSIVE = Way(
+    "kernel-exclusive", "mcrelay, kernel engine, exclusive", mcrelay(Variant(kernel=True, exclusive=True)),
+    both_cores=True,
+)  # fmt: skip
 GRO = Way("gro", "mcrelay, gro", mcrelay(Variant(gro=True)))
 EXCLUSIVE_GRO = Way("exclusive-gro", "mcrelay, exclusive and gro", mcrelay(Variant(exclusive=True, gro=True)))
 ONE_WORKER = Way("workers-1", "mcrelay, 1 worker", mcrelay(Variant(ring=STALL_RING)))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 OURS, OURS_LIGHT, KERNEL, NFT, SOCAT, C_LOOP = "#0b6e4f", "#7fc8a9", "#c8553d", "#e09f3e", "#8d99ae", "#577590"
 PATHS = (  # of the 1316-byte row, from top to bottom
+    ("kernel-exclusive", "mcrelay, kernel engine, exclusive", OURS),
+    ("kernel", "mcrelay, kernel engine", OURS),
     ("exclusive-gro", "mcrelay, exclusive + gro", OURS),
     ("exclusive", "mcrelay, exclusive", OURS),
     ("gro", "mcrelay, gro", OURS),

@@ -27,6 +27,7 @@ class Variant:
 
     burst: int = 0
     exclusive: bool = False
+    kernel: bool = False
     gro: bool = False
     latency: bool = False
     workers: int = 1
@@ -45,7 +46,11 @@ def configuration(work: Workload, variant: Variant) -> str:
     }
     if any(link.values()):
         lines += ["[links.in0]", *(f"{key} = {value}" for key, value in link.items() if value), ""]
-    defaults = {"burst": str(variant.burst or ""), "exclusive": "true" if variant.exclusive else ""}
+    defaults = {
+        "burst": str(variant.burst or ""),
+        "exclusive": "true" if variant.exclusive else "",
+        "engine": '"kernel"' if variant.kernel else "",
+    }
     if any(defaults.values()):
         lines += ["[defaults]", *(f"{key} = {value}" for key, value in defaults.items() if value), ""]
     for i in range(work.streams):
@@ -79,6 +84,10 @@ def mcrelay(variant: Variant) -> Callable[[Place, Workload], Running]:
         if wrong:
             running.stop()
             raise UnsupportedError(f"rule {wrong[0]['name']} is {wrong[0]['state']}: {wrong[0]['reason']}")
+        others = [rule for rule in show(place, running, "rules") if variant.kernel and rule["engine"] != "kernel"]
+        if others:
+            running.stop()
+            raise UnsupportedError(f"by the ring: {others[0]['engine_reason']}")
         return running
 
     return start

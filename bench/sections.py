@@ -41,8 +41,8 @@ class Sections(Rounds):
         """Take one stream of 1316 bytes through every path: rate, pipeline, cost."""
         ways = self.extent.pick(
             [
-                paths.MCRELAY, paths.EXCLUSIVE, paths.SINGLY, paths.SMCROUTE, paths.NFT, paths.SOCAT,
-                paths.by_device(paths.MCRELAY),
+                paths.MCRELAY, paths.EXCLUSIVE, paths.KERNEL, paths.KERNEL_EXCLUSIVE, paths.SINGLY, paths.SMCROUTE,
+                paths.NFT, paths.SOCAT, paths.by_device(paths.MCRELAY),
             ],
             [paths.GRO, paths.EXCLUSIVE_GRO, paths.C_RUNS, paths.SMCROUTE_BARE],
             [paths.C_SEND, paths.by_device(paths.EXCLUSIVE_GRO), paths.by_device(paths.C_RUNS)],
@@ -76,7 +76,7 @@ class Sections(Rounds):
         one, ten, fifty = workloads.ONE, workloads.FANOUT_10, workloads.FANOUT_50
         device = paths.by_device(paths.MCRELAY)
         pairs = self.extent.pick(
-            [(paths.MCRELAY, work) for work in (one, fifty)],
+            [*((paths.MCRELAY, work) for work in (one, fifty)), (paths.KERNEL, fifty)],
             [
                 (paths.MCRELAY, ten), *((device, work) for work in (ten, fifty)),
                 *((peer, work) for peer in (paths.SMCROUTE, paths.NFT) for work in (ten, fifty)), (paths.SOCAT, ten),
@@ -96,8 +96,8 @@ class Sections(Rounds):
         works = self.extent.pick([workloads.RANDOM, workloads.THIN], [workloads.SMALL, workloads.MIXED, workloads.MANY])
         for work in works:
             ways = self.extent.pick(
-                [paths.MCRELAY, paths.SMCROUTE],
-                [paths.EXCLUSIVE, paths.by_device(paths.MCRELAY)],
+                [paths.MCRELAY, paths.KERNEL, paths.SMCROUTE],
+                [paths.EXCLUSIVE, paths.KERNEL_EXCLUSIVE, paths.by_device(paths.MCRELAY)],
                 [
                     paths.TWO_WORKERS, paths.GRO, paths.SINGLY, paths.C_RUNS, paths.SMCROUTE_BARE, paths.NFT,
                     paths.SOCAT,
@@ -114,7 +114,7 @@ class Sections(Rounds):
             [paths.MCRELAY, paths.by_device(paths.MCRELAY)],
             [],
             [
-                paths.EXCLUSIVE, paths.by_device(paths.EXCLUSIVE), paths.C_RUNS, paths.SMCROUTE,
+                paths.KERNEL, paths.EXCLUSIVE, paths.by_device(paths.EXCLUSIVE), paths.C_RUNS, paths.SMCROUTE,
                 paths.by_device(paths.SMCROUTE), paths.NFT,
             ],
         )  # fmt: skip
@@ -166,7 +166,9 @@ class Sections(Rounds):
         latency = [paths.LATENCY, paths.by_device(paths.LATENCY)]
         if work is workloads.ONE:
             return self.extent.pick(
-                [paths.THROUGHPUT, paths.LATENCY, *peers], [device], [latency[1], paths.GRO, paths.C_RUNS, paths.SOCAT]
+                [paths.THROUGHPUT, paths.LATENCY, paths.KERNEL, *peers],
+                [device],
+                [latency[1], paths.GRO, paths.C_RUNS, paths.SOCAT],
             )
         more = [*latency, paths.GRO, paths.C_RUNS]
         if work is workloads.FANOUT_10:

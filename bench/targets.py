@@ -31,7 +31,7 @@ class Row:
 
 def rows(book: Book) -> list[Row]:
     """Compute every row from what was measured."""
-    parts = (_rates, _worker, _shapes, _rules, _superframes, _latency, _rest)
+    parts = (_rates, _kernel, _worker, _shapes, _rules, _superframes, _latency, _rest)
     return [row for part in parts for row in part(book)]
 
 
@@ -90,6 +90,33 @@ def _rates(book: Book) -> Iterator[Row]:
             book, f"cost of all cores against smcroute, {title}", NO_TARGET,
             ("1316", path, "cost_ns"), ("1316", "smcroute", "cost_ns"),
         )  # fmt: skip
+
+
+def _kernel(book: Book) -> Iterator[Row]:
+    smcroute, nft = ("1316", "smcroute", "rate"), ("1316", "nft", "rate")
+    for peer, title, plain, exclusive in ((smcroute, "smcroute", 1.5, 2.0), (nft, "nftables rewrite + fwd", 1.1, 1.35)):
+        for path, note, least in (("kernel", "plain", plain), ("kernel-exclusive", "exclusive", exclusive)):
+            yield _ratio(
+                book, f"kernel engine, 1316 B, equal cores, against {title}, {note}", f">= {least:g}x",
+                ("1316", path, "rate"), peer, least=least,
+            )  # fmt: skip
+    for work, title in (
+        ("64", "64 B"), ("mixed", "64/570/1400 B"), ("random", "80-400 B at random"),
+        ("streams-100", "100 streams"), ("streams-1000", "1000 thin streams"),
+    ):  # fmt: skip
+        yield _ratio(
+            book, f"  {title}, against smcroute, plain", ">= 1.3x",
+            (work, "kernel", "rate"), (work, "smcroute", "rate"), least=1.3,
+        )  # fmt: skip
+    fifty = ("fanout-50", "kernel", "rate"), ("fanout-50", "mcrelay", "rate")
+    yield _ratio(book, "  fan-out 50, copies a second, against the ring's", ">= 2x", *fifty, least=2)
+    for traffic, title in (("1000", "1 000/s"), ("20000", "20 000/s"), ("100000", "100 000/s")):
+        for name in ("p50", "p99"):
+            figure = f"{name}@{traffic}"
+            yield _ratio(
+                book, f"  latency, {title}, {name} against kernel forwarding", "<= 1.2x",
+                ("1316", "kernel", figure), ("1316", "smcroute", figure), most=1.2,
+            )  # fmt: skip
 
 
 def _worker(book: Book) -> Iterator[Row]:

@@ -26,6 +26,7 @@ from mcrelay.engine.table import (
     Taking,
     macs_of,
 )
+from mcrelay.linux import capabilities
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -48,6 +49,7 @@ NO_CAPABILITY = (
     'CAP_BPF and CAP_NET_ADMIN are missing: started by root, the relay keeps them if a rule\'s engine = "kernel" stands'
     " in its files by then; under systemd, install the drop-in kernel-engine.conf"
 )
+NOT_ALLOWED = "the kernel allows no such program: its lockdown or a security policy, or a container's namespace"
 NO_TCX = "this kernel has no tcx hook: it needs Linux 6.6 or newer"
 HELD = (
     "something came that the program does not treat (from a second source, with IP options, beyond an output's MTU):"
@@ -282,7 +284,8 @@ def _refusal(error: Exception) -> str:
     if not isinstance(error, OSError) or error.errno in {errno.E2BIG, errno.ENOSPC}:
         return FULL
     if error.errno in {errno.EPERM, errno.EACCES}:
-        return NO_CAPABILITY
-    if error.errno == errno.EINVAL and "BPF_LINK_CREATE" in str(error):
+        held = capabilities.capabilities()
+        return NOT_ALLOWED if {capabilities.CAP_BPF, capabilities.CAP_NET_ADMIN} <= held else NO_CAPABILITY
+    if error.errno == errno.EINVAL and str(error.strerror).startswith(("BPF_LINK_CREATE", "BPF_PROG_LOAD")):
         return NO_TCX
     return f"the kernel refused the program: {error.strerror or error}"
