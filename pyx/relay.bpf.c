@@ -78,13 +78,18 @@ static __always_inline uint32_t pseudo_sum(const uint8_t *head)
     return fold(sum(head + IP_AT + 12, 8) + PROTOCOL_UDP + half(head + UDP_AT + 4));
 }
 
+static __always_inline int load(struct __sk_buff *skb, struct packet *packet)
+{
+    return !bpf_skb_load_bytes(skb, 0, packet->head, HEADERS);
+}
+
 /* Says whether it is a whole datagram, as `parse` of wire.pxd does; `key` and `source` then tell whose it may be. */
-static __always_inline int read_packet(struct __sk_buff *skb, struct packet *packet)
+static __always_inline int read_packet(struct __sk_buff *skb, struct packet *packet, int loaded)
 {
     uint8_t ends[UDP_BYTES];
     uint32_t header, total, length;
     const uint8_t *head = packet->head;
-    if (bpf_skb_load_bytes(skb, 0, packet->head, HEADERS) || half(head + ETHERTYPE_AT) != ETHERTYPE_IPV4)
+    if (!loaded || half(head + ETHERTYPE_AT) != ETHERTYPE_IPV4)
         return 0;
     if (head[IP_AT] >> 4 != 4 || head[IP_AT + 9] != PROTOCOL_UDP || half(head + IP_AT + 6) & MORE_FRAGMENTS_OR_OFFSET)
         return 0;
@@ -94,7 +99,9 @@ static __always_inline int read_packet(struct __sk_buff *skb, struct packet *pac
     total = half(head + IP_AT + 2);
     if (header < IPV4_BYTES || total < header + UDP_BYTES || total > skb->len - IP_AT)
         return 0;
-    if (bpf_skb_load_bytes(skb, IP_AT + header, ends, UDP_BYTES))
+    if (header == IPV4_BYTES)
+        __builtin_memcpy(ends, head + UDP_AT, UDP_BYTES);
+    else if (bpf_skb_load_bytes(skb, IP_AT + header, ends, UDP_BYTES))
         return 0;
     length = half(ends + 4);
     if (length < UDP_BYTES || length > total - header)
@@ -187,11 +194,16 @@ static __always_inline uint32_t decide(
 }
 
 /* Whether the ring is to see a frame: IPv4 UDP to a group of a rule, also behind a second tag. */
-static __always_inline int concerns_us(struct __sk_buff *skb)
+static __always_inline int concerns_us(struct __sk_buff *skb, const struct packet *packet, int loaded)
 {
     struct relay_group key = {.ifindex = skb->ifindex};
+    const uint8_t *head = packet->head;
     uint8_t at[2], protocol;
     uint32_t tag = 0, group;
+    if (loaded && half(head + ETHERTYPE_AT) == ETHERTYPE_IPV4) {
+        key.group = word(head + GROUP_AT);
+        return head[PROTOCOL_AT] == PROTOCOL_UDP && bpf_map_lookup_elem(&groups, &key) != NULL;
+    }
     if (bpf_skb_load_bytes(skb, ETHERTYPE_AT, at, 2))
         return 0;
     if (half(at) == ETHERTYPE_CTAG || half(at) == ETHERTYPE_STAG) {
@@ -216,23 +228,26 @@ int filter(struct __sk_buff *skb)
     struct relay_decision *decision;
     struct packet packet = {};
     struct relay_rule *rule;
+    int loaded;
     if (skb->pkt_type == OUTGOING)
         return 0;
     decision = bpf_map_lookup_elem(&decided, &zero);
     if (!decision)
         return 0;
     decision->answer = DECIDED_NOTHING;
-    if (!concerns_us(skb))
+    loaded = load(skb, &packet);
+    if (!concerns_us(skb, &packet, loaded))
         return 0;
-    answer = decide(skb, &packet, &rule, read_packet(skb, &packet));
+    answer = decide(skb, &packet, &rule, read_packet(skb, &packet, loaded));
     decision->answer = answer;
+    decision->source = packet.key.source;
     decision->ifindex = skb->ifindex;
     __builtin_memcpy(decision->headers, packet.head + IP_AT, HEADERS - IP_AT);
     return answer == DECIDED_KERNEL ? 0 : WHOLE_FRAME;
 }
 
 /* What `filter` has decided about this very packet, if it has seen it. */
-static __always_inline uint32_t decided_before(const struct __sk_buff *skb, const struct packet *packet)
+static __always_inline uint32_t decided_before(const struct __sk_buff *skb, struct packet *packet)
 {
     uint32_t zero = 0, answer;
     uint32_t differing = 0;
@@ -247,7 +262,10 @@ static __always_inline uint32_t decided_before(const struct __sk_buff *skb, cons
 #pragma unroll
     for (int i = 0; i < HEADERS_WORDS; i++)
         differing |= decision->headers[i] ^ words[i];
-    return differing ? DECIDED_NOTHING : answer;
+    if (differing)
+        return DECIDED_NOTHING;
+    packet->key.source = decision->source;
+    return answer;
 }
 
 /* The headers in `to` instead of those in `from`, which the packet has now; the checksum by difference. `device`: the
@@ -365,14 +383,14 @@ int relay(struct __sk_buff *skb)
     struct packet *packet = &work.packet;
     struct relay_rule *rule = NULL;
     uint32_t answer, flags;
-    int whole = read_packet(skb, packet);
+    int whole = read_packet(skb, packet, load(skb, packet));
     answer = decided_before(skb, packet);
     if (!whole)
         return PASS;
     if (answer == DECIDED_NOTHING)
         answer = decide(skb, packet, &rule, whole);
     else if (answer == DECIDED_KERNEL)
-        rule = find(packet);
+        rule = bpf_map_lookup_elem(&rules, &packet->key);
     if (answer != DECIDED_KERNEL || !rule)
         return PASS;
     count_received(rule, packet);

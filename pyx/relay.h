@@ -80,6 +80,7 @@ enum { DECIDED_NOTHING = 0, DECIDED_RING = 1, DECIDED_KERNEL = 2 };
 struct relay_decision {
     uint32_t answer;
     uint32_t ifindex; /* with the headers: of which packet */
+    uint32_t source;  /* of the key that its rule was found by */
     uint32_t headers[7];
 };
 
