@@ -14,6 +14,17 @@ cdef enum Verdict:
     MALFORMED
     TUNNEL           # of a tunnel's end that left work on the packets inside to its device: linux/virtio_net.h
     VERDICT_COUNT
+    WAITING = VERDICT_COUNT     # none yet: of a fragment, which is counted with its datagram
+
+# Why a fragment is not relayed. Order is that of REFUSALS.
+cdef enum Refusal:
+    INCOMPLETE = 0   # the others did not come in time
+    OVERLAP          # with others of its datagram, or it contradicts them: the datagram is refused
+    REPEATED         # it was there already, the same
+    BROKEN           # no datagram can have such a part
+    MANY             # more parts than a datagram may have
+    ROOM             # others began, and there was no more room
+    REFUSAL_COUNT
 
 # Why a rule did not pass on a datagram that was its own.
 cdef enum Drop:
@@ -38,6 +49,9 @@ cdef enum SendError:
 
 cdef struct FrameCounters:
     uint64_t frames[VERDICT_COUNT]  # by Verdict
+
+cdef struct FragmentCounters:
+    uint64_t refused[REFUSAL_COUNT]     # frames of the verdict FRAGMENT, by Refusal
 
 cdef struct InputCounters:
     uint64_t rx_packets         # datagrams

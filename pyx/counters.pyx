@@ -36,6 +36,15 @@ VERDICTS = names_of({
     <int>TUNNEL: "tunnel",
 }, VERDICT_COUNT)
 
+REFUSALS = names_of({
+    <int>INCOMPLETE: "incomplete",
+    <int>OVERLAP: "overlap",
+    <int>REPEATED: "repeated",
+    <int>BROKEN: "broken",
+    <int>MANY: "many",
+    <int>ROOM: "room",
+}, REFUSAL_COUNT)
+
 DROPS = names_of({
     <int>DROP_SOURCE: "source",
     <int>DROP_POLICER: "policer",
@@ -57,9 +66,11 @@ SEND_ERRORS = names_of({
 
 # Cython makes a dict of a struct, in the order of its fields: so these are never told twice.
 cdef FrameCounters no_frames
+cdef FragmentCounters no_fragments
 cdef InputCounters no_input
 cdef OutputCounters no_output
 FRAME_FIELDS = fields_of(no_frames, VERDICTS, sizeof(FrameCounters))
+FRAGMENT_FIELDS = fields_of(no_fragments, REFUSALS, sizeof(FragmentCounters))
 INPUT_FIELDS = fields_of(no_input, DROPS, sizeof(InputCounters))
 OUTPUT_FIELDS = fields_of(no_output, SEND_ERRORS, sizeof(OutputCounters))
 
@@ -67,7 +78,7 @@ OUTPUT_FIELDS = fields_of(no_output, SEND_ERRORS, sizeof(OutputCounters))
 @cython.final
 cdef class CounterBlock:
     def __cinit__(self, tuple fields not None):
-        """``fields`` are FRAME_FIELDS, INPUT_FIELDS or OUTPUT_FIELDS."""
+        """``fields`` are FRAME_FIELDS, FRAGMENT_FIELDS, INPUT_FIELDS or OUTPUT_FIELDS."""
         cdef size_t size = (sizeof(uint64_t) * len(fields) + CACHE_LINE - 1) & ~<size_t>(CACHE_LINE - 1)
         self.fields = fields
         self.memory = aligned_alloc(CACHE_LINE, size)

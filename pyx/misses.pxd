@@ -29,27 +29,35 @@ cdef inline void note_miss(
 ) noexcept nogil:
     """Remember a frame. The ring's filter has read the destination too, so it is there, or cut off."""
     cdef const uint8_t *ip = mac + ETHERNET_BYTES
-    cdef uint32_t header, group, i
-    cdef uint64_t what
-    cdef Miss *entry
-    cdef Miss *oldest
+    cdef uint32_t header
+    cdef uint16_t port = 0
     if size < ETHERNET_BYTES + IPV4_BYTES:
         return
-    group = read_be32(ip + 16)
     header = (ip[0] & 15) * 4
-    what = <uint64_t>vlan << 16 | <uint64_t>(<uint32_t>verdict) << 8 | 1
     if verdict != FRAGMENT and verdict != NOT_UDP and size >= ETHERNET_BYTES + header + UDP_BYTES:
-        what |= <uint64_t>read_be16(ip + header + 2) << 32
+        port = read_be16(ip + header + 2)
+    count_miss(misses, verdict, read_be32(ip + 16), read_be32(ip + 12), port, vlan, 1, stamp)
+
+
+cdef inline void count_miss(
+    Miss *misses, Verdict verdict, uint32_t group, uint32_t source, uint16_t port, uint16_t vlan, uint32_t frames,
+    uint64_t stamp,
+) noexcept nogil:
+    """Remember so many frames of a kind; ``port`` 0 is none."""
+    cdef uint64_t what = <uint64_t>port << 32 | <uint64_t>vlan << 16 | <uint64_t>(<uint32_t>verdict) << 8 | 1
+    cdef Miss *entry
+    cdef Miss *oldest
+    cdef uint32_t i
     misses += ((group * <uint32_t>2654435761) >> 30) * MISS_WAYS
     oldest = misses
     for i in range(<uint32_t>MISS_WAYS):
         entry = &misses[i]
         if load_relaxed_u64(&entry.what) == what and <uint32_t>(load_relaxed_u64(&entry.flow) >> 32) == group:
-            write_miss(entry, <uint64_t>group << 32 | read_be32(ip + 12), what, entry.packets + 1, stamp)
+            write_miss(entry, <uint64_t>group << 32 | source, what, entry.packets + frames, stamp)
             return
         if entry.last_ns < oldest.last_ns:
             oldest = entry
-    write_miss(oldest, <uint64_t>group << 32 | read_be32(ip + 12), what, 1, stamp)
+    write_miss(oldest, <uint64_t>group << 32 | source, what, frames, stamp)
 
 
 cdef inline void write_miss(Miss *entry, uint64_t flow, uint64_t what, uint64_t packets, uint64_t stamp) noexcept nogil:

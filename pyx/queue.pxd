@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
+from .fragments cimport Fragments
 from .kernel cimport CMSG_DATA, CMSG_SPACE, cmsghdr, iovec, mmsghdr, msghdr, pollfd
 from .repeats cimport Repeats
 
@@ -12,7 +13,7 @@ cdef enum:
     VECTORS = 1024
 
 cdef struct Entry:
-    const uint8_t *payload      # into the ring: dies when the block is released
+    const uint8_t *payload      # into the ring, or what was put together: dies when the block is released, or let go
     uint32_t next
     uint16_t size
     uint8_t tos                 # DSCP bits only: ECN is between neighbours and never copied
@@ -54,6 +55,7 @@ cdef struct Queue:
     Message *messages
     iovec *vectors
     Repeats *repeats            # what was relayed lately
+    Fragments *fragments        # what waits for the rest of it
     uint8_t *controls           # control_bytes each: UDP_SEGMENT, then IP_TOS, headers already written
 
 

@@ -2,6 +2,7 @@
 
 cimport cython
 
+from .fragments cimport fragments_build, fragments_free
 from .kernel cimport CMSG_LEN, IP_TOS, IPPROTO_IP, IPPROTO_UDP, UDP_SEGMENT, calloc, free, memset
 from .repeats cimport RECENT, Recent
 
@@ -46,13 +47,16 @@ cdef class Scratch:
         parts.vectors = <iovec *>calloc(VECTORS, sizeof(iovec))
         parts.controls = <uint8_t *>calloc(MESSAGES, space)
         parts.repeats = <Repeats *>calloc(1, sizeof(Repeats))
+        parts.fragments = <Fragments *>calloc(1, sizeof(Fragments))
         if parts.repeats != NULL:
             parts.repeats.recent = <Recent *>calloc(RECENT, sizeof(Recent))
         if (
             parts.entries == NULL or parts.headers == NULL or parts.messages == NULL or parts.vectors == NULL
             or parts.controls == NULL or parts.repeats == NULL or parts.repeats.recent == NULL
+            or parts.fragments == NULL
         ):
             raise MemoryError("a queue")
+        fragments_build(parts.fragments)
         for i in range(<uint32_t>MESSAGES):
             header = <cmsghdr *>(parts.controls + i * space)
             header.cmsg_len = CMSG_LEN(sizeof(uint16_t))
@@ -72,3 +76,6 @@ cdef class Scratch:
         if self.parts.repeats != NULL:
             free(self.parts.repeats.recent)
         free(self.parts.repeats)
+        if self.parts.fragments != NULL:
+            fragments_free(self.parts.fragments)
+        free(self.parts.fragments)

@@ -6,7 +6,7 @@ in a TPACKET_V2 ring (profile "latency").
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from .counters cimport VERDICT_COUNT, CounterBlock, FrameCounters
+from .counters cimport VERDICT_COUNT, CounterBlock, FragmentCounters, FrameCounters
 from .kernel cimport (
     TP_STATUS_KERNEL, TP_STATUS_USER, load_acquire_u32, store_release_u32, tpacket2_hdr,
     tpacket3_hdr, tpacket_block_desc,
@@ -33,6 +33,7 @@ cdef struct Ring:
     uint32_t left
     int fd
     FrameCounters *counters
+    FragmentCounters *fragments
     uint64_t lost_groups[VERDICT_COUNT]     # by Verdict: the group of the last frame that was lost so, 0: none
     Miss misses[MISSES]
 
@@ -125,5 +126,6 @@ cdef class RingSocket:
     cdef uint8_t *memory
     cdef size_t memory_bytes
     cdef readonly CounterBlock frames
+    cdef readonly CounterBlock fragments
     cdef readonly int ifindex
     cdef unsigned long long received, dropped

@@ -4,7 +4,7 @@ cimport cython
 from libc.stdint cimport uint16_t, uint32_t
 
 from . import counters
-from .counters cimport VERDICT_COUNT, CounterBlock, FrameCounters
+from .counters cimport VERDICT_COUNT, CounterBlock, FragmentCounters, FrameCounters
 from .kernel cimport (
     AF_PACKET, BLOCK_STATUS_AT, ETH_P_ALL, MAP_FAILED, MAP_SHARED, PACKET_COPY_THRESH, PACKET_FANOUT,
     PACKET_FANOUT_CBPF, PACKET_FANOUT_DATA, PACKET_FANOUT_FLAG_UNIQUEID, PACKET_IGNORE_OUTGOING, PACKET_RX_RING,
@@ -144,7 +144,9 @@ cdef class RingSocket:
         self.ring.fd = -1
         self.ifindex = ifindex
         self.frames = CounterBlock(counters.FRAME_FIELDS)
+        self.fragments = CounterBlock(counters.FRAGMENT_FIELDS)
         self.ring.counters = <FrameCounters *>self.frames.memory
+        self.ring.fragments = <FragmentCounters *>self.fragments.memory
         self.ring.slots = latency
         self.ring.fd = check(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0), "AF_PACKET socket (needs CAP_NET_RAW)")
         set_option(self.ring.fd, SOL_PACKET, PACKET_VERSION, TPACKET_V2 if latency else TPACKET_V3, "PACKET_VERSION")

@@ -12,7 +12,9 @@ cdef enum:
     ETHERTYPE_IPV4 = 0x0800
     ETHERTYPE_CTAG = 0x8100     # IEEE 802.1Q; the kernel has taken the outer tag off, so this one is a second
     ETHERTYPE_STAG = 0x88a8
-    MORE_FRAGMENTS_OR_OFFSET = 0x3fff
+    MORE_FRAGMENTS = 0x2000
+    FRAGMENT_OFFSET = 0x1fff    # in units of 8 bytes
+    TOTAL_MAX = 65535           # bytes of an IPv4 datagram, header included
     PAYLOAD_MAX = 65507         # 65535 less the IPv4 and UDP headers
 
 cdef struct Datagram:
@@ -21,6 +23,15 @@ cdef struct Datagram:
     uint16_t size               # payload bytes; of all datagrams together in a superframe
     uint8_t tos, ttl
     const uint8_t *payload      # borrowed: dies when the block is released
+
+cdef struct Fragment:
+    # A part of an IPv4 datagram, of protocol UDP.
+    uint32_t source, group      # host byte order
+    uint32_t start, end         # of what follows the datagram's IPv4 header, in bytes
+    uint16_t identification
+    bint more                   # it is not the last
+    uint8_t tos, ttl
+    const uint8_t *bytes        # borrowed: dies when the block is released
 
 
 cdef inline uint32_t fold(uint64_t total) noexcept nogil:
@@ -69,8 +80,7 @@ cdef inline Verdict parse(
     not filled it in yet. Sending a payload again gives it a new and valid checksum, so a corrupted one must stop here.
     """
     cdef const uint8_t *ip = frame + ETHERNET_BYTES
-    cdef const uint8_t *udp
-    cdef uint32_t header, total, length
+    cdef uint32_t header, total
     if size < wire_size:
         return TRUNCATED
     if size < ETHERNET_BYTES:
@@ -88,31 +98,58 @@ cdef inline Verdict parse(
         return MALFORMED
     if ip[9] != 17:
         return NOT_UDP
-    if read_be16(ip + 6) & MORE_FRAGMENTS_OR_OFFSET:
+    if read_be16(ip + 6) & (MORE_FRAGMENTS | FRAGMENT_OFFSET):
         return FRAGMENT
-    udp = ip + header
-    total -= header
+    out.source = read_be32(ip + 12)
+    out.group = read_be32(ip + 16)
+    out.tos = ip[1]
+    out.ttl = ip[8]
+    return parse_udp(ip + header, total - header, verify, out)
+
+
+cdef inline Verdict parse_udp(const uint8_t *udp, uint32_t total, bint verify, Datagram *out) noexcept nogil:
+    """Read what follows an IPv4 header, ``total`` bytes; ``out`` has the header's part already."""
+    cdef uint32_t length
     if total < UDP_BYTES:
         return MALFORMED
     length = read_be16(udp + 4)
     if length < UDP_BYTES or length > total:
         return MALFORMED
-    if verify and read_be16(udp + 6) and not udp_sum_holds(ip, udp, length):
+    if verify and read_be16(udp + 6) and not udp_sum_holds(udp, length, out.source, out.group):
         return MALFORMED
-    out.source = read_be32(ip + 12)
-    out.group = read_be32(ip + 16)
     out.source_port = read_be16(udp)
     out.port = read_be16(udp + 2)
     out.size = <uint16_t>(length - UDP_BYTES)
-    out.tos = ip[1]
-    out.ttl = ip[8]
     out.payload = udp + UDP_BYTES
     return RELAYED
 
 
-cdef inline bint udp_sum_holds(const uint8_t *ip, const uint8_t *udp, uint32_t length) noexcept nogil:
+cdef inline bint udp_sum_holds(
+    const uint8_t *udp, uint32_t length, uint32_t source, uint32_t group
+) noexcept nogil:
     """RFC 768: pseudo header, UDP header and payload sum to all ones."""
-    cdef uint32_t total = ones_sum(udp, length) + ones_sum(ip + 12, 8) + 17 + length
-    total = (total & 0xffff) + (total >> 16)
-    total = (total & 0xffff) + (total >> 16)
-    return total == 0xffff
+    return fold(
+        <uint64_t>ones_sum(udp, length) + (source >> 16) + (source & 0xffff) + (group >> 16) + (group & 0xffff)
+        + 17 + length
+    ) == 0xffff
+
+
+cdef inline bint parse_fragment(const uint8_t *frame, Fragment *out) noexcept nogil:
+    """Read a frame of which ``parse`` said FRAGMENT; False where no datagram has such a part.
+
+    A part that is not the last ends at a multiple of 8 bytes, none is empty, a datagram has 65535 bytes: RFC 791.
+    """
+    cdef const uint8_t *ip = frame + ETHERNET_BYTES
+    cdef uint32_t header = (ip[0] & 15) * 4
+    cdef uint32_t size = read_be16(ip + 2) - header
+    cdef uint32_t place = read_be16(ip + 6)
+    out.source = read_be32(ip + 12)
+    out.group = read_be32(ip + 16)
+    out.identification = read_be16(ip + 4)
+    out.more = place & MORE_FRAGMENTS != 0
+    out.start = (place & FRAGMENT_OFFSET) * 8
+    out.end = out.start + size
+    out.tos = ip[1]
+    out.ttl = ip[8]
+    out.bytes = ip + header
+    return size != 0 and not (out.more and size & 7) and header + out.end <= TOTAL_MAX

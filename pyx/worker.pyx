@@ -4,17 +4,20 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from .counters cimport (
-    DROP_COUNT, DROP_ECHO, DROP_POLICER, DROP_SOURCE, DROPPED, FRAGMENT, NO_MATCH, RELAYED, SEND_NOBUFS, SEND_PARKED,
-    VERDICT_COUNT, InputCounters, Verdict,
+    BROKEN, DROP_COUNT, DROP_ECHO, DROP_POLICER, DROP_SOURCE, DROPPED, FRAGMENT, INCOMPLETE, NO_MATCH, RELAYED,
+    SEND_NOBUFS, SEND_PARKED, VERDICT_COUNT, WAITING, InputCounters, Verdict,
 )
 from .egress cimport Output
+from .fragments cimport (
+    PATIENCE_NS, Assembly, Fragments, discard, expire, is_full, keep, let_go, parse_whole, refuse, settle, take_in,
+)
 from .kernel cimport (
     CLOCK_MONOTONIC, MSG_DONTWAIT, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, SOL_SOCKET, SO_ERROR, TP_STATUS_COPY,
-    TP_STATUS_VLAN_VALID, add, getsockopt, load_acquire_ptr,
+    add, getsockopt, load_acquire_ptr,
     load_acquire_u32, load_acquire_u64, load_relaxed_u64, now_ns, poll, read, read_be32, recv, relax,
     store_relaxed_u64, store_release_ptr, store_release_u32, store_release_u64, virtio_net_hdr,
 )
-from .match cimport VID_MASK, is_echo, let_in, match
+from .match cimport is_echo, let_in, look_up, match, vlan_of
 from .misses cimport note_miss
 from .offload cimport segment_bytes
 from .plan cimport Capture, Flow, Input, Plan, PlanOwner
@@ -26,7 +29,7 @@ from .ring cimport (
     view_frame,
 )
 from .runs cimport send_chain
-from .wire cimport ETHERNET_BYTES, IPV4_BYTES, Datagram
+from .wire cimport ETHERNET_BYTES, IPV4_BYTES, Datagram, Fragment, parse_fragment
 
 cdef enum:
     GATHER = 3072               # sends in hand after which a turn takes no further place; below ENTRIES by a block
@@ -34,6 +37,7 @@ cdef enum:
     SPIN_NS = 100000            # how long a latency ring is looked at before the worker sleeps
     WAIT_MS = 20                # for outputs whose socket is full, a turn at most
     LOOK_MS = 1                 # how often such a wait looks at the rings
+    IDLE_MS = 1000              # a sleep at most, so that turns are counted
 
 cdef struct State:
     void *plan                  # the engine stores, the worker loads
@@ -52,8 +56,11 @@ cdef void run(State *state) noexcept nogil:
         plan = <Plan *>load_acquire_ptr(&state.plan)
         if plan.generation != load_relaxed_u64(&state.seen):
             begin_outputs(plan)
+            forsake(plan)
             store_release_u64(&state.seen, plan.generation)
         add(&state.turns, 1)
+        if plan.queue.fragments.oldest != NULL:
+            expire(plan.queue.fragments, now_ns(CLOCK_MONOTONIC))
         ready = rings_ready(plan)
         if ready:
             for i in range(plan.capture_count):
@@ -68,6 +75,9 @@ cdef void run(State *state) noexcept nogil:
             relax()
         else:
             sleep(state, plan)
+    plan = <Plan *>load_acquire_ptr(&state.plan)
+    while plan.queue.fragments.oldest != NULL:
+        discard(plan.queue.fragments, plan.queue.fragments.oldest, INCOMPLETE)
 
 
 cdef void begin_outputs(Plan *plan) noexcept nogil:
@@ -83,14 +93,40 @@ cdef void begin_outputs(Plan *plan) noexcept nogil:
         add(&plan.beginnings[i].output.since_packets, passed)
 
 
+cdef void forsake(Plan *plan) noexcept nogil:
+    """Give up fragments of rings that the plan has no more; these may be closed once the plan is adopted."""
+    cdef Fragments *store = plan.queue.fragments
+    cdef Assembly *each = store.oldest
+    cdef Assembly *after
+    cdef uint32_t i
+    while each != NULL:
+        after = each.newer
+        i = 0
+        while i < plan.capture_count and plan.captures[i].ring != each.ring:
+            i += 1
+        if i == plan.capture_count:
+            discard(store, each, INCOMPLETE)
+        each = after
+
+
+cdef inline int patience_ms(const Plan *plan) noexcept nogil:
+    """How long there is nothing to do if no frame comes: until the oldest fragment's time is up."""
+    cdef const Assembly *oldest = plan.queue.fragments.oldest
+    cdef uint64_t waited
+    if oldest == NULL:
+        return IDLE_MS
+    waited = now_ns(CLOCK_MONOTONIC) - oldest.since_ns
+    return 1 + <int>((<uint64_t>PATIENCE_NS - min(waited, <uint64_t>PATIENCE_NS)) // 1000000)
+
+
 cdef inline void sleep(State *state, Plan *plan) noexcept nogil:
-    """Until a ring closes a block or the engine wakes us. The time-out only keeps ``turns`` growing."""
+    """Until a ring closes a block, the engine wakes us, or there is something to give up; IDLE_MS at most."""
     cdef uint32_t i
     cdef uint64_t drained
     cdef int pending
     cdef unsigned int size = sizeof(pending)
     plan.polls[plan.capture_count].fd = state.wake_fd
-    poll(plan.polls, plan.capture_count + 1, 1000)      # void: EINTR and time-out both mean another turn
+    poll(plan.polls, plan.capture_count + 1, patience_ms(plan))     # void: EINTR and time-out mean another turn
     for i in range(plan.capture_count):
         if plan.polls[i].revents & (POLLERR | POLLHUP | POLLNVAL):
             # The link went down or away: taking the error is what lets poll sleep again.
@@ -134,14 +170,14 @@ cdef inline void gather(Plan *plan, Capture *capture, uint32_t share) noexcept n
 cdef inline void relay_place(Plan *plan, Capture *capture, uint32_t most) noexcept nogil:
     """Give the frames left of a block or slot their verdicts, until ``most`` sends are in hand; matching datagrams are
     queued."""
-    cdef uint32_t verdicts[VERDICT_COUNT]
+    cdef uint32_t verdicts[VERDICT_COUNT + 1]   # the last are WAITING: fragments, counted with their datagram
     cdef Ring *ring = capture.ring
     cdef const uint8_t *at = ring.at
     cdef uint32_t left = ring.left
     cdef Frame frame
     cdef Verdict verdict
     cdef uint32_t i
-    for i in range(VERDICT_COUNT):
+    for i in range(VERDICT_COUNT + 1):
         verdicts[i] = 0
     while left and plan.queue.sends < most:
         at = view_frame(ring, at, &frame)
@@ -149,7 +185,7 @@ cdef inline void relay_place(Plan *plan, Capture *capture, uint32_t most) noexce
             fetch(plan, ring, &frame)
         verdict = relay_frame(plan, capture, &frame)
         verdicts[<uint32_t>verdict] += 1
-        if verdict >= NO_MATCH:
+        if NO_MATCH <= verdict < WAITING:
             note_untaken(ring, verdict, &frame)
         left -= 1
     ring.at = at
@@ -180,40 +216,78 @@ cdef void fetch(Plan *plan, Ring *ring, Frame *frame) noexcept nogil:
         frame.size = frame.wire_size
 
 
+cdef inline uint64_t stamp_of(const Frame *frame) noexcept nogil:
+    """When it came, Unix ns."""
+    return <uint64_t>frame.seconds * 1000000000 + frame.nanoseconds
+
+
 cdef inline void note_untaken(Ring *ring, Verdict verdict, const Frame *frame) noexcept nogil:
     """Remember what no rule took, and whose frame was lost if it could not be relayed at all.
 
     The ring's filter has read the destination too, so it is there, or cut off.
     """
-    cdef uint16_t vlan = frame.tci & <uint16_t>VID_MASK if frame.status & <uint32_t>TP_STATUS_VLAN_VALID else 0
-    cdef uint64_t stamp = <uint64_t>frame.seconds * 1000000000 + frame.nanoseconds
-    note_miss(ring.misses, verdict, frame.mac, frame.size, vlan, stamp)
+    note_miss(ring.misses, verdict, frame.mac, frame.size, vlan_of(frame), stamp_of(frame))
     if verdict >= FRAGMENT and frame.size >= ETHERNET_BYTES + IPV4_BYTES:
         store_relaxed_u64(&ring.lost_groups[<uint32_t>verdict], read_be32(frame.mac + ETHERNET_BYTES + 16))
 
 
-@cython.cdivision(True)         # segment is not 0 where it divides; the check would want the GIL
 cdef inline Verdict relay_frame(Plan *plan, Capture *capture, const Frame *frame) noexcept nogil:
-    """Match, let in, queue. A superframe's datagrams are queued one by one."""
+    """Match, then relay what matches; a fragment is put to the others of its datagram first."""
     cdef Datagram datagram
-    cdef uint32_t found, count, size, segment, at
-    cdef Input *input
-    cdef Watch *watch
-    cdef uint64_t stamp
+    cdef uint32_t found
     cdef Verdict verdict = match(capture, frame, &datagram, &found)
-    if verdict != RELAYED:
+    if verdict == RELAYED:
+        return relay_datagram(plan, capture, frame, &datagram, found, segment_bytes(frame.mac))
+    if verdict != FRAGMENT:
         return verdict
-    input = &plan.inputs[found]
-    segment = segment_bytes(frame.mac)
-    size = datagram.size
-    count = 1
+    relay_fragment(plan, capture, frame)
+    return WAITING
+
+
+cdef void relay_fragment(Plan *plan, Capture *capture, const Frame *frame) noexcept nogil:
+    """Keep it until its datagram is whole, then relay that. The verdict goes for all the frames in which it came."""
+    cdef Fragments *store = plan.queue.fragments
+    cdef uint16_t vlan = vlan_of(frame)
+    cdef uint64_t stamp = stamp_of(frame)
+    cdef Fragment fragment
+    cdef Datagram datagram
+    cdef Assembly *whole
+    cdef uint32_t found
+    cdef Verdict verdict
+    if not parse_fragment(frame.mac, &fragment):
+        refuse(capture.ring, BROKEN, vlan, &fragment, stamp)
+        return
+    if is_full(store):
+        flush(plan)
+    if take_in(store, capture.ring, vlan, &fragment, now_ns(CLOCK_MONOTONIC), stamp, &whole) != RELAYED:
+        return
+    datagram.port = 0
+    verdict = parse_whole(whole, &datagram)
+    if verdict == RELAYED:
+        verdict = look_up(capture, vlan, &datagram, &found)
+    if verdict == RELAYED:
+        verdict = relay_datagram(plan, capture, frame, &datagram, found, 0)
+    settle(capture.ring, verdict, whole.parts_count, whole.group, whole.source, datagram.port, vlan, stamp)
+    keep(store, whole)
+
+
+@cython.cdivision(True)         # segment is not 0 where it divides; the check would want the GIL
+cdef inline Verdict relay_datagram(
+    Plan *plan, Capture *capture, const Frame *frame, const Datagram *datagram, uint32_t found, uint32_t segment
+) noexcept nogil:
+    """Let in, queue. A superframe's datagrams, of ``segment`` bytes, are queued one by one."""
+    cdef uint32_t at
+    cdef Watch *watch
+    cdef Input *input = &plan.inputs[found]
+    cdef uint32_t size = datagram.size
+    cdef uint32_t count = 1
+    cdef uint64_t stamp = stamp_of(frame)
     if segment and size:
         count = (size + segment - 1) // segment
-    stamp = <uint64_t>frame.seconds * 1000000000 + frame.nanoseconds
     add(&input.counters.rx_packets, count)
     add(&input.counters.rx_bytes, size)
     store_relaxed_u64(&input.counters.last_packet_ns, stamp)
-    if is_echo(plan, capture, &datagram):
+    if is_echo(plan, capture, datagram):
         add(&input.counters.drops[<uint32_t>DROP_ECHO], count)
         return DROPPED
     watch = &plan.queue.watches[found]
@@ -274,6 +348,7 @@ cdef void flush(Plan *plan) noexcept nogil:
         wait_for_room(plan)
     queue.touched_count = 0
     queue.used = 0
+    let_go(queue.fragments)
 
 
 cdef void wait_for_room(Plan *plan) noexcept nogil:

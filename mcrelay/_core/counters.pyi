@@ -1,9 +1,11 @@
 from typing import final
 
 VERDICTS: tuple[str, ...]
+REFUSALS: tuple[str, ...]
 DROPS: tuple[str, ...]
 SEND_ERRORS: tuple[str, ...]
 FRAME_FIELDS: tuple[str, ...]
+FRAGMENT_FIELDS: tuple[str, ...]
 INPUT_FIELDS: tuple[str, ...]
 OUTPUT_FIELDS: tuple[str, ...]
 

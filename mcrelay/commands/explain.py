@@ -30,7 +30,7 @@ VERDICTS = {
     "no_match": "no input takes it",
     "vlan": "it has a VLAN tag, and no input takes that",
     "not_udp": "it is no UDP",
-    "fragment": "it is a fragment",
+    "fragment": "it is a fragment, and waits for the others",
     "truncated": "it is cut short",
     "malformed": "a length or a checksum is wrong",
     "tunnel": "its inner datagrams are left to a device to cut",

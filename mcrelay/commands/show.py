@@ -116,6 +116,7 @@ def show_stats(stats: Row, *, colour: bool) -> str:
         links.append([link["ifname"], link["filter"] or "-", frames, drops, sndbuf])
         others = {verdict: n for verdict, n in link["frames"].items() if verdict != "relayed"}
         notes += _detail(f"{link['ifname']}: frames not relayed", others)
+        notes += _detail(f"{link['ifname']}: fragments not relayed", link.get("refused_fragments", {}))
         notes += [f"{link['ifname']}: {near_miss(each)}" for each in link.get("near_misses", ())]
         notes += _detail(f"{link['ifname']}: frames not captured", {"sent by this host": link["outgoing_frames"]})
         notes += _detail(f"{link['ifname']}: taken by the kernel engine", {"frames": link.get("kernel_frames", 0)})

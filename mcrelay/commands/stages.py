@@ -330,13 +330,7 @@ def _bridge(walk: _Walk) -> Iterator[_Found]:
 def _frames(walk: _Walk) -> Iterator[_Found]:
     for each in walk.subject.inputs:
         flows = walk.flows(each)
-        if flows and all(flow.fragment for flow in flows):
-            yield (
-                "broken",
-                f"{each.group} arrives on {each.link} in fragments, which are not relayed",
-                (f"have {next(iter(flows)).source} send datagrams that fit its MTU"),
-            )
-        elif flows:
+        if flows:
             yield "ok", "; ".join(_told(flow, count) for flow, count in list(flows.items())[:3])
         elif why := walk.because("privileges", "link", "membership", "report", "query", "bridge"):
             yield "skipped", why

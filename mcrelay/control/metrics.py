@@ -145,6 +145,9 @@ def _of_links(relay: RelayState) -> Iterator[Metric]:
     frames = CounterMetricFamily(
         "mcrelay_frames", "Frames captured on a link, by what became of them.", labels=["link", "verdict"]
     )
+    fragments = CounterMetricFamily(
+        "mcrelay_refused_fragments", "Of the verdict fragment: why they were not relayed.", labels=["link", "reason"]
+    )
     dropped = CounterMetricFamily(
         "mcrelay_ring_dropped_frames", "Frames that found no room in a link's ring.", labels=["link"]
     )
@@ -160,14 +163,17 @@ def _of_links(relay: RelayState) -> Iterator[Metric]:
         labels=["link"],
     )
     verdicts = dict.fromkeys(relay.counts.names.verdicts, 0)
+    refusals = dict.fromkeys(relay.counts.names.refusals, 0)
     heard = {each.iif for status in relay.rules for each in status.inputs}
     for link in sorted(heard | relay.counts.rings.keys()):
         ring = relay.counts.rings.get(link)
         for verdict, count in (ring.frames if ring else verdicts).items():
             frames.add_metric([link, verdict], count)
+        for reason, count in (ring.refused_fragments if ring else refusals).items():
+            fragments.add_metric([link, reason], count)
         dropped.add_metric([link], ring.dropped if ring else 0)
         kernel.add_metric([link], ring.kernel_frames if ring else 0)
         own.add_metric([link], relay.outgoing_frames.get(link, 0))
         igmp = relay.igmp.get(link)
         querier.add_metric([link], igmp.querier.last_seen_time if igmp and igmp.querier else 0.0)
-    yield from (frames, dropped, kernel, own, querier)
+    yield from (frames, fragments, dropped, kernel, own, querier)

@@ -115,6 +115,7 @@ class CounterRegistry(Generic[C]):
             rx_frames=past.rx_frames + count.rx_frames,
             dropped=past.dropped + count.dropped,
             frames=_sum([past.frames, count.frames]),
+            refused_fragments=_sum([past.refused_fragments, count.refused_fragments]),
         )
 
     def drops(self) -> dict[str, dict[str, int]]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from mcrelay._core.counters import DROPS, INPUT_FIELDS, OUTPUT_FIELDS, SEND_ERRORS, VERDICTS, CounterBlock
+from mcrelay._core.counters import DROPS, INPUT_FIELDS, OUTPUT_FIELDS, REFUSALS, SEND_ERRORS, VERDICTS, CounterBlock
 from mcrelay._core.egress import EgressSocket, GsoState
 from mcrelay._core.plan import PlanOwner
 from mcrelay._core.policer import PolicerState
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SUPERFRAME_BYTES = 65535  # of IPv4, as GRO makes them
-NAMES = CounterNames(VERDICTS, DROPS, SEND_ERRORS)
+NAMES = CounterNames(VERDICTS, DROPS, SEND_ERRORS, REFUSALS)
 
 
 @dataclass(slots=True)
@@ -496,10 +496,10 @@ def _groups(spec: PlanSpec) -> dict[int, frozenset[IPv4Address]]:
 
 def _ring_count(capture: Capture) -> RingCount:
     """What the open rings of a link have counted. The verdicts are read first: never more of them than frames."""
-    frames = total(ring.frames.read() for ring in capture.sockets)
+    refused = dict(zip(REFUSALS, total(ring.fragments.read() for ring in capture.sockets), strict=True))
+    frames = dict(zip(VERDICTS, total(ring.frames.read() for ring in capture.sockets), strict=True))
     received, dropped = total(ring.statistics() for ring in capture.sockets)
-    verdicts = dict(zip(VERDICTS, frames, strict=True))
-    return RingCount(received, dropped, verdicts, capture.coarse, misses=_near_misses(capture))
+    return RingCount(received, dropped, frames, capture.coarse, misses=_near_misses(capture), refused_fragments=refused)
 
 
 def _near_misses(capture: Capture) -> tuple[NearMiss, ...]:

@@ -3,8 +3,8 @@
 The ingress hook stands behind the ring's tap and before all else (experiments/013-capture-point), so the relay still
 gets them, and neither the IP stack nor a firewall sees them. The table drops exactly what the rule matches: UDP to its
 group and port, from its source if it names one, untagged. ``allow`` and ``limit`` change nothing about that: what they
-refuse is the rule's too, and it counts it. A fragment is not relayed and so not dropped, nor is a frame with a priority
-tag (VID 0), which is relayed: to drop those few as well would cost every other frame a second look.
+refuse is the rule's too, and it counts it. Not dropped, though relayed, are fragments, of which only the first has the
+port, and frames with a priority tag (VID 0): to drop those few as well would cost every other frame a second look.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ class CounterNames:
     verdicts: tuple[str, ...]
     drops: tuple[str, ...]
     send_errors: tuple[str, ...]
+    refusals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class OutputCount:
 class RingCount:
     """Frames of one link, also of rings that it had before. ``coarse``: the filter passes more than it should.
 
-    ``kernel_frames`` are those that the kernel engine took, which no ring has seen.
+    ``kernel_frames`` are those that the kernel engine took, which no ring has seen; ``refused_fragments``, by reason,
+    the frames of the verdict ``fragment``.
     """
 
     rx_frames: int
@@ -69,6 +71,7 @@ class RingCount:
     coarse: bool
     kernel_frames: int = 0
     misses: tuple[NearMiss, ...] = ()
+    refused_fragments: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

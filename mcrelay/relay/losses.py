@@ -41,7 +41,7 @@ OUTPUT_SAYINGS = {
 # By frame verdict; ``ring`` are frames that found no room.
 LINK_SAYINGS = {
     "ring": "frames came faster than the worker took them; raise links.{link}.ring",
-    "fragment": "datagrams arrive in fragments, which are not relayed; have the sender send datagrams that fit its MTU",
+    "fragment": "of a datagram some fragments are missing, or contradict others; `mcrelay show stats` has the reasons",
     "truncated": "more frames larger than a slot than can wait; set links.{link}.profile to throughput",
     "malformed": "a length or a checksum is wrong: damaged on the way, or by the sender",
     "tunnel": "a tunnel's inner datagrams are left to a device to cut; switch UDP segmentation off where they are sent",

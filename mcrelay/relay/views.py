@@ -129,6 +129,7 @@ def _link_stats(relay: RelayState, name: str) -> Row:
         "sndbuf": relay.counts.sndbufs.get(name),
         "rx_frames": ring.rx_frames if ring else 0,
         "frames": ring.frames if ring else dict.fromkeys(relay.counts.names.verdicts, 0),
+        "refused_fragments": ring.refused_fragments if ring else dict.fromkeys(relay.counts.names.refusals, 0),
         "ring_dropped_frames": ring.dropped if ring else 0,
         "kernel_frames": ring.kernel_frames if ring else 0,
         "near_misses": [_near_miss(relay, name, each) for each in ring.misses] if ring else [],

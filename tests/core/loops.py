@@ -154,9 +154,9 @@ class From:
         )  # fmt: skip
 
 
-def plan_of(generation, rings, inputs, own=(), loopback=()):
+def plan_of(generation, rings, inputs, own=(), loopback=(), *, scratch=None):
     """A sealed plan; ``own`` are (source, source port, address, port), ``loopback`` numbers of rings."""
-    plan = PlanOwner(generation)
+    plan = PlanOwner(generation, scratch=scratch)
     for i, ring in enumerate(rings):
         plan.add_ring(ring, loopback=i in loopback)
     for each in inputs:

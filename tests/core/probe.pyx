@@ -7,16 +7,21 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from mcrelay._core.counters import SEND_ERRORS, VERDICTS
+from mcrelay._core.counters import REFUSALS, SEND_ERRORS, VERDICTS
 
 from mcrelay._core.counters cimport (
-    DROP_COUNT, RELAYED, SEND_ERROR_COUNT, VERDICT_COUNT, CounterBlock, FrameCounters, InputCounters, OutputCounters,
-    Verdict,
+    BROKEN, DROP_COUNT, FRAGMENT, REFUSAL_COUNT, RELAYED, SEND_ERROR_COUNT, VERDICT_COUNT, WAITING, CounterBlock,
+    FragmentCounters, FrameCounters, InputCounters, OutputCounters, Verdict,
 )
 from mcrelay._core.demux cimport MISS, Address, Key, Table, find, hash_of, mapped, table_build, table_free, table_insert
 from mcrelay._core.echo cimport OwnSet, Sent, is_own, place
 from mcrelay._core.egress cimport (
     Egress, EgressSocket, Output, can_be_asynchronous, drain, measure, reason_of,
+)
+from mcrelay._core.fragments cimport (
+    ASSEMBLIES, FLOW_MOST, GROUP_MOST, PARTS, PATIENCE_NS, Assembly, Fragments, expire, fragments_build,
+    fragments_free, is_full, keep, let_go, parse_whole, refuse, settle,
+    take_in,
 )
 from mcrelay._core.kernel cimport (
     BLOCK_STATUS_AT, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, TP_STATUS_KERNEL, TP_STATUS_USER,
@@ -32,7 +37,7 @@ from mcrelay._core.ring cimport (
     Frame, Ring, acquire, first_frame, frame_count, half_free, view_frame, release, status_of,
 )
 from mcrelay._core.runs cimport RUN_MAX, assemble, send_chain
-from mcrelay._core.wire cimport Datagram, ones_sum, parse
+from mcrelay._core.wire cimport Datagram, Fragment, ones_sum, parse, parse_fragment
 
 cdef extern from "probe.h" nogil:
     void script_push(int step)
@@ -84,8 +89,11 @@ def parse_frame(bytes frame not None, wire_size=None, bint verify=True):
         free(memory)
 
 
-def count_up(CounterBlock frames not None, CounterBlock inputs not None, CounterBlock outputs not None):
-    """Write each field of the three structs: 1, 2 and 3, and 100 upwards by the numbers of an array."""
+def count_up(
+    CounterBlock frames not None, CounterBlock fragments not None, CounterBlock inputs not None,
+    CounterBlock outputs not None,
+):
+    """Write each field of the structs: 1, 2 and 3, and 100 upwards by the numbers of an array."""
     cdef FrameCounters *ring = <FrameCounters *>frames.memory
     cdef InputCounters *input = <InputCounters *>inputs.memory
     cdef OutputCounters *output = <OutputCounters *>outputs.memory
@@ -93,6 +101,8 @@ def count_up(CounterBlock frames not None, CounterBlock inputs not None, Counter
     output.tx_packets, output.tx_bytes, output.since_packets = 1, 2, 3
     for i in range(VERDICT_COUNT):
         ring.frames[i] = 100 + i
+    for i in range(REFUSAL_COUNT):
+        (<FragmentCounters *>fragments.memory).refused[i] = 100 + i
     for i in range(DROP_COUNT):
         input.drops[i] = 100 + i
     for i in range(SEND_ERROR_COUNT):
@@ -458,3 +468,116 @@ cdef class Own:
 
     def holds(self, source, source_port, group, port):
         return bool(is_own(&self.own, source, group, source_port, port))
+
+
+MOST_ASSEMBLIES = ASSEMBLIES
+MOST_PARTS = PARTS
+MOST_OF_A_FLOW = FLOW_MOST
+MOST_OF_A_GROUP = GROUP_MOST
+PATIENCE = PATIENCE_NS
+
+
+cdef class Reassembler:
+    """The core's Fragments, and rings that count; what the loop does with frames of which parse says "fragment"."""
+
+    cdef Fragments store
+    cdef Ring rings[2]
+    cdef FrameCounters frames[2]
+    cdef FragmentCounters refused[2]
+    cdef Py_ssize_t whole
+
+    def __cinit__(self):
+        for i in range(2):
+            self.rings[i].counters = &self.frames[i]
+            self.rings[i].fragments = &self.refused[i]
+        fragments_build(&self.store)
+
+    def __dealloc__(self):
+        fragments_free(&self.store)
+
+    def take(self, bytes frame not None, uint64_t now=0, uint32_t ring=0, uint16_t vlan=0):
+        """("waiting" or "fragment", None), or the verdict of a whole datagram and, if it is fit, what it is."""
+        cdef uint8_t *memory = exact_copy(frame)
+        cdef Datagram datagram
+        cdef Fragment fragment
+        cdef Assembly *assembly = NULL
+        cdef Verdict verdict
+        try:
+            verdict = parse(memory, len(frame), len(frame), True, &datagram)
+            if verdict != FRAGMENT:
+                raise ValueError(f"no fragment, but {VERDICTS[<int>verdict]}")
+            if parse_fragment(memory, &fragment):
+                if is_full(&self.store):
+                    self.let_go()
+                verdict = take_in(&self.store, &self.rings[ring], vlan, &fragment, now, now + 1, &assembly)
+            else:
+                refuse(&self.rings[ring], BROKEN, vlan, &fragment, now + 1)
+            if verdict == WAITING:
+                return "waiting", None
+            if verdict != RELAYED:
+                return VERDICTS[<int>verdict], None
+            verdict = parse_whole(assembly, &datagram)
+            keep(&self.store, assembly)
+            self.whole += 1
+            settle(&self.rings[ring], verdict, assembly.parts_count, assembly.group, assembly.source, 0, vlan, now + 1)
+            if verdict != RELAYED:
+                return VERDICTS[<int>verdict], None
+            return "relayed", {
+                "source": datagram.source, "group": datagram.group, "source_port": datagram.source_port,
+                "port": datagram.port, "tos": datagram.tos, "ttl": datagram.ttl,
+                "payload": (<const uint8_t *>datagram.payload)[:datagram.size],
+            }
+        finally:
+            free(memory)
+
+    def expire(self, uint64_t now):
+        expire(&self.store, now)
+
+    def let_go(self):
+        let_go(&self.store)
+        self.whole = 0
+
+    def counted(self, uint32_t ring=0):
+        """(frames by verdict, refusals by reason), where not 0."""
+        frames = zip(VERDICTS, self.frames[ring].frames, strict=True)
+        refused = zip(REFUSALS, self.refused[ring].refused, strict=True)
+        return {name: count for name, count in frames if count}, {name: count for name, count in refused if count}
+
+    def lost_group(self, uint32_t ring=0):
+        return self.rings[ring].lost_groups[<int>FRAGMENT]
+
+    @property
+    def waiting(self):
+        """(datagrams, frames) that wait, as the list of ages has them."""
+        cdef Assembly *each = self.store.oldest
+        cdef uint32_t datagrams = 0
+        cdef uint32_t frames = 0
+        while each != NULL:
+            datagrams += 1
+            frames += each.parts_count
+            each = each.newer
+        return datagrams, frames
+
+    def sound(self):
+        """Whether every assembly is in one place, every list holds what it should, and shares add up."""
+        cdef Assembly *each = self.store.free
+        cdef uint32_t unused = 0
+        cdef uint32_t whole = 0
+        cdef uint32_t chained = 0
+        while each != NULL:
+            unused += 1
+            each = each.next
+        each = self.store.whole
+        while each != NULL:
+            whole += 1
+            each = each.next
+        for chain in self.store.chains:
+            each = chain
+            while each != NULL:
+                chained += 1
+                each = each.next
+        waiting = self.waiting[0]
+        return (
+            chained == waiting == sum(self.store.of_flow) == sum(self.store.of_group)
+            and whole == self.whole and unused + whole + waiting == ASSEMBLIES
+        )

@@ -7,9 +7,11 @@ from core.loops import read
 
 from mcrelay._core.counters import (
     DROPS,
+    FRAGMENT_FIELDS,
     FRAME_FIELDS,
     INPUT_FIELDS,
     OUTPUT_FIELDS,
+    REFUSALS,
     SEND_ERRORS,
     VERDICTS,
     CounterBlock,
@@ -21,13 +23,16 @@ pytestmark = pytest.mark.core
 def test_the_names_are_those_promised():
     frames = ("relayed", "dropped", "no_match", "not_udp", "vlan", "fragment", "truncated", "malformed", "tunnel")
     assert frames == VERDICTS
+    assert REFUSALS == ("incomplete", "overlap", "repeated", "broken", "many", "room")
     assert DROPS == ("source", "policer", "echo")
     assert SEND_ERRORS == (
         "nobufs", "netdown", "mtu", "noaddr", "noroute", "unreachable", "blocked", "ttl", "parked", "other",
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("fields", [FRAME_FIELDS, INPUT_FIELDS, OUTPUT_FIELDS, ("one",), ("many",) * 100])
+@pytest.mark.parametrize(
+    "fields", [FRAME_FIELDS, FRAGMENT_FIELDS, INPUT_FIELDS, OUTPUT_FIELDS, ("one",), ("many",) * 100]
+)
 def test_a_block_starts_at_zero(fields):
     block = CounterBlock(fields)
     assert block.fields == fields
@@ -35,8 +40,9 @@ def test_a_block_starts_at_zero(fields):
 
 
 def test_each_field_is_read_under_the_name_that_c_has_for_it(probe):
-    frames, inputs, outputs = (CounterBlock(fields) for fields in (FRAME_FIELDS, INPUT_FIELDS, OUTPUT_FIELDS))
-    probe.count_up(frames, inputs, outputs)
+    frames, fragments, inputs, outputs = map(CounterBlock, (FRAME_FIELDS, FRAGMENT_FIELDS, INPUT_FIELDS, OUTPUT_FIELDS))
+    probe.count_up(frames, fragments, inputs, outputs)
+    assert read(fragments) == {name: 100 + number for number, name in enumerate(REFUSALS)}
     assert read(frames) == {name: 100 + number for number, name in enumerate(VERDICTS)}
     assert read(inputs) == {
         "rx_packets": 1, "rx_bytes": 2, "last_packet_ns": 3,

@@ -91,7 +91,7 @@ def test_the_group_of_the_last_frame_that_was_lost_is_remembered(wire):
     groups = {"fragment": "226.2.2.9", "malformed": "226.2.2.8"}
     ring = wire.ring(ACCEPT_ALL)
     with Running(plan_of(1, [ring], [From([])])):
-        for each in (frame(), frame(fragment=3), frame(checksum=1)):
+        for each in (frame(), frame(fragment=0x2000), frame(checksum=1)):
             wire.raw.send(each)
         wire.raw.send(frame(fragment=0x2000, group=groups["fragment"]))
         wire.raw.send(frame(checksum=1, group=groups["malformed"]))

@@ -34,12 +34,13 @@ def udp(payload, *, source=SOURCE, group=GROUP, source_port=SOURCE_PORT, port=PO
 
 def ipv4(
     body, *, source=SOURCE, group=GROUP, tos=0, ttl=16, fragment=0x4000, protocol=17, options=b"", version=4,
-    header_words=None, total=None, checksum=None,
+    header_words=None, total=None, checksum=None, identification=7,
 ):  # fmt: skip
     """An IPv4 packet; ``fragment`` is the flags and offset word, 0x4000 (don't fragment) unless said."""
     words = 5 + len(options) // 4 if header_words is None else header_words
     total = 20 + len(options) + len(body) if total is None else total
-    head = struct.pack("!BBHHHBBH", version << 4 | words, tos, total & 0xFFFF, 7, fragment, ttl, protocol, 0)
+    first = version << 4 | words
+    head = struct.pack("!BBHHHBBH", first, tos, total & 0xFFFF, identification, fragment, ttl, protocol, 0)
     head += socket.inet_aton(source) + socket.inet_aton(group) + options
     if checksum is None:
         checksum = 0xFFFF - ones_sum(head)
@@ -63,6 +64,22 @@ def frame(payload=b"payload", *, padding=0, **fields):
     return ethernet(
         ipv4(udp(payload, **ends, **ports), **fields), to=group_mac(fields.get("group", GROUP)), padding=padding
     )
+
+
+def part(body: bytes, start: int, end: int, *, more=None, **fields) -> bytes:
+    """A frame with that part of an IPv4 payload; ``more`` to come unless it is the end of it."""
+    more = end < len(body) if more is None else more
+    packet = ipv4(body[start:end], fragment=more << 13 | start // 8, **fields)
+    return ethernet(packet, to=group_mac(fields.get("group", GROUP)))
+
+
+def parts(payload: bytes, size: int, *, checksum=None, **fields) -> list[bytes]:
+    """The frames of a datagram with that payload, in order, where ``size`` bytes fit behind an IPv4 header."""
+    ends = {key: fields[key] for key in ("source", "group") if key in fields}
+    ports = {key: fields.pop(key) for key in ("source_port", "port") if key in fields}
+    body = udp(payload, checksum=checksum, **ends, **ports)
+    step = size // 8 * 8
+    return [part(body, at, min(at + step, len(body)), **fields) for at in range(0, len(body), step)]
 
 
 def tagged(untagged: bytes, tci: int, tpid: int = 0x8100) -> bytes:

@@ -23,7 +23,10 @@ OUT0 = Link(
     scopes=(0,),
 )
 NAMES = CounterNames(
-    verdicts=("relayed", "no_match"), drops=("source", "policer", "echo"), send_errors=("nobufs", "parked")
+    verdicts=("relayed", "no_match"),
+    drops=("source", "policer", "echo"),
+    send_errors=("nobufs", "parked"),
+    refusals=("incomplete", "room"),
 )
 
 

@@ -77,7 +77,6 @@ def test_every_stage_speaks_in_order_and_nothing_is_wrong():
         (evidence((), links={"in0": link("in0", 1, hardware=65534), "out0": link("out0", 2)}), "link"),
         (evidence((), joined={"in0": {PROBE}}), "membership"),
         (evidence(()), "frames"),
-        (evidence((flow(fragment=True),)), "frames"),
         (evidence((flow(outgoing=True),)), "sender"),
         (evidence((flow(5001),)), "match"),
         (evidence((flow(vlan=7),)), "match"),
@@ -90,6 +89,10 @@ def test_every_stage_speaks_in_order_and_nothing_is_wrong():
 )
 def test_one_fault_is_one_broken_stage(found, stage):
     assert wrong(SUBJECT, found) == {stage: "broken"}
+
+
+def test_a_stream_in_fragments_is_one_like_others():
+    assert wrong(SUBJECT, evidence((flow(fragment=True),))) == {}
 
 
 def test_what_our_own_outputs_send_is_no_sender_of_this_host():

@@ -47,7 +47,11 @@ def busy(state):
         inputs={("cam", INPUT): InputCount(90, 9000, 1.5, {"source": 0, "policer": 0, "echo": 5})},
         retired={"cam": InputCount(10, 1000, 0.5, {"source": 1, "policer": 0, "echo": 0})},
         outputs={("cam", FIRST): OutputCount(84, 8400, 10, {"nobufs": 2, "parked": 1})},
-        rings={"in0": RingCount(100, 3, {"relayed": 95, "no_match": 5}, coarse=False)},
+        rings={
+            "in0": RingCount(
+                100, 3, {"relayed": 95, "no_match": 5}, coarse=False, refused_fragments={"incomplete": 2, "room": 3}
+            )
+        },
         workers=[WorkerCount(0, 0.25, 7)],
     )
     igmp = {"in0": IgmpState(QuerierState("192.0.2.1", 3, 50.0), (Concern("port", ""),))}
@@ -78,6 +82,7 @@ def test_the_numbers_are_those_of_the_state():
     assert value(found, "mcrelay_rule_state", rule="idle", state="disabled") == 1
     assert value(found, "mcrelay_rule_losing", **rule) == 1
     assert value(found, "mcrelay_frames_total", link="in0", verdict="relayed") == 95
+    assert value(found, "mcrelay_refused_fragments_total", link="in0", reason="room") == 3
     assert value(found, "mcrelay_ring_dropped_frames_total", link="in0") == 3
     assert value(found, "mcrelay_outgoing_frames_total", link="in0") == 4
     assert value(found, "mcrelay_querier_last_seen_timestamp_seconds", link="in0") == 50
@@ -98,6 +103,8 @@ def test_every_series_is_there_from_the_start_at_0():
         assert value(samples(state), "mcrelay_rule_drops_total", rule="idle", reason=reason) == 0
     for verdict in NAMES.verdicts:
         assert value(samples(state), "mcrelay_frames_total", link="gone", verdict=verdict) == 0
+    for reason in NAMES.refusals:
+        assert value(samples(state), "mcrelay_refused_fragments_total", link="gone", reason=reason) == 0
 
 
 @pytest.mark.parametrize("link", ['a"b', "a\\b", "a}b", "ä"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mcrelay.engine.counters import CounterRegistry
@@ -113,6 +115,13 @@ def test_a_link_has_what_its_closed_rings_counted_too(ledger):
     )
     assert ledger.ring("in1", ring(1, 0, 1, 0)) == RingCount(1, 0, {"relayed": 1, "vlan": 0}, coarse=False)
     assert ledger.ring("in0", ring(0, 0, 0, 0)).rx_frames == 110, "read twice, buried once"
+
+
+def test_refused_fragments_of_closed_rings_are_the_links_too(ledger):
+    for count in (1, 20):
+        ledger.retire("in0", replace(ring(0, 0, 0, 0), refused_fragments={"incomplete": count, "room": 0}))
+    open_ = replace(ring(0, 0, 0, 0), refused_fragments={"incomplete": 300, "room": 4})
+    assert ledger.ring("in0", open_).refused_fragments == {"incomplete": 321, "room": 4}
 
 
 def test_only_rules_that_dropped_something_are_named_with_the_drops_of_all_their_inputs(ledger):

@@ -47,7 +47,16 @@ def state():
         inputs={("cam", INPUT): InputCount(90, 9000, 1.5, {**zero, "echo": 5})},
         retired={"cam": InputCount(10, 1000, 0.5, {**zero, "source": 1})},
         outputs={("cam", FIRST): OutputCount(84, 8400, 10, {"nobufs": 2, "parked": 0})},
-        rings={"in0": RingCount(100, 3, {"relayed": 95, "no_match": 5}, coarse=True, misses=(MISS,))},
+        rings={
+            "in0": RingCount(
+                100,
+                3,
+                {"relayed": 95, "no_match": 5},
+                coarse=True,
+                misses=(MISS,),
+                refused_fragments={"incomplete": 2, "room": 3},
+            )
+        },
         sndbufs={"out0": 4096},
         workers=[WorkerCount(0, 0.25, 7)],
     )
@@ -135,6 +144,7 @@ def test_stats_have_every_link_that_a_rule_names_or_a_ring_was_on(state):
             "sndbuf": None,
             "rx_frames": 100,
             "frames": {"relayed": 95, "no_match": 5},
+            "refused_fragments": {"incomplete": 2, "room": 3},
             "ring_dropped_frames": 3,
             "kernel_frames": 0,
             "near_misses": [
@@ -157,6 +167,7 @@ def test_stats_have_every_link_that_a_rule_names_or_a_ring_was_on(state):
             "sndbuf": 4096,
             "rx_frames": 0,
             "frames": {"relayed": 0, "no_match": 0},
+            "refused_fragments": {"incomplete": 0, "room": 0},
             "ring_dropped_frames": 0,
             "kernel_frames": 0,
             "near_misses": [],
