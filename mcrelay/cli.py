@@ -7,15 +7,20 @@ import difflib
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mcrelay import __version__
-from mcrelay.commands.options import accept_relay
-from mcrelay.errors import ConfigError, McrelayError
+from mcrelay.commands.options import finish
+from mcrelay.errors import COMMAND_LINE, ConfigError, McrelayError
+
+if TYPE_CHECKING:
+    from mcrelay.errors import Complaint
 
 # name: (module, what --help says); modules are imported when their command is used
 COMMANDS = {
@@ -53,7 +58,7 @@ class Commands(click.Group):
             return None
         module = importlib.import_module(f"mcrelay.commands.{COMMANDS[cmd_name][0]}")
         command = getattr(module, cmd_name)
-        return accept_relay(command) if isinstance(command, click.Command) else None
+        return finish(command) if isinstance(command, click.Command) else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -119,7 +124,7 @@ def _run() -> int:
         code = end.code
     except ConfigError as error:
         for complaint in error.complaints:
-            _say(f"warning: {complaint}" if complaint.warning else str(complaint))
+            _say(f"{'warning: ' if complaint.warning else ''}{_as_typed(complaint)}")
         return error.exit_code
     except McrelayError as error:
         _say(f"mcrelay: {error}")
@@ -141,6 +146,18 @@ def _run() -> int:
         _say(f"mcrelay: a fault of mcrelay's own, please report it: {what}")
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _as_typed(complaint: Complaint) -> str:
+    """Name the place by the word that was typed where no file holds it: OUTPUT 1, not rules.relay.outputs[0]."""
+    found = re.fullmatch(r"rules\.([\w-]+)\.(?:(input)|outputs\[(\d+)\]|outputs|(\w+))(?:\.(\w+))?", complaint.key)
+    if complaint.file != COMMAND_LINE or found is None:
+        return str(complaint)
+    name, source, output, key, inner = found.groups()
+    word = "INPUT" if source else f"--{key.replace('_', '-')}" if key else f"OUTPUT {int(output or 0) + 1}"
+    place = f"{word} {inner}" if inner else word
+    rule = "" if name in {"relay", *sys.argv} else f"{name}: "
+    return f"mcrelay: {rule}{place}: {complaint.problem}; {complaint.remedy}"
 
 
 def _used_wrongly(error: click.ClickException) -> int:

@@ -33,7 +33,11 @@ FILES = [
     ("/run/mcrelay/mcrelay.sock", "Control socket, for root and the group mcrelay-admin."),
     ("/run/mcrelay/mcrelay-ro.sock", "The same for looking only, for the group mcrelay."),
 ]
-CODES = [("0", "Done."), ("1", "It failed."), ("2", "Used wrongly, or a bad configuration.")]
+CODES = [
+    ("0", "Done."),
+    ("1", "It failed, or Ctrl-C ended it before its work was done."),
+    ("2", "Used wrongly, or a bad configuration."),
+]
 PRIVILEGES = """\
 Relaying needs CAP_NET_RAW and nothing else. Started by root, the relay goes on as user mcrelay (nobody where there is
 no such user) with that capability alone before its first thread starts, and logs what it kept. CAP_NET_ADMIN, for

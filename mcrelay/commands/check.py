@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from mcrelay.commands.options import config_options
+from mcrelay.commands.options import config_options, json_option
+from mcrelay.commands.table import print_json
 from mcrelay.config.checks import capture_complaints, link_warnings, narrow_warnings, port_privileges, port_warnings
 from mcrelay.config.files import config_paths, parse
 from mcrelay.errors import ConfigError
@@ -31,7 +31,7 @@ EXIT_BAD = 2
 @click.command(epilog="\b\nExample:\n  mcrelay check -c site.toml --strict")
 @config_options
 @click.option("--strict", is_flag=True, help="Let warnings fail the check too.")
-@click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+@json_option
 def check(paths: tuple[Path, ...], instance: str | None, strict: bool, as_json: bool) -> None:
     """Check a configuration and say everything that is wrong with it.
 
@@ -56,9 +56,7 @@ def check(paths: tuple[Path, ...], instance: str | None, strict: bool, as_json: 
         complaints = list(error.complaints)
     bad = any(strict or not complaint.warning for complaint in complaints)
     if as_json:
-        click.echo(
-            json.dumps({"files": [str(f) for f in files], "rules": rules, "complaints": [*map(_json, complaints)]})
-        )
+        print_json({"files": [str(f) for f in files], "rules": rules, "complaints": [*map(_json, complaints)]})
     else:
         for complaint in complaints:
             click.echo(f"warning: {complaint}" if complaint.warning else str(complaint), err=True)

@@ -16,6 +16,8 @@ from mcrelay.model.instance import control_path
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from click.shell_completion import CompletionItem
+
 _T = TypeVar("_T")  # a command, or what becomes one
 
 ETC = "/etc/mcrelay"
@@ -59,22 +61,33 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
-def accept_relay(command: click.Command) -> click.Command:
-    """Let a command that asks no relay take the options that name one: what is typed out of habit does no harm."""
+class _Stream(click.types.StringParamType):
+    """A stream, read by who needs it; a shell completes its LINK."""
+
+    name = "stream"
+
+    def shell_complete(self, _ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem  # noqa: PLC0415  for this alone
+
+        stream, percent, begun = incomplete.rpartition("%")
+        names = [name for _, name in socket.if_nameindex() if percent and name.startswith(begun)]
+        return [CompletionItem(f"{stream}%{name}") for name in names]
+
+
+def finish(command: click.Command) -> click.Command:
+    """Give a command what all have: the options that name a relay, and links that a shell completes in streams.
+
+    A command that asks no relay takes the former too: what is typed out of habit does no harm.
+    """
+    for each in command.params:
+        if isinstance(each, click.Argument) and each.name in {"source", "outputs", "stream"}:
+            each.type = _Stream()
     known = {name for parameter in command.params for name in parameter.opts}
     for add, name in ((_instance(_OF_A_RELAY, hidden=True, expose_value=False), "-i"),
                       (functools.partial(_socket, hidden=True, expose_value=False), "--socket")):  # fmt: skip
         if name not in known:
             add(command)
     return command
-
-
-def link_names(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
-    """Complete the LINK of a stream."""
-    stream, percent, begun = text.rpartition("%")
-    if not percent:
-        return []
-    return [f"{stream}%{name}" for _, name in socket.if_nameindex() if name.startswith(begun)]
 
 
 def rule_names(context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:

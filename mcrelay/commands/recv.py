@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import socket
 import struct
 from ipaddress import IPv4Address
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mcrelay.commands.options import json_option
 from mcrelay.commands.send import allow_files, consecutive, drive, link_index, set_buffer
+from mcrelay.commands.table import print_json
 from mcrelay.errors import MembershipError, OperationError
 from mcrelay.model import refusals
 from mcrelay.model.notation import format_stream
@@ -46,7 +47,7 @@ IP_MULTICAST_ALL = 49
     help=f"Seconds after the last datagram; with --count {IDLE_SECONDS:g} unless said.",
 )
 @click.option("--streams", type=click.IntRange(1, 65536), help="So many consecutive groups.")
-@click.option("-j", "as_json", is_flag=True, help="Print one JSON object at the end.")
+@json_option
 def recv(
     stream: str, *, count: int | None, duration: float | None, idle: float | None, streams: int | None, as_json: bool
 ) -> None:
@@ -77,7 +78,10 @@ def recv(
             raise OperationError(f"cannot receive {stream}: {error.strerror}") from error
         result = summary(receiver, targets)
         result["checksum_errors"] = checksum_errors() - before
-    click.echo(json.dumps(result) if as_json else _readable(result))
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(_readable(result))
     wrong = [f"{result[key]:,} {key}" for key in ("lost", "duplicated", "corrupted") if result[key]]
     if not result["received"]:
         raise OperationError(f"nothing was received of {stream}; is it sent there, and on that link?")

@@ -2,34 +2,121 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from typing import Any
 
 import click
 
-from mcrelay.commands.options import relay_options
+from mcrelay.commands.options import json_option, relay_options, rule_names
+from mcrelay.commands.table import print_json
 from mcrelay.config.flags import read_table, rule_arguments, rule_options
 from mcrelay.control.client import ask
+from mcrelay.errors import UsageError
 from mcrelay.model.wording import counted
 
 NOT_SAVED = "only until the next reload or restart; `mcrelay save` writes it to a file"
 
 
-@click.command(epilog="\b\nExample:\n  mcrelay add lobby 239.1.1.1:5000%eth1 239.10.0.1:5004%eth0 --ttl 8")
+class _Add(click.Command):
+    """NAME, INPUT and OUTPUT... are for one rule; with --file there are none."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        several = any(each == "--file" or each.startswith("--file=") for each in args)
+        for each in self.params:
+            if isinstance(each, click.Argument):
+                each.required = not several
+        return super().parse_args(ctx, args)
+
+
+@click.command(
+    cls=_Add,
+    epilog="\b\nExamples:\n  mcrelay add lobby 239.1.1.1:5000%eth1 239.10.0.1:5004%eth0 --ttl 8\n"
+    "  mcrelay add --file rules.toml",
+)
 @click.argument("name")
 @rule_arguments
 @rule_options()
+@click.option(
+    "--file",
+    "file",
+    metavar="FILE|-",
+    help="Add all rules of a file, or none: [rules.NAME] tables, or lines of NAME INPUT OUTPUT... and flags.",
+)
 @relay_options
-def add(name: str, source: str, outputs: tuple[str, ...], socket_path: str | None, **options: Any) -> None:
+def add(
+    name: str | None, source: str, outputs: tuple[str, ...], file: str | None, socket_path: str | None, **options: Any
+) -> None:
     """Add a rule to the running relay; returns once every worker forwards it.
 
     The command line says everything: [defaults] of the files do not apply. Where one output has options of its own,
     write it as a file does: '{ to = "10.9.0.7:7000", ttl = 64 }'.
     """
-    _standing(ask(socket_path, "add", name=name, rule=read_table(source, outputs, options)))
+    if file is None:
+        _standing(ask(socket_path, "add", name=name, rule=read_table(source, outputs, options)))
+        return
+    if name is not None:
+        raise UsageError(f"--file names the rules; leave {name} out")
+    rules = read_rules(_text_of(file), file)
+    for each in ask(socket_path, "add_all", rules=rules)["rules"]:
+        _standing(each)
+
+
+def read_rules(text: str, file: str) -> list[dict[str, Any]]:
+    """Read rules, each as ``name`` and ``rule``: TOML where a line begins with [, else a rule a line. UsageError."""
+    if any(line.lstrip().startswith("[") for line in text.splitlines()):
+        return _tables(text, file)
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            words = shlex.split(line, comments=True)
+            words = words[2:] if words[:2] == ["mcrelay", "add"] else words
+            if not words:
+                continue
+            given = add.make_context("add", words).params
+        except (click.UsageError, ValueError) as error:
+            text = error.format_message() if isinstance(error, click.UsageError) else str(error)
+            raise UsageError(f"{file}:{number}: {text}; write NAME INPUT OUTPUT... and flags") from None
+        if given.pop("file") or given.pop("instance") or given.pop("socket_path"):
+            raise UsageError(f"{file}:{number}: --file, -i and --socket stand on the command line alone")
+        name, source, outputs = (given.pop(key) for key in ("name", "source", "outputs"))
+        found.append({"name": name, "rule": read_table(source, outputs, given)})
+    return _some(found, file)
+
+
+def _tables(text: str, file: str) -> list[dict[str, Any]]:
+    import tomllib  # noqa: PLC0415  one rule needs it not
+
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{file}: not TOML: {error}") from None
+    rules = tables.pop("rules", {})
+    if tables:
+        raise UsageError(f"{file}: [{next(iter(tables))}] is not a rule; only [rules.NAME] can be added to what runs")
+    return _some([{"name": name, "rule": rule} for name, rule in rules.items()], file)
+
+
+def _some(found: list[dict[str, Any]], file: str) -> list[dict[str, Any]]:
+    if not found:
+        raise UsageError(f"{file} holds no rule; write [rules.NAME] tables, or lines of NAME INPUT OUTPUT...")
+    return found
+
+
+def _text_of(file: str) -> str:
+    try:
+        if file == "-":
+            return sys.stdin.read()
+        with open(file, encoding="utf-8-sig") as opened:  # noqa: PTH123  pathlib costs a fifth of the start
+            return opened.read()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}; name another file, or - for stdin") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not UTF-8 text; save it as that") from None
 
 
 @click.command(epilog="\b\nExample:\n  mcrelay replace lobby 239.1.1.1:5000%eth1 239.10.0.2:5004%eth0")
-@click.argument("name")
+@click.argument("name", shell_complete=rule_names)
 @rule_arguments
 @rule_options()
 @relay_options
@@ -42,7 +129,7 @@ def replace(name: str, source: str, outputs: tuple[str, ...], socket_path: str |
 
 
 @click.command(epilog="\b\nExample:\n  mcrelay delete lobby")
-@click.argument("name")
+@click.argument("name", shell_complete=rule_names)
 @relay_options
 def delete(name: str, socket_path: str | None) -> None:
     """Delete a rule of the running relay. One that stands in a file comes back with the next reload or restart."""
@@ -53,7 +140,7 @@ def delete(name: str, socket_path: str | None) -> None:
 
 
 @click.command(epilog="\b\nExample:\n  mcrelay enable lobby")
-@click.argument("name")
+@click.argument("name", shell_complete=rule_names)
 @relay_options
 def enable(name: str, socket_path: str | None) -> None:
     """Enable a rule that was disabled."""
@@ -61,7 +148,7 @@ def enable(name: str, socket_path: str | None) -> None:
 
 
 @click.command(epilog="\b\nExample:\n  mcrelay disable lobby")
-@click.argument("name")
+@click.argument("name", shell_complete=rule_names)
 @relay_options
 def disable(name: str, socket_path: str | None) -> None:
     """Stop relaying by a rule, and keep it."""
@@ -71,26 +158,35 @@ def disable(name: str, socket_path: str | None) -> None:
 @click.command(epilog="\b\nExample:\n  mcrelay reload --dry-run")
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
 @click.option("--keep-runtime", is_flag=True, help="Keep what was changed at run time.")
+@json_option
 @relay_options
-def reload(dry_run: bool, keep_runtime: bool, socket_path: str | None) -> None:
+def reload(dry_run: bool, keep_runtime: bool, as_json: bool, socket_path: str | None) -> None:
     """Reload the configuration files, as a restart would.
 
     A bad configuration changes nothing. Run-time changes that are lost are named, each with the command that restores
     it. Keys that only a restart applies are named too; the rest is applied. What is unchanged loses no datagram.
     """
     result = ask(socket_path, "reload", dry_run=dry_run, keep_runtime=keep_runtime)
+    if as_json:
+        print_json(result)
+        return
     for warning in result["warnings"]:
         click.echo(f"warning: {warning}", err=True)
     lines = [f"+ {name}" for name in result["added"]]
     lines += [f"- {name}" for name in result["removed"]]
     for name, differences in result["changed"].items():
         lines += [f"~ {name}", *(f"    {each}" for each in differences)]
+    different = bool(lines)
     lines += [f"! {key} changed: restart the relay to apply it" for key in result["needs_restart"]]
     if result["gone"]:
         lines.append(f"run-time changes that {'would go' if dry_run else 'went'}, and what brings each back:")
         lines += [f"  {command}" for command in result["gone"].values()]
-    said = "nothing was changed; it would be" if dry_run else "reloaded:"
-    lines.append(f"{said} {counted(result['rules'], 'rule')}")
+    rules = counted(result["rules"], "rule")
+    if dry_run:
+        lines.append(f"nothing was changed; it would be {rules}" if different else f"nothing would change: {rules}")
+    else:
+        stand = ", ".join(f"{number} {state}" for state, number in result["states"].items())
+        lines.append(f"{'reloaded' if different else 'nothing changed'}: {rules}{': ' if stand else ''}{stand}")
     click.echo("\n".join(lines))
 
 

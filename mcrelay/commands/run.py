@@ -48,8 +48,13 @@ log = logging.getLogger(__name__)
 @click.command(epilog="\b\nExample:\n  mcrelay run -c /etc/mcrelay/mcrelay.toml")
 @config_options
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="How log lines look.")
+@click.option(
+    "--log-level", type=click.Choice([*logs.LEVELS]), default="info", help="The least that is logged.  [default: info]"
+)
 @socket_option
-def run(paths: tuple[Path, ...], instance: str | None, log_format: str, socket_path: str | None) -> None:
+def run(
+    paths: tuple[Path, ...], instance: str | None, log_format: str, log_level: str, socket_path: str | None
+) -> None:
     """Run the relay in the foreground, as systemd wants it (Type=notify).
 
     Started by root, it goes on as user mcrelay, or nobody, with CAP_NET_RAW alone (and CAP_NET_ADMIN where a rule is
@@ -59,7 +64,7 @@ def run(paths: tuple[Path, ...], instance: str | None, log_format: str, socket_p
     """
     gc.disable()  # thousands of rules are made and stay: looking at them again and again finds nothing
     parsed = load(paths, instance)
-    logs.set_up(as_json=log_format == "json")
+    logs.set_up(as_json=log_format == "json", level=log_level)
     for warning in parsed.warnings:
         log.warning("%s", warning)
     prepare()
@@ -180,7 +185,11 @@ class _Daemon:
             log.info("%s %s", noun, json.dumps(views.NOUNS[noun](state)))
 
     async def _version(self, _: Peer, __: Nothing) -> dict[str, Any]:
-        return {"version": __version__, "restart_due": self._installed.replaced}
+        return {
+            "version": __version__,
+            "restart_due": self._installed.replaced,
+            "needs_restart": self._changer.needs_restart,
+        }
 
 
 def _web_server(address: str | None, daemon: _Daemon) -> WebServer | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import resource
 import signal
 import socket
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from mcrelay.commands.options import json_option
+from mcrelay.commands.table import print_json
 from mcrelay.errors import LinkError, OperationError, SettingError, UsageError
 from mcrelay.links.sources import sends_from
 from mcrelay.model import refusals
@@ -165,7 +166,7 @@ def drive(worker: Worker, show: Callable[[], str]) -> None:
 @click.option("--dscp", type=click.IntRange(0, 63), default=0, help="0 unless said.")
 @click.option("--gso", type=click.IntRange(1, 64), default=1, help="Datagrams of one UDP_SEGMENT superframe.")
 @click.option("--source-port", type=click.IntRange(1, 65535), help="Otherwise the kernel chooses one a stream.")
-@click.option("-j", "as_json", is_flag=True, help="Print one JSON object at the end.")
+@json_option
 def send(
     stream: str,
     *,
@@ -225,7 +226,7 @@ def send(
         "streams": len(targets),
     }
     if as_json:
-        click.echo(json.dumps(result))
+        print_json(result)
     else:
         click.echo(
             f"sent {sender.sent:,} datagrams, {sender.sent_bytes:,} bytes, in {seconds:.3f} s:"

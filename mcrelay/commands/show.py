@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mcrelay import __version__
-from mcrelay.commands.options import relay_options
-from mcrelay.commands.table import colourful, count, render
+from mcrelay.commands.options import json_option, relay_options
+from mcrelay.commands.table import colourful, count, print_json, render
 from mcrelay.config.writer import toml_text
 from mcrelay.control.client import ask
 from mcrelay.errors import UsageError
@@ -22,9 +21,13 @@ Row = dict[str, Any]
 NOUNS = ("rules", "stats", "links", "groups", "config")
 
 
+def _nouns(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
+    return [noun for noun in NOUNS if noun.startswith(text)]
+
+
 @click.command(epilog="\b\nExamples:\n  mcrelay show\n  mcrelay show stats -j | jq '.rules[].rx_packets'")
-@click.argument("noun", default="rules", metavar="[rules|stats|links|groups|config]")
-@click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("noun", default="rules", metavar="[rules|stats|links|groups|config]", shell_complete=_nouns)
+@json_option
 @relay_options
 def show(noun: str, as_json: bool, socket_path: str | None) -> None:
     """Show what the running relay does. The noun may be shortened: `mcrelay show st`.
@@ -34,11 +37,14 @@ def show(noun: str, as_json: bool, socket_path: str | None) -> None:
     noun = complete(noun)
     result = ask(socket_path, "show", read_only=True, noun=noun)
     if as_json:
-        click.echo(json.dumps(result, indent=2))
+        print_json(result)
     else:
         click.echo(RENDERERS[noun](result, colour=colourful()))
-        if due := restart_due(ask(socket_path, "version", read_only=True)):
-            click.echo(f"\n{due}", err=True)
+        relay = ask(socket_path, "version", read_only=True)
+        due = restart_due(relay)
+        keys = relay.get("needs_restart", ())
+        for line in filter(None, [due, *(f"{key} changed: restart the relay to apply it" for key in keys)]):
+            click.echo(f"\n{line}", err=True)
 
 
 def complete(noun: str) -> str:

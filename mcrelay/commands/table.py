@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import TYPE_CHECKING
+
+import click
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +48,11 @@ def render(header: Sequence[str], rows: Sequence[Sequence[str]], *, colour: bool
         return "  ".join(shown).rstrip()
 
     return "\n".join([line(header, heading=True), *map(line, rows)])
+
+
+def print_json(value: object) -> None:
+    """Print what ``-j`` asks for; every command's looks alike."""
+    click.echo(json.dumps(value, indent=2))
 
 
 def count(number: float) -> str:

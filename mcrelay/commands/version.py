@@ -12,18 +12,19 @@ from pathlib import Path
 import click
 
 from mcrelay import __version__
-from mcrelay.commands.table import colourful, render
+from mcrelay.commands.options import json_option
+from mcrelay.commands.table import colourful, print_json, render
 from mcrelay.engine.program import BUILT
 from mcrelay.linux.features import probe
 
 
 @click.command(epilog="\b\nExample:\n  mcrelay version -j")
-@click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--licenses", is_flag=True, help="List everything inside with its licence; with -j the full texts too.")
 def version(as_json: bool, licenses: bool) -> None:
     """Show version, build and the kernel features found."""
     if licenses:
-        click.echo(json.dumps(inside(), indent=2) if as_json else show_licenses(inside()))
+        print_json(inside()) if as_json else click.echo(show_licenses(inside()))
         return
     features = asdict(probe()) | {"kernel_engine": BUILT}
     facts = {
@@ -34,7 +35,7 @@ def version(as_json: bool, licenses: bool) -> None:
         "features": features,
     }
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     click.echo(f"mcrelay {__version__}")
     click.echo(f"python {facts['python']}, kernel {facts['kernel']}, {facts['machine']}")

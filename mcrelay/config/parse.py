@@ -74,17 +74,28 @@ def parse_rule(name: str, table: Mapping[str, Any], others: Mapping[str, Rule], 
 
     *others* are the rules that it is to run beside; one of the same name is left aside. Raises ConfigError.
     """
+    return parse_rules({name: table}, others, where)[name]
+
+
+def parse_rules(
+    tables: Mapping[str, Mapping[str, Any]], others: Mapping[str, Rule], where: Where | None = None
+) -> dict[str, Rule]:
+    """Read several rules at once, and check them against each other too. Raises ConfigError with all complaints."""
     complaints: list[Complaint] = []
-    draft = FileReader(RUNTIME[0], {}, complaints).rule(name, table, {}, "runtime")
-    beside = {n: rule for n, rule in others.items() if n != name}
+    reader = FileReader(RUNTIME[0], {}, complaints)
+    drafts = {name: reader.rule(name, table, {}, "runtime") for name, table in tables.items()}
+    beside = {n: rule for n, rule in others.items() if n not in drafts}
     known = where or (lambda _: RUNTIME)
+    mine = tuple(f"{config_checks.rule_key(name)}." for name in drafts)
 
     def place(key: str) -> Place:
-        return RUNTIME if key.startswith(f"{config_checks.rule_key(name)}.") else known(key)
+        return RUNTIME if key.startswith(mine) else known(key)
 
-    complaints += config_checks.find({**beside, name: draft.rule}, place, {name: draft.output_indexes})
+    read = {name: draft.rule for name, draft in drafts.items()}
+    kept = {name: draft.output_indexes for name, draft in drafts.items()}
+    complaints += config_checks.find({**beside, **read}, place, kept)
     _warnings(complaints)
-    return draft.rule
+    return read
 
 
 def _warnings(complaints: Sequence[Complaint]) -> tuple[Complaint, ...]:

@@ -18,7 +18,7 @@ import msgspec
 
 from mcrelay.config import checks, diff
 from mcrelay.config.files import load
-from mcrelay.config.parse import RUNTIME, parse_rule
+from mcrelay.config.parse import RUNTIME, parse_rule, parse_rules
 from mcrelay.config.writer import rule_table
 from mcrelay.control.server import Command, Nothing
 from mcrelay.errors import McrelayError, OperationError, UsageError
@@ -56,6 +56,12 @@ class Put(msgspec.Struct, forbid_unknown_fields=True):
     rule: _Table
 
 
+class PutAll(msgspec.Struct, forbid_unknown_fields=True):
+    """Rules to be added together: all of them or none."""
+
+    rules: list[Put]
+
+
 class Named(msgspec.Struct, forbid_unknown_fields=True):
     """A rule that runs."""
 
@@ -78,6 +84,7 @@ class Changer:
         self._service = service
         self._started = parsed.config
         self._files = parsed  # as they were read last
+        self.needs_restart: tuple[str, ...] = ()  # keys that the files have otherwise than the relay was started with
         self._paths = tuple(path.absolute() for path in paths)
         self._instance = instance
         self._notifier = notifier
@@ -88,6 +95,7 @@ class Changer:
         self.reads = {"changes": Command(self._changes)}
         self.changes = {
             "add": Command(self._add, Put),
+            "add_all": Command(self._add_all, PutAll),
             "replace": Command(self._replace, Put),
             "delete": Command(self._delete, Named),
             "enable": Command(functools.partial(self._enable, enabled=True), Named),
@@ -101,6 +109,22 @@ class Changer:
                 remedy = f"take another name, or say mcrelay replace {put.name}"
                 raise UsageError(f"there is a rule {shown(put.name)} already; {remedy}")
             return await self._put(put)
+
+    async def _add_all(self, peer: Peer, put: PutAll) -> dict[str, Any]:
+        names = [each.name for each in put.rules]
+        async with self._change("add", await self._of(peer), ",".join(names)):
+            running = self._service.config
+            twice = [name for name in names if name in running.rules or names.count(name) > 1]
+            if twice:
+                raise UsageError(
+                    f"there is a rule {shown(twice[0])} already; nothing was added, rename or leave it out"
+                )
+            tables = {each.name: each.rule for each in put.rules}
+            wanted = running
+            for rule in parse_rules(tables, running.rules, self._files.where).values():
+                wanted = diff.with_rule(wanted, self._files.config, rule)
+            await self._go_by(wanted)
+            return {"rules": [self._standing(wanted.rules[name]) for name in names]}
 
     async def _replace(self, peer: Peer, put: Put) -> dict[str, Any]:
         async with self._change("replace", await self._of(peer), put.name):
@@ -151,6 +175,7 @@ class Changer:
                 self._notifier.send("READY=1")
             self._files = plan.parsed
             self.reload_successful = True
+            self.needs_restart = plan.difference.restart
             for name, command in plan.gone.items():
                 log.warning("rule=%s its run-time change is gone; to have it again: %s", name, command)
             for key in plan.difference.restart:
@@ -160,7 +185,7 @@ class Changer:
                 ("added", difference.added), ("removed", difference.removed), ("changed", difference.changed)
             ):  # fmt: skip
                 said.append(f"{what}={','.join(names) or 'none'}")
-            return plan.told()
+            return plan.told() | {"states": self._service.states()}
 
     async def _go_by(self, config: Config) -> None:
         """Forward by another configuration; where that fails, the one before is what is wanted again."""

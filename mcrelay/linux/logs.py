@@ -21,9 +21,18 @@ if TYPE_CHECKING:
 LINES = 10_000  # that wait to be written
 FINISH_SECONDS = 1.0
 
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
+_NUMBER = re.compile("-?(?:0|[1-9][0-9]{0,17})(?:[.][0-9]+)?")
 _PAIR = re.compile(r"""(?:^|\s)([a-z_]+)=('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s:]+)""")
+
+
+def _field(text: str) -> str | int | float:
+    """A value as JSON has it: what is a number is one, what stands in quotes is text without them."""
+    if _NUMBER.fullmatch(text):
+        return float(text) if "." in text else int(text)
+    return text.strip("'\"")
 
 
 class _Journal(logging.Formatter):
@@ -38,7 +47,7 @@ class _Json(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
-        fields = {key: value.strip("'\"") for key, value in _PAIR.findall(message)}
+        fields = {key: _field(value) for key, value in _PAIR.findall(message)}
         line = {"time": round(record.created, 6), "level": record.levelname.lower(), "message": message}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -111,8 +120,8 @@ def set_aside() -> Callable[[], bool]:
     return handler.finish
 
 
-def set_up(*, as_json: bool = False) -> None:
-    """Log to stderr from now on."""
+def set_up(*, as_json: bool = False, level: str = "info") -> None:
+    """Log to stderr from now on, what is of *level* (a key of LEVELS) or above."""
     handler = logging.StreamHandler(sys.stderr)
     if as_json:
         handler.setFormatter(_Json())
@@ -120,7 +129,8 @@ def set_up(*, as_json: bool = False) -> None:
         handler.setFormatter(_Journal("%(message)s"))
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.raiseExceptions = False  # a log that cannot be written to is no news for it
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
+    root.setLevel(LEVELS[level])
     logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -17,19 +17,22 @@ class Rate:
     unit: Literal["pps", "bit"]
 
 
-_RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMG]?)(pps|bit|bps|bit/s)?")
+_RATE = re.compile(r"(?i)([0-9]+(?:\.[0-9]+)?)\s*([kMG]?)(pps|bit|bps|bit/s)?")
 _SCALE = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
 
 
 def parse_rate(text: str) -> Rate:
-    """Read a rate; a bare number is datagrams a second. Raises SettingError."""
+    """Read a rate, in upper or lower case; a bare number is datagrams a second. Raises SettingError."""
     match = _RATE.fullmatch(text.strip())
     if match is None:
         raise SettingError(f"{text!r} is not a rate", "write e.g. 20000, 20kpps or 500Mbit")
-    number = float(match[1]) * _SCALE[match[2]]
+    prefix = match[2].lower() if match[2] in {"k", "K"} else match[2].upper()
+    if prefix in {"M", "G"} and match[3] is None:
+        raise SettingError(f"{text!r} does not say of what", f"write {match[1]}{prefix}pps or {match[1]}{prefix}bit")
+    number = float(match[1]) * _SCALE[prefix]
     if not number:
         raise SettingError(f"{text!r} lets nothing through", "write e.g. 20000, 20kpps or 500Mbit")
-    return Rate(number, "bit" if match[3] not in {None, "pps"} else "pps")
+    return Rate(number, "bit" if (match[3] or "pps").lower() != "pps" else "pps")
 
 
 def format_rate(rate: Rate) -> str:

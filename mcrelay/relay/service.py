@@ -20,6 +20,7 @@ from mcrelay.igmp import wire
 from mcrelay.linux.clock import Stamps, unix_time
 from mcrelay.linux.systemd import Watchdog
 from mcrelay.model.memo import Memo
+from mcrelay.model.wording import counted
 from mcrelay.relay.alarms import DropAlarms
 from mcrelay.relay.compile import compile_plan
 from mcrelay.relay.losses import LossLog
@@ -248,9 +249,14 @@ class Service:
 
     def summary(self) -> str:
         """One line for a person: rules by state."""
+        states = self.states()
+        counts = ", ".join(f"{number} {state}" for state, number in states.items())
+        return counted(sum(states.values()), "rule") + (f": {counts}" if counts else "")
+
+    def states(self) -> dict[str, int]:
+        """How many rules stand how."""
         states = [status.state for status in self.statuses()]
-        counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-        return f"{len(states)} rules" + (f": {counts}" if counts else "")
+        return {state: states.count(state) for state in sorted(set(states))}
 
     def explain(self, frame: bytes, link: str, tci: int | None) -> Explanation | None:
         """What would be done with a frame that comes in by that link; None where nothing is captured."""

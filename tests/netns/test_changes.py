@@ -273,7 +273,7 @@ def test_what_cannot_be_is_refused_with_everything_that_is_wrong_and_changes_not
         assert "`mcrelay show` lists those that are" in bad(relay, "disable", "nothing-like-it")
         said = bad(relay, "add", "y", INPUT, "239.10.0.1:5004%out0", "nonsense", "--ttl", "0").splitlines()
         assert [line.split(": ")[1] for line in said] == [
-            "rules.y.input", "rules.y.outputs[0]", "rules.y.outputs[1]", "rules.y.ttl",
+            "INPUT", "OUTPUT 1", "OUTPUT 2", "--ttl",
         ]  # fmt: skip
         assert f"rules.x ({relay.config}:2) has the same input" in said[0]
         assert bad(relay, "add", "no/name", "239.6.0.1:5000%in0", "10.9.0.1")
@@ -331,7 +331,7 @@ def test_a_reload_names_what_goes_and_the_commands_bring_it_back():
         assert "enabled: false -> true" in told
         assert told.endswith("nothing was changed; it would be 2 rules\n")
         done = run(relay, "reload").stdout
-        assert done.endswith("reloaded: 2 rules\n")
+        assert done.endswith("reloaded: 2 rules: 2 active\n")
         assert names(relay) == {"x": "file", "other": "file"}
         commands = [line.strip() for line in done.splitlines() if line.startswith("  mcrelay ")]
         assert len(commands) == 3
@@ -347,15 +347,15 @@ def test_a_reload_that_keeps_run_time_changes_takes_the_rest_and_refuses_a_confl
         run(relay, "disable", "other")
         relay.write(RULE.replace("%out0", '%out0", "10.9.0.9') + OTHER)
         told = run(relay, "reload", "--keep-runtime").stdout
-        assert told == "~ x\n    output 10.9.0.9:2068 added\nreloaded: 3 rules\n"
+        assert told.startswith("~ x\n    output 10.9.0.9:2068 added\nreloaded: 3 rules: ")
         assert names(relay) == {"x": "file", "other": "runtime", "y": "runtime"}
         assert relay.state("other") == "disabled"
         relay.config.write_text(RULE + '[rules.z]\ninput = "239.6.0.1:5000%in0"\noutputs = ["10.9.0.7"]\n')
         for flags in (["--dry-run"], []):
             said = bad(relay, "reload", "--keep-runtime", *flags)
-            assert f"rules.y.input: rules.z ({relay.config}:5) has the same input" in said
+            assert f"y: INPUT: rules.z ({relay.config}:5) has the same input" in said
         run(relay, "delete", "y")
-        assert run(relay, "reload", "--keep-runtime").stdout.endswith("reloaded: 2 rules\n")
+        assert "\nreloaded: 2 rules: " in run(relay, "reload", "--keep-runtime").stdout
 
 
 def test_keys_that_need_a_restart_are_named_and_the_rest_is_applied():
@@ -392,7 +392,7 @@ def test_what_was_saved_belongs_to_the_files_and_survives_a_restart():
         assert run(relay, "save").stdout == (
             f"saved y to {folder}/90-saved.toml\nnothing else is to be done: the next reload or start reads it there\n"
         )
-        assert run(relay, "reload").stdout == "reloaded: 3 rules\n"
+        assert run(relay, "reload").stdout.startswith("nothing changed: 3 rules: ")
         assert names(relay) == {"x": "file", "other": "file", "y": "file"}
         assert relay.rule("y")["rx_packets"] == counted
         assert run(relay, "save").stdout == "nothing to save: what runs is what the files say\n"
@@ -447,7 +447,7 @@ def test_show_config_is_a_file_that_makes_a_relay_run_the_same():
         assert tables["rules"]["x"]["ttl"] == 5
         before = relay.show("rules")
         relay.config.write_text(text)
-        assert run(relay, "reload").stdout == "reloaded: 3 rules\n"
+        assert run(relay, "reload").stdout.startswith("nothing changed: 3 rules: ")
         after = relay.show("rules")
         assert [each | {"origin": "file"} for each in before] == after
         assert parse_config([("f.toml", text)]).config.relay.control == relay.socket

@@ -16,6 +16,9 @@ from mcrelay.model.rate import Rate, format_rate, parse_rate
         ("1.5 Mpps", Rate(1_500_000, "pps")),
         ("500Mbit", Rate(500_000_000, "bit")),
         ("1Gbit/s", Rate(1_000_000_000, "bit")),
+        ("20KPPS", Rate(20_000, "pps")),
+        ("5mbit", Rate(5_000_000, "bit")),
+        ("8gBPS", Rate(8_000_000_000, "bit")),
     ],
 )
 def test_rates_are_read_as_people_write_them(text, rate):
@@ -25,6 +28,12 @@ def test_rates_are_read_as_people_write_them(text, rate):
 @pytest.mark.parametrize("text", ["", "0", "fast", "-1", "5Tbit", "1e6", "nan"])
 def test_what_is_no_rate_is_refused_with_an_example(text):
     with pytest.raises(SettingError, match="500Mbit"):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize("text", ["20M", "1 G", "3m"])
+def test_a_bare_m_or_g_is_refused_because_nobody_knows_of_what(text):
+    with pytest.raises(SettingError, match=r"does not say of what; write .*pps or .*bit"):
         parse_rate(text)
 
 

@@ -173,8 +173,8 @@ def test_what_changed_is_logged_once_and_told_to_the_service_manager(caplog):
     assert caplog.text.count("rule=a state=parked reason='link in0 has no carrier'") == 1
     assert caplog.text.count("link=in0 ifindex=4 up=yes carrier=no") == 1
     assert [each for each in bench.notifier.sent if each[0].startswith("STATUS")] == [
-        ("STATUS=1 rules: 1 active",),
-        ("STATUS=1 rules: 1 parked",),
+        ("STATUS=1 rule: 1 active",),
+        ("STATUS=1 rule: 1 parked",),
     ]
 
 
@@ -194,7 +194,7 @@ def test_ready_is_said_once_everything_is_joined_and_the_end_leaves_drops_first(
     told = []
     run(bench, ready=lambda: told.append(list(bench.calls)))
     assert told == [["start", *STEPS]]
-    assert ("READY=1", "STATUS=1 rules: 1 active") in bench.notifier.sent
+    assert ("READY=1", "STATUS=1 rule: 1 active") in bench.notifier.sent
     assert bench.calls[-4:] == ["drops closed", "leave", "engine closed", "gro closed"]
     assert bench.notifier.sent[-1] == ("STOPPING=1",)
 
