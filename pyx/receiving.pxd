@@ -1,11 +1,13 @@
-"""The receiving loop: wait for any of the sockets, take in what is there, check and count it (recv(2), epoll(7))."""
+"""The receiving loop: wait for any of the sockets, take in what is there, check and count it (recv(2), epoll(7)).
+
+They are UDP sockets, or packet sockets with PACKET_VNET_HDR: then frames are taken apart here, superframes too."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from .kernel cimport (
     CLOCK_MONOTONIC, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, EAGAIN, ECONNREFUSED, EINTR, ENOMEM, IP_TOS, IP_TTL,
-    IPPROTO_IP, MSG_DONTWAIT, clock_nanosleep, cmsghdr, epoll_event, epoll_wait, errno, iovec, load_acquire_u32,
-    mmsghdr, msghdr, now_ns, ntohl, ntohs, read_raw32, recvmmsg, sockaddr_in, store_relaxed_u64, timespec,
+    IPPROTO_IP, MSG_DONTWAIT, EINVAL, clock_nanosleep, cmsghdr, epoll_event, epoll_wait, errno, iovec, load_acquire_u32,
+    mmsghdr, msghdr, now_ns, ntohl, ntohs, read_be16, read_be32, read_raw16, read_raw32, recvmmsg, sockaddr_in, store_relaxed_u64, timespec,
 )
 from .payload cimport CHECK_AT, NUMBERED, Header, Kind, read_payload
 from .tally cimport Delays, Tally, count, note_delay
@@ -20,6 +22,11 @@ cdef enum:
     MANY = 20                   # sockets from which on being woken for each datagram costs more than what it carries
     NAP_NS = 200000             # so with more of them, their datagrams gather so long
     LINGER_NS = 100000000       # after the last expected datagram, for a duplicate of it
+    IP_AT = 10 + 14             # struct virtio_net_hdr, then Ethernet: the kernel has taken the tag of a VLAN off
+    GSO_TYPE_AT = 1             # in struct virtio_net_hdr of linux/virtio_net.h
+    GSO_SIZE_AT = 4
+    GSO_UDP_L4 = 5
+    FRAGMENT = 0x3FFF           # more fragments, or an offset
 
 cdef struct Source:
     uint32_t address            # host byte order
@@ -40,6 +47,7 @@ cdef struct Sink:
     uint8_t *controls
     uint8_t *slots
     Delays *delays
+    bint frames                 # of packet sockets, not payloads
     Source sources[SOURCES]
     uint32_t source_count, last_source
     uint64_t other_sources      # datagrams from any further ones
@@ -54,9 +62,7 @@ cdef struct Sink:
     int failure
 
 
-cdef inline void note_source(Sink *sink, const sockaddr_in *name) noexcept nogil:
-    cdef uint32_t address = ntohl(name.sin_addr.s_addr)
-    cdef uint16_t port = ntohs(name.sin_port)
+cdef inline void note_source(Sink *sink, uint32_t address, uint16_t port) noexcept nogil:
     cdef uint32_t i = sink.last_source
     if i >= sink.source_count or sink.sources[i].address != address or sink.sources[i].port != port:
         i = 0
@@ -83,16 +89,15 @@ cdef inline void note_header(Sink *sink, msghdr *message) noexcept nogil:
         part = CMSG_NXTHDR(message, part)
 
 
-cdef inline int enter(Sink *sink, uint32_t stream, uint32_t slot, uint64_t now) noexcept nogil:
-    """Check and count the datagram in one slot."""
+cdef inline int enter(Sink *sink, uint32_t stream, const uint8_t *payload, uint32_t size, uint64_t now) noexcept nogil:
+    """Check and count one datagram."""
     cdef Tally *tally = &sink.tallies[stream]
-    cdef uint32_t size = sink.messages[slot].msg_len
     cdef Header header
     cdef Kind kind
     cdef int new
     header.due = 0      # what a short payload lacks is never looked at; the compiler cannot know
     header.run = 0
-    kind = read_payload(sink.pattern, &sink.slots[<size_t>slot * SLOT_BYTES], size, &header)
+    kind = read_payload(sink.pattern, payload, size, &header)
     new = count(tally, size, kind, &header)
     if new < 0:
         sink.failure = ENOMEM
@@ -106,6 +111,37 @@ cdef inline int enter(Sink *sink, uint32_t stream, uint32_t slot, uint64_t now) 
     return 0
 
 
+cdef inline int take_apart(
+    Sink *sink, uint32_t stream, const uint8_t *frame, uint32_t size, uint64_t now
+) noexcept nogil:
+    """Check and count what is in one frame: a datagram, or the many of a superframe. What is neither is passed over."""
+    cdef const uint8_t *ip = frame + IP_AT
+    cdef uint32_t header, left, step, at
+    cdef uint32_t whole = size - IP_AT
+    if size < IP_AT + 28 or ip[0] >> 4 != 4 or read_be16(ip + 6) & FRAGMENT:
+        return 0
+    header = (ip[0] & 15) * 4
+    if header < 20 or whole < header + 8:
+        return 0
+    left = read_be16(ip + header + 4)
+    if left < 8 or header + left > whole:
+        return 0
+    left -= 8
+    step = read_raw16(frame + GSO_SIZE_AT) if frame[GSO_TYPE_AT] == GSO_UDP_L4 else 0
+    at = header + 8
+    while True:
+        size = step if 0 < step < left else left
+        if enter(sink, stream, ip + at, size, now):
+            return -1
+        note_source(sink, read_be32(ip + 12), read_be16(ip + header))
+        sink.ttl[ip[8]] += 1
+        sink.tos[ip[1]] += 1
+        at += size
+        left -= size
+        if left == 0:
+            return 0
+
+
 cdef inline void drain(Sink *sink, uint32_t stream) noexcept nogil:
     """Take in what waits on one socket."""
     cdef uint32_t i
@@ -117,6 +153,9 @@ cdef inline void drain(Sink *sink, uint32_t stream) noexcept nogil:
         turn += 1
         got = recvmmsg(sink.fds[stream], sink.messages, RECEIVES, MSG_DONTWAIT, NULL)
         if got <= 0:
+            if got < 0 and errno == EINVAL and sink.frames:     # a superframe that this kernel cannot describe
+                got = RECEIVES
+                continue
             if got < 0 and errno != EAGAIN and errno != EINTR and errno != ECONNREFUSED:
                 sink.failure = errno
             return
@@ -126,10 +165,14 @@ cdef inline void drain(Sink *sink, uint32_t stream) noexcept nogil:
         store_relaxed_u64(&sink.last, now)
         for i in range(<uint32_t>got):
             message = &sink.messages[i].msg_hdr
-            if enter(sink, stream, i, now):
-                return
-            note_source(sink, &sink.names[i])
-            note_header(sink, message)
+            if sink.frames:
+                if take_apart(sink, stream, &sink.slots[<size_t>i * SLOT_BYTES], sink.messages[i].msg_len, now):
+                    return
+            else:
+                if enter(sink, stream, &sink.slots[<size_t>i * SLOT_BYTES], sink.messages[i].msg_len, now):
+                    return
+                note_source(sink, ntohl(sink.names[i].sin_addr.s_addr), ntohs(sink.names[i].sin_port))
+                note_header(sink, message)
             message.msg_namelen = sizeof(sockaddr_in)
             message.msg_controllen = CONTROL_BYTES
 

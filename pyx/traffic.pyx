@@ -148,9 +148,10 @@ cdef class Receiver:
 
     cdef Sink sink
 
-    def __cinit__(self, fds, *, uint64_t expected=0, double duration=0, double idle=0):
+    def __cinit__(self, fds, *, uint64_t expected=0, double duration=0, double idle=0, bint frames=False):
         """``expected`` datagrams of each stream, ``duration`` seconds in all and ``idle`` seconds after the last
-        datagram end it, 0 not."""
+        datagram end it, 0 not. With ``frames`` they are packet sockets that have PACKET_VNET_HDR (packet(7)) and a
+        filter for their stream."""
         cdef Sink *sink = &self.sink
         cdef epoll_event event
         cdef uint32_t i
@@ -159,6 +160,7 @@ cdef class Receiver:
             raise ValueError("sockets, and seconds of 0 or more")
         sink.pattern = pattern
         sink.count = len(fds)
+        sink.frames = frames
         sink.expected = expected
         sink.duration_ns = <uint64_t>(duration * 1e9)
         sink.idle_ns = <uint64_t>(idle * 1e9)

@@ -19,7 +19,8 @@ PURE = {
     "config.checks", "config.lines", "config.parse", "config.protocols", "config.reader", "config.schema",
     "config.writer", "engine.counters", "errors", "igmp.advice", "links.sources", "linux.bpf", "model.instance",
     "model.link", "model.link_faults", "model.notation", "model.option", "model.plan", "model.rate", "model.refusals",
-    "model.rule", "model.state", "model.stream", "model.values", "model.wording", "relay.compile", "relay.status",
+    "model.rule", "model.state", "model.stream", "model.values", "model.wording", "relay.compile", "relay.rates",
+    "relay.status",
 }  # fmt: skip
 HARMLESS = {
     "__future__", "bisect", "collections", "contextlib", "dataclasses", "difflib", "enum", "errno", "functools",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mcrelay.commands.lab import SOURCE_ADDRESS, missing_privilege, standard_lab
-from mcrelay.commands.table import BOLD, GREEN, RED, colourful, count, paint
+from mcrelay.commands.table import BOLD, GREEN, RED, colourful, digits, paint
 from mcrelay.control.client import ask
 from mcrelay.errors import ControlError, OperationError
 
@@ -91,11 +91,13 @@ class _Demo:
             self._say(joined, f"the relay joined: the switch lists {GROUP} on its port"),
             self._say(
                 refused >= sent["sent"],
-                f"the kernel alone would have dropped them: it refused {count(refused)} (no route to {SOURCE_ADDRESS})",
+                f"the kernel alone would have dropped them: it refused {digits(refused)}"
+                f" (no route to {SOURCE_ADDRESS})",
             ),
             self._say(
                 exact,
-                f"sent {count(sent['sent'])}, relayed {count(stats['rx_packets'])}, received {count(got['unique'])}: "
+                f"sent {digits(sent['sent'])}, relayed {digits(stats['rx_packets'])},"
+                f" received {digits(got['unique'])}: "
                 f"{got['lost']} lost, {got['duplicated']} duplicated, {got['reordered']} reordered, "
                 f"{got['corrupted']} corrupted",
             ),
@@ -166,8 +168,8 @@ class _Demo:
         errors = sum(sum(each["tx_errors"].values()) for each in stats["outputs"])
         arrived = udp_delivered(self._lab.sink)
         line = (
-            f"relay: in {count(stats['rx_packets']):>7}  out {count(stats['outputs'][0]['tx_packets']):>7}  "
-            f"errors {errors}    receiver: {count(arrived):>7}"
+            f"relay: in {digits(stats['rx_packets']):>7}  out {digits(stats['outputs'][0]['tx_packets']):>7}  "
+            f"errors {errors}    receiver: {digits(arrived):>7}"
         )
         if sys.stdout.isatty():
             click.echo(f"\r{line}", nl=last)

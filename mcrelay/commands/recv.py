@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import functools
+import select
 import socket
 import struct
+import threading
+import time
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +19,20 @@ import click
 
 from mcrelay.commands.options import json_option
 from mcrelay.commands.send import allow_files, consecutive, drive, link_index, set_buffer
-from mcrelay.commands.table import print_json
+from mcrelay.commands.table import bit_rate, digits, print_json
 from mcrelay.errors import MembershipError, OperationError
+from mcrelay.linux import bpf
 from mcrelay.model import refusals
 from mcrelay.model.notation import format_stream
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mcrelay._core.traffic import Receiver
     from mcrelay.model.stream import Stream
 
+TAPS = 16  # each frame meets the filter of every one
+GRACE_SECONDS = 0.1  # within which a UDP socket has what its tap has
 BUFFERS_BYTES = 128 << 20  # of all sockets together; a bound, not an allocation
 IDLE_SECONDS = 2.0  # once a count was given
 COUNTS = (
@@ -30,7 +40,10 @@ COUNTS = (
 )
 
 # linux/socket.h and linux/in.h: the socket module lacks these.
+SO_ATTACH_FILTER = 26
 SO_RCVBUFFORCE = 33
+SOL_PACKET, PACKET_VNET_HDR = 263, 15  # linux/if_packet.h
+ETH_P_IP = 0x0800
 IP_RECVTTL = 12
 IP_RECVTOS = 13
 MCAST_JOIN_SOURCE_GROUP = 46
@@ -39,14 +52,23 @@ IP_MULTICAST_ALL = 49
 
 @click.command()
 @click.argument("stream")
-@click.option("--count", type=click.IntRange(1), help="Datagrams expected of each stream; ends when all are there.")
-@click.option("--duration", type=click.FloatRange(0, min_open=True), help="Seconds in all.")
+@click.option(
+    "--count", metavar="N", type=click.IntRange(1), help="Datagrams expected of each stream; ends when all are there."
+)
+@click.option(
+    "--duration",
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(0, min_open=True),
+    help="End after so long, whatever came.",
+)
 @click.option(
     "--idle",
+    metavar="SECONDS",
     type=click.FloatRange(0, min_open=True),
-    help=f"Seconds after the last datagram; with --count {IDLE_SECONDS:g} unless said.",
+    help=f"End so long after the last datagram; with --count {IDLE_SECONDS:g} unless said.",
 )
-@click.option("--streams", type=click.IntRange(1, 65536), help="So many consecutive groups.")
+@click.option("--streams", metavar="N", type=click.IntRange(1, 65536), help="So many consecutive groups.")
 @json_option
 def recv(
     stream: str, *, count: int | None, duration: float | None, idle: float | None, streams: int | None, as_json: bool
@@ -59,34 +81,124 @@ def recv(
     \b
     Example: mcrelay recv 233.252.0.1:5000%eth0 --count 10000
     """  # noqa: D301  click's mark for lines to be left alone
-    from mcrelay._core.traffic import Receiver  # noqa: PLC0415  other commands start without it
-
     targets = consecutive(stream, streams)
-    allow_files(len(targets))
+    allow_files(2 * len(targets))
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(open_receiver(target, len(targets))) for target in targets]
-        receiver = Receiver(
+        taps = open_taps(targets, stack)
+        listening = Listening(
             [sock.fileno() for sock in sockets],
+            [tap.fileno() for tap in taps],
             expected=count or 0,
             duration=duration or 0,
             idle=idle or (IDLE_SECONDS if count else 0),
         )
-        before = checksum_errors()
+        before = checksum_errors(), reverse_path_refusals()
         try:
-            drive(receiver, lambda: f"received {receiver.received:,}")
+            drive(listening, lambda: f"received {digits(listening.received)}")
         except OSError as error:
             raise OperationError(f"cannot receive {stream}: {error.strerror}") from error
-        result = summary(receiver, targets)
-        result["checksum_errors"] = checksum_errors() - before
+        result = summary(listening.receiver, targets)
+        result["checksum_errors"] = checksum_errors() - before[0]
+        result["captured"] = listening.captured
+        result["rp_filter_drops"] = refused = reverse_path_refusals() - before[1]
     if as_json:
         print_json(result)
     else:
         click.echo(_readable(result))
-    wrong = [f"{result[key]:,} {key}" for key in ("lost", "duplicated", "corrupted") if result[key]]
+    wrong = [f"{digits(result[key])} {key}" for key in ("lost", "duplicated", "corrupted") if result[key]]
     if not result["received"]:
-        raise OperationError(f"nothing was received of {stream}; is it sent there, and on that link?")
+        raise OperationError(f"nothing was received of {stream}; {_why_nothing(targets[0], refused)}")
     if wrong:
         raise OperationError(f"not as it was sent: {', '.join(wrong)}")
+
+
+def _why_nothing(target: Stream, refused: int) -> str:
+    if not refused:
+        return "is it sent there, and on that link?"
+    link = target.link or "LINK"
+    return (
+        f"meanwhile the kernel refused {digits(refused)} for want of a route back to their source (rp_filter): run "
+        f"this as root, and it captures them before that, or give {link} a route to the source, or set "
+        f"net.ipv4.conf.{link}.rp_filter and net.ipv4.conf.all.rp_filter to 0"
+    )
+
+
+class Listening:
+    """Receives by the sockets; or by the taps, packet sockets, where those bring what the kernel keeps from these.
+
+    The kernel refuses a source that it has no route to (rp_filter), which is what a relay is for. Both are open from
+    the start, so nothing is missed: what speaks first decides.
+    """
+
+    def __init__(
+        self, sockets: Sequence[int], taps: Sequence[int], *, expected: int, duration: float, idle: float
+    ) -> None:
+        from mcrelay._core.traffic import Receiver  # noqa: PLC0415  other commands start without it
+
+        self._taps, self._duration = taps, duration
+        self._receiver = functools.partial(Receiver, expected=expected, idle=idle)
+        self._stopped = threading.Event()
+        self.captured = False
+        self.receiver = self._receiver(sockets, duration=duration)
+        self._sockets = sockets
+
+    def run(self) -> None:
+        """Receive until a limit or ``stop``. Raises OSError."""
+        begin = time.monotonic()
+        if self._taps and self._refused():
+            left = max(self._duration - (time.monotonic() - begin), 0.001) if self._duration else 0
+            self.receiver = self._receiver(self._taps, duration=left, frames=True)
+            self.captured = True
+        if not self._stopped.is_set():
+            self.receiver.run()
+
+    def stop(self) -> None:
+        """Let ``run`` return within some 20 ms."""
+        self._stopped.set()
+        self.receiver.stop()
+
+    @property
+    def received(self) -> int:
+        """Datagrams so far, of whatever kind."""
+        return self.receiver.received
+
+    def _refused(self) -> bool:
+        """Wait for the first datagram; whether it came by a tap alone."""
+        until = time.monotonic() + self._duration if self._duration else None
+        ready = select.poll()
+        for fd in (*self._sockets, *self._taps):
+            ready.register(fd, select.POLLIN)
+        while not self._stopped.is_set() and (until is None or time.monotonic() < until):
+            if ready.poll(20):
+                time.sleep(GRACE_SECONDS)  # the socket has it a little later than the tap
+                heard = {fd for fd, _ in ready.poll(0)}
+                return heard.isdisjoint(self._sockets)
+        return False
+
+
+def open_taps(targets: Sequence[Stream], stack: contextlib.ExitStack) -> list[socket.socket]:
+    """Open a packet socket for each stream, which gets what UDP sockets may be refused; none where we may not."""
+    if len(targets) > TAPS or any(not each.address.is_multicast for each in targets):
+        return []
+    taps = []
+    for each in targets:
+        assert isinstance(each.address, IPv4Address)
+        assert isinstance(each.port, int)
+        assert each.source is None or isinstance(each.source, IPv4Address)
+        try:
+            tap = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+        except PermissionError:
+            return []
+        program = bpf.stream_filter(each.address, each.port, each.source)
+        instructions = ctypes.create_string_buffer(program)
+        header = struct.pack("HL", len(program) // 8, ctypes.addressof(instructions))  # struct sock_fprog
+        tap.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, header)
+        tap.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        set_buffer(tap, SO_RCVBUFFORCE, socket.SO_RCVBUF, max(BUFFERS_BYTES // len(targets), 1 << 20))
+        tap.bind((each.link or "", ETH_P_IP))
+        taps.append(tap)
+    return taps
 
 
 def open_receiver(stream: Stream, share: int) -> socket.socket:
@@ -154,16 +266,23 @@ def summary(receiver: Receiver, targets: list[Stream]) -> dict[str, Any]:
 
 
 def checksum_errors() -> int:
-    """Return how many datagrams this namespace has refused for a bad UDP checksum: a relay's fault, not the sink's.
+    """Return how many datagrams this namespace has refused for a bad UDP checksum: a relay's fault, not the sink's."""
+    return _counter("snmp", "Udp:", "InCsumErrors")
 
-    0 where /proc is not mounted, and nobody can tell.
-    """
+
+def reverse_path_refusals() -> int:
+    """Return how many datagrams this namespace has refused for want of a route back to their source (rp_filter)."""
+    return _counter("netstat", "TcpExt:", "IPReversePathFilter")
+
+
+def _counter(file: str, family: str, name: str) -> int:
+    """One counter of this namespace; 0 where /proc is not mounted, and nobody can tell."""
     try:
-        lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()  # proc(5): a line of names, then of values
+        lines = Path("/proc/thread-self/net", file).read_text().splitlines()  # proc(5): a line of names, then of values
     except FileNotFoundError:
         return 0
-    names, values = (line.split() for line in lines if line.startswith("Udp:"))
-    return int(dict(zip(names, values, strict=True)).get("InCsumErrors", 0))
+    names, values = (line.split() for line in lines if line.startswith(family))
+    return int(dict(zip(names, values, strict=True)).get(name, 0))
 
 
 def _join(sock: socket.socket, stream: Stream) -> None:
@@ -186,23 +305,26 @@ def _join(sock: socket.socket, stream: Stream) -> None:
 
 
 def _readable(result: dict[str, Any]) -> str:
-    pace = f"{result['rate_pps']:,.0f}/s, {result['bits_per_second'] / 1e6:,.1f} Mbit/s"
+    pace = f"{digits(result['rate_pps'])}/s, {bit_rate(result['bits_per_second'])}"
+    amount = digits(result["bytes"])
     lines = [
-        f"received {result['received']:,} datagrams, {result['bytes']:,} bytes, in {result['seconds']:.3f} s: {pace}",
-        "  ".join(f"{key} {result[key]:,}" for key in COUNTS[1:6]),
+        f"received {digits(result['received'])} datagrams, {amount} bytes, in {result['seconds']:.3f} s: {pace}",
+        "  ".join(f"{key} {digits(result[key])}" for key in COUNTS[1:6]),
     ]
+    if result["captured"]:
+        lines.append("captured by a packet socket: the kernel refuses this source, having no route to it (rp_filter)")
     if result["foreign"]:
-        lines.append(f"{result['foreign']:,} foreign: not from `mcrelay send`, or from another start of it")
+        lines.append(f"{digits(result['foreign'])} foreign: not from `mcrelay send`, or from another start of it")
     if result["unnumbered"]:
-        lines.append(f"{result['unnumbered']:,} unnumbered: too small to carry a sequence number")
+        lines.append(f"{digits(result['unnumbered'])} unnumbered: too small to carry a sequence number")
     if result["socket_dropped"]:
-        lines.append(f"{result['socket_dropped']:,} dropped by this receiver's own socket, not on the way to it")
+        lines.append(f"{digits(result['socket_dropped'])} dropped by this receiver's own socket, not on the way to it")
     if result["checksum_errors"]:
-        lines.append(f"{result['checksum_errors']:,} refused in this namespace for a bad UDP checksum")
+        lines.append(f"{digits(result['checksum_errors'])} refused in this namespace for a bad UDP checksum")
     if latency := result["latency_us"]:
-        lines.append("latency " + "  ".join(f"{name} {us:,.1f} us" for name, us in latency.items()))
+        lines.append("latency " + "  ".join(f"{name} {digits(us, 1)} us" for name, us in latency.items()))
     for title in ("sources", "TTL", "TOS"):
-        seen = [f"{key} ({n:,})" for key, n in result[title.lower()].items()]
+        seen = [f"{key} ({digits(n)})" for key, n in result[title.lower()].items()]
         if seen:
             lines.append(f"{title} {'  '.join(seen[:4])}{'  …' if len(seen) > 4 else ''}")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from mcrelay.commands.options import json_option
-from mcrelay.commands.table import print_json
+from mcrelay.commands.table import bit_rate, digits, print_json
 from mcrelay.errors import LinkError, OperationError, SettingError, UsageError
 from mcrelay.links.sources import sends_from
 from mcrelay.model import refusals
@@ -155,17 +155,35 @@ def drive(worker: Worker, show: Callable[[], str]) -> None:
 
 @click.command()
 @click.argument("stream")
-@click.option("--rate", default="1000", show_default=True, help="Of all streams together: 20000, 20kpps or 500Mbit.")
 @click.option(
-    "--size", default="1316", show_default=True, help="Payload bytes: 1316, a cycle 64,570,1400 or a random 80-400."
+    "--rate",
+    metavar="RATE",
+    default="1000",
+    show_default=True,
+    help="Of all streams together: 20000, 20kpps or 500Mbit.",
 )
-@click.option("--count", type=click.IntRange(1), help="Datagrams of each stream.")
-@click.option("--duration", type=click.FloatRange(0, min_open=True), help="Seconds.")
-@click.option("--streams", type=click.IntRange(1, 65536), help="So many consecutive groups, in turn.")
-@click.option("--ttl", type=click.IntRange(1, 255), help=f"{GROUP_TTL} for a group, {HOST_TTL} for a host.")
-@click.option("--dscp", type=click.IntRange(0, 63), default=0, help="0 unless said.")
-@click.option("--gso", type=click.IntRange(1, 64), default=1, help="Datagrams of one UDP_SEGMENT superframe.")
-@click.option("--source-port", type=click.IntRange(1, 65535), help="Otherwise the kernel chooses one a stream.")
+@click.option(
+    "--size",
+    metavar="SIZE",
+    default="1316",
+    show_default=True,
+    help="Payload bytes: 1316, a cycle 64,570,1400 or a random 80-400.",
+)
+@click.option("--count", metavar="N", type=click.IntRange(1), help="Datagrams of each stream.")
+@click.option(
+    "--duration", "--timeout", metavar="SECONDS", type=click.FloatRange(0, min_open=True), help="End after so long."
+)
+@click.option("--streams", metavar="N", type=click.IntRange(1, 65536), help="So many consecutive groups, in turn.")
+@click.option(
+    "--ttl", metavar="N", type=click.IntRange(1, 255), help=f"{GROUP_TTL} for a group, {HOST_TTL} for a host."
+)
+@click.option("--dscp", metavar="N", type=click.IntRange(0, 63), default=0, help="0 unless said.")
+@click.option(
+    "--gso", metavar="N", type=click.IntRange(1, 64), default=1, help="Datagrams of one UDP_SEGMENT superframe."
+)
+@click.option(
+    "--source-port", metavar="N", type=click.IntRange(1, 65535), help="Otherwise the kernel chooses one a stream."
+)
 @json_option
 def send(
     stream: str,
@@ -209,7 +227,7 @@ def send(
             gso=gso,
         )
         try:
-            drive(sender, lambda: f"sent {sender.sent:,}  errors {sender.errors:,}")
+            drive(sender, lambda: f"sent {digits(sender.sent)}  errors {digits(sender.errors)}")
         except OSError as error:
             hint = "choose a --size (and --gso) that fits the link"  # only EMSGSIZE and EINVAL end a run
             raise OperationError(f"cannot send to {stream}: {error.strerror}; {hint}") from error
@@ -229,10 +247,10 @@ def send(
         print_json(result)
     else:
         click.echo(
-            f"sent {sender.sent:,} datagrams, {sender.sent_bytes:,} bytes, in {seconds:.3f} s:"
-            f" {result['rate_pps']:,.0f}/s, {result['bits_per_second'] / 1e6:,.1f} Mbit/s\n"
-            f"late by {result['late_max_us']:,.0f} us at worst"
-            + (f", {sender.errors:,} errors, the last: {sender.last_error}" if sender.errors else "")
+            f"sent {digits(sender.sent)} datagrams, {digits(sender.sent_bytes)} bytes, in {seconds:.3f} s:"
+            f" {digits(result['rate_pps'])}/s, {bit_rate(result['bits_per_second'])}\n"
+            f"late by {digits(result['late_max_us'])} us at worst"
+            + (f", {digits(sender.errors)} errors, the last: {sender.last_error}" if sender.errors else "")
         )
     if not sender.sent:
         raise OperationError(f"nothing was sent to {stream}: {sender.last_error or 'it was stopped before'}")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mcrelay import __version__
-from mcrelay.commands.options import json_option, relay_options
-from mcrelay.commands.table import colourful, count, print_json, render
-from mcrelay.config.writer import toml_text
+from mcrelay.commands.options import json_option, relay_options, rule_names
+from mcrelay.commands.table import bit_rate, colourful, columns, digits, fold, print_json, render
 from mcrelay.control.client import ask
 from mcrelay.errors import UsageError
 
@@ -25,26 +25,52 @@ def _nouns(_context: click.Context, _parameter: click.Parameter, text: str) -> l
     return [noun for noun in NOUNS if noun.startswith(text)]
 
 
-@click.command(epilog="\b\nExamples:\n  mcrelay show\n  mcrelay show stats -j | jq '.rules[].rx_packets'")
+@click.command(epilog="\b\nExamples:\n  mcrelay show\n  mcrelay show stats lobby -j | jq '.rules[].rx_packets'")
 @click.argument("noun", default="rules", metavar="[rules|stats|links|groups|config]", shell_complete=_nouns)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=rule_names)
 @json_option
 @relay_options
-def show(noun: str, as_json: bool, socket_path: str | None) -> None:
+def show(noun: str, names: tuple[str, ...], as_json: bool, socket_path: str | None) -> None:
     """Show what the running relay does. The noun may be shortened: `mcrelay show st`.
 
-    config is the effective configuration as TOML: what differs from the built-in defaults, [defaults] already applied.
+    With NAMEs, of these rules or links alone. config is the effective configuration as TOML: what differs from the
+    built-in defaults, [defaults] already applied.
     """
     noun = complete(noun)
     result = ask(socket_path, "show", read_only=True, noun=noun)
+    if names:
+        result = named(noun, result, names)
     if as_json:
         print_json(result)
-    else:
-        click.echo(RENDERERS[noun](result, colour=colourful()))
-        relay = ask(socket_path, "version", read_only=True)
-        due = restart_due(relay)
-        keys = relay.get("needs_restart", ())
-        for line in filter(None, [due, *(f"{key} changed: restart the relay to apply it" for key in keys)]):
-            click.echo(f"\n{line}", err=True)
+        return
+    click.echo(RENDERERS[noun](result, colour=colourful()))
+    relay = ask(socket_path, "version", read_only=True)
+    due = restart_due(relay)
+    keys = relay.get("needs_restart", ())
+    for line in filter(None, [due, *(f"{key} changed: restart the relay to apply it" for key in keys)]):
+        click.echo(f"\n{fold(line, columns())}", err=True)
+
+
+def named(noun: str, result: Any, names: tuple[str, ...]) -> Any:
+    """Keep what is of these rules or links. Raises UsageError for a name that there is not."""
+    lists = {"stats": ("rules", "links"), "config": ("rules", "links")}
+    rows = [row for part in lists[noun] for row in result[part]] if noun in lists else result
+    known = dict.fromkeys(row if isinstance(row, str) else row.get("name") or row["ifname"] for row in rows)
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise UsageError(
+                f"show {noun}: there is no {name!r}; "
+                + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}")
+            )
+    if noun == "config":
+        return {part: {key: value for key, value in result[part].items() if key in names} for part in lists[noun]}
+    if noun == "stats":
+        kept = {
+            part: [row for row in result[part] if (row.get("name") or row["ifname"]) in names] for part in lists[noun]
+        }
+        return result | kept
+    return [row for row in result if (row.get("name") or row["ifname"]) in names]
 
 
 def complete(noun: str) -> str:
@@ -74,7 +100,8 @@ def show_rules(rules: list[Row], *, colour: bool) -> str:
         mark = " exclusive" if exclusive["state"] == "on" else ""
         mark += " kernel" if rule.get("engine") == "kernel" else ""
         state = rule["state"] + (" losing" if rule.get("losing") else "")
-        first = [rule["name"], state, ", ".join(each["from"] for each in rule["inputs"]) + mark]
+        first = [rule["name"], state, rule["origin"], ", ".join(each["from"] for each in rule["inputs"]) + mark]
+        description = rule["description"] or "-"
         for output in rule["outputs"]:
             source = f"{output['source_address'] or '?'}:{output['source_port']}"
             if output["state"] == "active":
@@ -83,8 +110,8 @@ def show_rules(rules: list[Row], *, colour: bool) -> str:
                 )
             else:
                 sent = output["state"]
-            rows.append([*first, output["to"], sent])
-            first = ["", "", ""]
+            rows.append([*first, output["to"], sent, description])
+            first, description = [""] * 4, ""
             if output["reason"] and output["reason"] != rule["reason"]:
                 reasons.append(f"{rule['name']} -> {output['to']}: {output['state']}: {output['reason']}")
         if rule.get("losing"):
@@ -95,8 +122,12 @@ def show_rules(rules: list[Row], *, colour: bool) -> str:
             reasons.append(f"{rule['name']}: not exclusive: {exclusive['reason']}")
         if rule.get("engine_reason"):
             reasons.append(f"{rule['name']}: by the ring: {rule['engine_reason']}")
-    table = render(["RULE", "STATE", "INPUT", "OUTPUT", "SENT"], rows, colour=colour)
-    return "\n".join([table, *([""] if reasons else []), *reasons])
+    header = ["RULE", "STATE", "ORIGIN", "INPUT", "OUTPUT", "SENT"]
+    if any(rule["description"] for rule in rules):
+        header.append("DESCRIPTION")
+    else:
+        rows = [row[:-1] for row in rows]
+    return _with_notes(render(header, rows, colour=colour, width=columns()), reasons)
 
 
 def show_stats(stats: Row, *, colour: bool) -> str:
@@ -104,21 +135,33 @@ def show_stats(stats: Row, *, colour: bool) -> str:
     rows = []
     notes = []
     for rule in stats["rules"]:
-        last = _ago(rule["last_packet_time"])
-        first = [rule["name"], count(rule["rx_packets"]), count(rule["rx_bytes"]), _sum(rule["drops"]), last]
+        first = [
+            rule["name"],
+            digits(rule["rx_packets"]),
+            digits(rule["rx_rate"]),
+            digits(rule["rx_rate_10s"]),
+            bit_rate(rule["rx_bit_rate"]),
+            _sum(rule["drops"]),
+            _ago(rule["last_packet_time"]),
+        ]
         for output in rule["outputs"]:
-            rows.append([*first, output["to"], count(output["tx_packets"]), _sum(output["tx_errors"])])
-            first = [""] * 5
+            sent = [digits(output["tx_packets"]), digits(output["tx_rate"]), _sum(output["tx_errors"])]
+            rows.append([*first, output["to"], *sent])
+            first = [""] * len(first)
             notes += _detail(f"{rule['name']} -> {output['to']}: errors", output["tx_errors"])
         notes += _detail(f"{rule['name']}: drops", rule["drops"])
-    numbers = ["RX PACKETS", "RX BYTES", "DROPS", "LAST", "TX PACKETS", "ERRORS", "FRAMES", "RING DROPS", "SNDBUF"]
-    header = ["RULE", "RX PACKETS", "RX BYTES", "DROPS", "LAST", "OUTPUT", "TX PACKETS", "ERRORS"]
-    parts = [render(header, rows, colour=colour, right=numbers) if rows else "no rules"]
+    numbers = [
+        "RX PACKETS", "RX/S", "IN 10 S", "RX RATE", "DROPS", "TX PACKETS", "TX/S", "ERRORS", "FRAMES", "RING DROPS",
+        "SNDBUF",
+    ]  # fmt: skip
+    header = ["RULE", *numbers[:5], "LAST", "OUTPUT", *numbers[5:8]]
+    width = columns()
+    parts = [render(header, rows, colour=colour, right=numbers, width=width) if rows else "no rules"]
     links = []
     for link in stats["links"]:
         sndbuf = "-" if link["sndbuf"] is None else f"{link['sndbuf'] >> 10} KiB"
-        frames = count(link["rx_frames"]) if link["filter"] else "-"
-        drops = count(link["ring_dropped_frames"]) if link["filter"] else "-"
+        frames = digits(link["rx_frames"]) if link["filter"] else "-"
+        drops = digits(link["ring_dropped_frames"]) if link["filter"] else "-"
         links.append([link["ifname"], link["filter"] or "-", frames, drops, sndbuf])
         others = {verdict: n for verdict, n in link["frames"].items() if verdict != "relayed"}
         notes += _detail(f"{link['ifname']}: frames not relayed", others)
@@ -127,9 +170,9 @@ def show_stats(stats: Row, *, colour: bool) -> str:
         notes += _detail(f"{link['ifname']}: frames not captured", {"sent by this host": link["outgoing_frames"]})
         notes += _detail(f"{link['ifname']}: taken by the kernel engine", {"frames": link.get("kernel_frames", 0)})
     if links:
-        parts.append(render(["LINK", "FILTER", "FRAMES", "RING DROPS", "SNDBUF"], links, colour=colour, right=numbers))
+        parts.append(render(["LINK", "FILTER", *numbers[8:]], links, colour=colour, right=numbers, width=width))
     if notes:
-        parts.append("\n".join(notes))
+        parts.append("\n".join(fold(note, width) for note in notes))
     return "\n\n".join(parts)
 
 
@@ -138,8 +181,13 @@ def near_miss(miss: Row) -> str:
     port = "" if miss["port"] is None else f" port {miss['port']}"
     tag = "" if miss["vlan"] == "none" else f" in VLAN {miss['vlan']}"
     rule = f", almost rule {miss['rule']}" if miss["rule"] else ""
-    seen = f"{count(miss['packets'])} frames, last {_ago(miss['last_time'])}"
+    seen = f"{digits(miss['packets'])} frames, last {_ago(miss['last_time'])}"
     return f"near miss: {miss['source']} sends to {miss['group']}{port}{tag}: {miss['verdict']}: {seen}{rule}"
+
+
+def _with_notes(table: str, notes: list[str]) -> str:
+    """A table, and under it sentences about some of its rows."""
+    return "\n".join([table, *([""] if notes else []), *(fold(note, columns()) for note in notes)])
 
 
 def show_links(links: list[Row], *, colour: bool) -> str:
@@ -159,12 +207,12 @@ def show_links(links: list[Row], *, colour: bool) -> str:
             ]
         )
     header = ["LINK", "INDEX", "STATE", "MTU", "ADDRESSES", "QUERIER"]
-    table = render(header, rows, colour=colour, right=["INDEX", "MTU"])
+    table = render(header, rows, colour=colour, right=["INDEX", "MTU"], width=columns())
     warnings = _warnings(links)
     for link in links:
         if gro := link.get("gro"):
             warnings.append(f"{link['ifname']}: gro: {gro['state']}{': ' + gro['reason'] if gro['reason'] else ''}")
-    return "\n".join([table, *([""] if warnings else []), *warnings])
+    return _with_notes(table, warnings)
 
 
 def show_groups(groups: list[Row], *, colour: bool) -> str:
@@ -183,8 +231,8 @@ def show_groups(groups: list[Row], *, colour: bool) -> str:
     ]
     reasons = [f"{each['group']} on {each['ifname']}: {each['reason']}" for each in groups if each["reason"]]
     reasons += _warnings(groups)
-    table = render(["LINK", "GROUP", "SOURCE", "STATE", "IGMP"], rows, colour=colour)
-    return "\n".join([table, *([""] if reasons else []), *reasons])
+    table = render(["LINK", "GROUP", "SOURCE", "STATE", "IGMP"], rows, colour=colour, width=columns())
+    return _with_notes(table, reasons)
 
 
 def _warnings(rows: list[Row]) -> list[str]:
@@ -195,6 +243,8 @@ def _warnings(rows: list[Row]) -> list[str]:
 
 def show_config(tables: Row, *, colour: bool) -> str:
     """Write a file that would make a relay run the same."""
+    from mcrelay.config.writer import toml_text  # noqa: PLC0415  for this alone
+
     return toml_text(tables)
 
 
@@ -208,11 +258,11 @@ RENDERERS: dict[str, Callable[..., str]] = {
 
 
 def _sum(counts: dict[str, int]) -> str:
-    return count(sum(counts.values()))
+    return digits(sum(counts.values()))
 
 
 def _detail(what: str, counts: dict[str, int]) -> list[str]:
-    named = ", ".join(f"{reason} {count(n)}" for reason, n in counts.items() if n)
+    named = ", ".join(f"{reason} {digits(n)}" for reason, n in counts.items() if n)
     return [f"{what}: {named}"] if named else []
 
 

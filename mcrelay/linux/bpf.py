@@ -19,6 +19,7 @@ LIMIT = 4096  # instructions: BPF_MAXINSNS of linux/bpf_common.h
 LEAF = 4  # ranges compared one by one; the tree halves down to that
 
 _LD_WORD, _LD_HALF, _LD_BYTE = 0x20, 0x28, 0x30  # BPF_LD | BPF_ABS | size
+_LDX_HEADER, _LD_HALF_BEHIND = 0xB1, 0x48  # BPF_LDX | BPF_MSH: the length of the IPv4 header; BPF_LD | BPF_IND
 _JA, _JEQ, _JGT, _JGE, _JSET, _RET = 0x05, 0x15, 0x25, 0x35, 0x45, 0x06
 _TAX, _TXA = 0x07, 0x87  # BPF_MISC: the accumulator kept aside, and back
 _MUL, _SHIFT_RIGHT, _MODULO, _RETURN_A = 0x24, 0x74, 0x94, 0x16  # BPF_ALU | operation | BPF_K; BPF_RET | BPF_A
@@ -168,6 +169,31 @@ def multicast_filter() -> bytes:
             (_LD_WORD, 0, 0, 34),
             (_JGE, 0, 2, 0xE0000000),
             (_JGT, 1, 0, 0xEFFFFFFF),
+            _ACCEPT,
+            _DROP,
+        ]
+    )
+
+
+def stream_filter(group: IPv4Address, port: int, source: IPv4Address | None) -> bytes:
+    """Whole datagrams of one stream, received: what a UDP socket that had joined would get. For untagged frames."""
+    return _encode(
+        [
+            (_LD_HALF, 0, 0, 12),
+            (_JEQ, 0, 14, 0x0800),
+            (_LD_WORD, 0, 0, 30),
+            (_JEQ, 0, 12, int(group)),
+            (_LD_BYTE, 0, 0, 23),
+            (_JEQ, 0, 10, 17),
+            (_LD_WORD, 0, 0, 26),
+            (_JEQ, 0, 8, int(source)) if source else (_JA, 0, 0, 0),
+            (_LD_HALF, 0, 0, 20),
+            (_JSET, 6, 0, 0x3FFF),  # a fragment
+            (_LDX_HEADER, 0, 0, 14),
+            (_LD_HALF_BEHIND, 0, 0, 16),
+            (_JEQ, 0, 3, port),
+            (_LD_WORD, 0, 0, _PACKET_TYPE),
+            (_JEQ, 1, 0, _OUTGOING),
             _ACCEPT,
             _DROP,
         ]

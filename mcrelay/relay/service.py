@@ -25,6 +25,7 @@ from mcrelay.relay.alarms import DropAlarms
 from mcrelay.relay.compile import compile_plan
 from mcrelay.relay.losses import LossLog
 from mcrelay.relay.notices import Notices
+from mcrelay.relay.rates import Rates, counts_of
 from mcrelay.relay.state import IgmpState, QuerierState, RelayState
 from mcrelay.relay.status import RuleStatus, rule_statuses
 from mcrelay.relay.transition import Transition
@@ -96,6 +97,7 @@ class Service:
         self._drops = DropAlarms()
         self._losses = LossLog()
         self._notices = Notices()
+        self._rates = Rates()
         self._lock = asyncio.Lock()
         self._named = Memo(_named)
         self._compiled = Memo(self._compile)
@@ -171,6 +173,8 @@ class Service:
         parts.monitors.tick()
         await parts.monitors.explain(self.links, parts.watch.route_to)
         spec, now = self._transition.spec, parts.clock()
+        if self._rates.due(now):
+            self._rates.look(now, counts_of(self.engine.snapshot()))
         self._stamps.look(self.engine.last_packet_times)
         self._drops.look(self.engine.drops(), now)
         parts.outgoing.look(spec, now)
@@ -287,6 +291,7 @@ class Service:
             joined=parts.memberships.joined,
             failed=parts.memberships.failed,
             igmp_versions=wire.host_versions(),
+            rates=self._rates.rates(parts.clock(), counts_of(counts)),
         )
 
 

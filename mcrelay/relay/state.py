@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mcrelay.model.link import Link, Membership
     from mcrelay.model.rule import Config
     from mcrelay.model.state import CounterKey, Endpoint, FeatureState, Snapshot
+    from mcrelay.relay.rates import Rate
     from mcrelay.relay.status import RuleStatus
 
 
@@ -52,7 +53,8 @@ class RelayState:
     listen there. ``last_packet_times`` are Unix seconds by rule, as the clock is set now. ``outgoing_frames`` are what
     this host itself has sent on an input link to groups of rules. Of ``links``, those that no rule names may be as old
     as the last look at all of them. ``memberships`` are all that the rules want, ``joined`` those that the kernel has,
-    ``failed`` why it refuses others; ``igmp_versions`` is what the kernel speaks, by link.
+    ``failed`` why it refuses others; ``rates`` of those that move, under (rule, output), or (rule, "") for
+    what it receives; ``igmp_versions`` is what the kernel speaks, by link.
     """
 
     time: float
@@ -73,3 +75,4 @@ class RelayState:
     joined: frozenset[Membership]
     failed: Mapping[Membership, str]
     igmp_versions: Mapping[str, int]
+    rates: Mapping[CounterKey, Rate] = field(default_factory=dict)

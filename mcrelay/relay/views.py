@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mcrelay.config.writer import config_tables
 from mcrelay.igmp.monitor import OF_SOURCES
 from mcrelay.model.state import FeatureState, InputCount, OutputCount
+from mcrelay.relay.rates import NO_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,10 +101,15 @@ def _rule_stats(relay: RelayState, status: RuleStatus) -> Row:
     no_output = OutputCount(0, 0, 0, dict.fromkeys(counts.names.send_errors, 0))
     inputs = [counts.inputs.get((name, each.text), no_input) for each in status.inputs]
     inputs.append(counts.retired.get(name, no_input))
+    rate = relay.rates.get((name, ""), NO_RATE)
     return {
         "name": name,
         "rx_packets": sum(each.rx_packets for each in inputs),
         "rx_bytes": sum(each.rx_bytes for each in inputs),
+        "rx_rate": round(rate.packets, 1),
+        "rx_bit_rate": round(rate.bits),
+        "rx_rate_10s": round(rate.packets_10s, 1),
+        "rx_bit_rate_10s": round(rate.bits_10s),
         "last_packet_time": relay.last_packet_times.get(name),
         "drops": {reason: sum(each.drops[reason] for each in inputs) for reason in counts.names.drops},
         "outputs": [
@@ -112,10 +118,15 @@ def _rule_stats(relay: RelayState, status: RuleStatus) -> Row:
                 "since_packets": count.since_packets,
                 "tx_packets": count.tx_packets,
                 "tx_bytes": count.tx_bytes,
+                "tx_rate": round(sent.packets, 1),
+                "tx_bit_rate": round(sent.bits),
+                "tx_rate_10s": round(sent.packets_10s, 1),
                 "tx_errors": count.tx_errors,
             }
             for each in status.outputs
-            for count in [counts.outputs.get((name, each.to), no_output)]
+            for count, sent in [
+                (counts.outputs.get((name, each.to), no_output), relay.rates.get((name, each.to), NO_RATE))
+            ]
         ],
     }
 

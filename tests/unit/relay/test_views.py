@@ -33,6 +33,8 @@ input = "239.1.1.2:5000%gone"
 outputs = ["239.10.0.2:5004%out0"]
 """
 FIRST, SECOND = "239.10.0.1:5004%out0", "198.51.100.7:7000"
+NONE = {"nobufs": 0, "parked": 0}
+STILL = {"tx_rate": 0, "tx_bit_rate": 0, "tx_rate_10s": 0}
 INPUT = "192.0.2.7@239.1.1.1:5000%in0"
 MISS = NearMiss(IPv4Address("239.1.1.1"), IPv4Address("192.0.2.7"), 5001, 0, "no_match", 5, 1.5)
 
@@ -127,9 +129,17 @@ def test_stats_add_up_what_a_rule_had_before_and_have_zeros_for_what_never_ran(s
             "since_packets": 10,
             "tx_packets": 84,
             "tx_bytes": 8400,
+            **STILL,
             "tx_errors": {"nobufs": 2, "parked": 0},
         },
-        {"to": SECOND, "since_packets": 0, "tx_packets": 0, "tx_bytes": 0, "tx_errors": {"nobufs": 0, "parked": 0}},
+        {
+            "to": SECOND,
+            "since_packets": 0,
+            "tx_packets": 0,
+            "tx_bytes": 0,
+            **STILL,
+            "tx_errors": NONE,
+        },
     ]
     idle = row(shown["rules"], "idle")
     assert (idle["rx_packets"], idle["last_packet_time"], idle["drops"]) == (0, None, dict.fromkeys(NAMES.drops, 0))

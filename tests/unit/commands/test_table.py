@@ -1,0 +1,61 @@
+"""Tables as wide as the terminal, numbers for people and for programs."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from mcrelay.commands.table import bit_rate, digits, fold, render
+
+HEADER = ["RULE", "STATE", "INPUT", "OUTPUT"]
+ROWS = [
+    ["x", "active", "192.168.168.55@226.2.2.2:2068%in0", "239.10.0.1:5004%out0"],
+    ["", "", "", "239.10.0.2:5004%out0"],
+    ["longer", "pending", "239.1.1.1:5000%in0", "10.9.0.7:7000"],
+]
+
+
+def test_a_pipe_has_one_record_a_line():
+    lines = render(HEADER, ROWS, colour=False).splitlines()
+    assert [line.split() for line in lines] == [HEADER, ROWS[0], [*ROWS[0][:3], ROWS[1][3]], ROWS[2]]
+
+
+@pytest.mark.parametrize("width", range(40, 120))
+def test_a_terminal_has_no_line_wider_than_itself(width):
+    text = render(HEADER, ROWS, colour=False, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert sorted(text.split()) == sorted([*HEADER, *(cell for row in ROWS for cell in row if cell)])
+
+
+def test_what_does_not_fit_stands_indented_in_a_second_line():
+    assert render(HEADER, ROWS, colour=False, width=60) == (
+        "RULE    STATE    INPUT\n"
+        "  OUTPUT\n"
+        "x       active   192.168.168.55@226.2.2.2:2068%in0\n"
+        "  239.10.0.1:5004%out0\n"
+        "  239.10.0.2:5004%out0\n"
+        "longer  pending  239.1.1.1:5000%in0\n"
+        "  10.9.0.7:7000"
+    )
+
+
+@pytest.mark.parametrize(("terminal", "shown"), [(True, "12 345 678"), (False, "12345678")])
+def test_digits_are_grouped_for_people_and_plain_in_a_pipe(monkeypatch, terminal, shown):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert digits(12_345_678) == shown
+    assert digits(1.25, 1) in {"1.2", "1.3"}
+
+
+@pytest.mark.parametrize(
+    ("bits", "shown"),
+    [(0, "0 bit/s"), (999, "999 bit/s"), (999.7, "1 kbit/s"), (52_640_000, "52.6 Mbit/s"), (1e10, "10 Gbit/s")],
+)
+def test_bit_rates_have_the_unit_that_fits(bits, shown):
+    assert bit_rate(bits) == shown
+
+
+def test_a_sentence_is_folded_for_a_terminal_alone():
+    text = "x: error: " + "word " * 40
+    assert fold(text, None) == text
+    assert all(len(line) <= 60 for line in fold(text, 60).splitlines())
