@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mcrelay.commands.options import json_option
-from mcrelay.commands.table import colourful, rate, render
+from mcrelay.commands.table import bit_rate, colourful, render
 from mcrelay.config import schema
 from mcrelay.config.protocols import MDNS
 from mcrelay.errors import LinkError, NotationError, UsageError
@@ -156,7 +156,7 @@ def show(table: FlowTable, link: Link, *, seconds: float, width: int | None = No
             "-" if key.vlan is None else str(key.vlan),
             str(flow.ttl),
             f"{flow.rate:.0f}" if flow.rate >= 10 else f"{flow.rate:.1f}",
-            rate(flow.bit_rate),
+            bit_rate(flow.bit_rate),
             sizes,
             ("fragments " if flow.fragments else "") + (table.told(flow) or "?"),
         ])  # fmt: skip

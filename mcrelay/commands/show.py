@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import click
 from mcrelay import __version__
 from mcrelay.commands.options import json_option, relay_options, rule_names
 from mcrelay.commands.table import bit_rate, colourful, columns, digits, fold, print_json, render
-from mcrelay.control.client import ask
+from mcrelay.control.client import NotRunningError, ask
 from mcrelay.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +38,13 @@ def show(noun: str, names: tuple[str, ...], as_json: bool, socket_path: str | No
     built-in defaults, [defaults] already applied.
     """
     noun = complete(noun)
-    result = ask(socket_path, "show", read_only=True, noun=noun)
+    try:
+        result = ask(socket_path, "show", read_only=True, noun=noun)
+    except NotRunningError:
+        if socket_path is not None or "MCRELAY_SOCKET" in os.environ or (found := _relay_command()) is None:
+            raise
+        socket_path = found
+        result = ask(socket_path, "show", read_only=True, noun=noun)
     if names:
         result = named(noun, result, names)
     if as_json:
@@ -49,6 +56,20 @@ def show(noun: str, names: tuple[str, ...], as_json: bool, socket_path: str | No
     keys = relay.get("needs_restart", ())
     for line in filter(None, [due, *(f"{key} changed: restart the relay to apply it" for key in keys)]):
         click.echo(f"\n{fold(line, columns())}", err=True)
+
+
+def _relay_command() -> str | None:
+    """The socket of a `mcrelay relay` that runs, where no daemon does; None where nothing is to be chosen."""
+    from mcrelay.control.running import relay_commands  # noqa: PLC0415  where no daemon runs
+
+    found = relay_commands()
+    if len(found) > 1:
+        raise UsageError(f"several relay commands run; name one with --socket: {', '.join(found)}")
+    for path in found:
+        command = ask(path, "version", read_only=True).get("command", "mcrelay relay")
+        click.echo(f"no daemon, but a relay command runs: {command}\n", err=True)
+        return path
+    return None
 
 
 def named(noun: str, result: Any, names: tuple[str, ...]) -> Any:
@@ -100,8 +121,8 @@ def show_rules(rules: list[Row], *, colour: bool) -> str:
         mark = " exclusive" if exclusive["state"] == "on" else ""
         mark += " kernel" if rule.get("engine") == "kernel" else ""
         state = rule["state"] + (" losing" if rule.get("losing") else "")
-        first = [rule["name"], state, rule["origin"], ", ".join(each["from"] for each in rule["inputs"]) + mark]
-        description = rule["description"] or "-"
+        inputs = ", ".join(each["from"] for each in rule["inputs"]) + mark
+        first = [rule["name"], state, rule["origin"], inputs, rule["description"] or "-"]
         for output in rule["outputs"]:
             source = f"{output['source_address'] or '?'}:{output['source_port']}"
             if output["state"] == "active":
@@ -110,8 +131,8 @@ def show_rules(rules: list[Row], *, colour: bool) -> str:
                 )
             else:
                 sent = output["state"]
-            rows.append([*first, output["to"], sent, description])
-            first, description = [""] * 4, ""
+            rows.append([*first, output["to"], sent])
+            first = [""] * 5
             if output["reason"] and output["reason"] != rule["reason"]:
                 reasons.append(f"{rule['name']} -> {output['to']}: {output['state']}: {output['reason']}")
         if rule.get("losing"):
@@ -122,11 +143,9 @@ def show_rules(rules: list[Row], *, colour: bool) -> str:
             reasons.append(f"{rule['name']}: not exclusive: {exclusive['reason']}")
         if rule.get("engine_reason"):
             reasons.append(f"{rule['name']}: by the ring: {rule['engine_reason']}")
-    header = ["RULE", "STATE", "ORIGIN", "INPUT", "OUTPUT", "SENT"]
-    if any(rule["description"] for rule in rules):
-        header.append("DESCRIPTION")
-    else:
-        rows = [row[:-1] for row in rows]
+    header = ["RULE", "STATE", "ORIGIN", "INPUT", "DESCRIPTION", "OUTPUT", "SENT"]
+    if not any(rule["description"] for rule in rules):
+        header, rows = [*header[:4], *header[5:]], [[*row[:4], *row[5:]] for row in rows]
     return _with_notes(render(header, rows, colour=colour, width=columns()), reasons)
 
 

@@ -52,8 +52,8 @@ def render(
 ) -> str:
     """Lines of a table. Columns named in ``right`` hold numbers; a cell that is a state gets its colour.
 
-    An empty cell says the same as the one above it. With a ``width``, columns that do not fit stand in a second line,
-    or a third; without, as in a pipe, every record is one whole line.
+    An empty cell says the same as the one above it, "-" that there is nothing to say. With a ``width``, columns that do
+    not fit stand in a second line, or a third; without, as in a pipe, every record is one whole line.
     """
     if width is None:
         rows = _filled(rows)
@@ -69,7 +69,7 @@ def render(
 
     lines = [line(header, part, heading=True) for part in _parts(widths, width)]
     for row in rows:
-        lines += [line(row, part) for part in _parts(widths, width) if any(row[i] for i in part)]
+        lines += [line(row, part) for part in _parts(widths, width) if any(row[i] not in {"", "-"} for i in part)]
     return "\n".join(lines)
 
 

@@ -21,6 +21,10 @@ def read_only_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}-ro{path.suffix}")
 
 
+class NotRunningError(ControlError):
+    """Nobody listens at that socket."""
+
+
 class RefusedError(ControlError):
     """The relay said no; carries its exit code."""
 
@@ -76,7 +80,7 @@ def _connect(sock: socket.socket, paths: list[Path]) -> None:
         except PermissionError:
             error = _not_permitted(path)
         except (FileNotFoundError, ConnectionRefusedError):
-            error = error or ControlError(
+            error = error or NotRunningError(
                 f"no relay is running at {path}: start one with `mcrelay run`, or say where with -i or --socket"
             )
         else:

@@ -37,12 +37,23 @@ CALLS = {
     "recv": ["recv", "239.10.0.3:5004%lo", "--duration", "0.2"],
     "demo": ["demo"],
     "version": ["version"],
+    "doctor": ["doctor", "x", "--socket", "SOCKET"],
+    "discover": ["discover", "lo", "--duration", "0.2"],
+    "capture": ["capture", "x", "-w", "/dev/full", "--duration", "0.2", "--socket", "SOCKET"],
     "help": ["help"],
 }
 MORE = [["show", noun, "--socket", "SOCKET"] for noun in ("stats", "links", "groups", "config", "rules")]
 MORE += [["--help"], ["--version"], ["frobnicate"], []]
 LONG = {"relay", "demo"}  # Ctrl-C ends them
-ONCE = {"run", "add", "delete", "save", "frobnicate", ""}  # refused, the second time at least: they print nothing
+ONCE = {
+    "run",
+    "capture",
+    "add",
+    "delete",
+    "save",
+    "frobnicate",
+    "",
+}  # refused at the second time at least
 
 
 @pytest.fixture(scope="module")
