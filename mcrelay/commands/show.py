@@ -144,8 +144,10 @@ def show_rules(rules: list[Row], *, colour: bool) -> str:
         if rule.get("engine_reason"):
             reasons.append(f"{rule['name']}: by the ring: {rule['engine_reason']}")
     header = ["RULE", "STATE", "ORIGIN", "INPUT", "DESCRIPTION", "OUTPUT", "SENT"]
+    order = [0, 1, 2, 3, 4, 5, 6] if columns() else [0, 1, 3, 5, 6, 2, 4]  # in a pipe what came later stands behind
     if not any(rule["description"] for rule in rules):
-        header, rows = [*header[:4], *header[5:]], [[*row[:4], *row[5:]] for row in rows]
+        order.remove(4)
+    header, rows = [header[i] for i in order], [[row[i] for i in order] for row in rows]
     return _with_notes(render(header, rows, colour=colour, width=columns()), reasons)
 
 
