@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mcrelay.commands.evidence import Flow, subject_of
-from mcrelay.commands.options import json_option, link_names, relay_options
+from mcrelay.commands.options import json_option, relay_options
 from mcrelay.commands.stages import differences
 from mcrelay.control.client import ask
 from mcrelay.errors import UsageError
@@ -46,7 +46,7 @@ DROPS = {
     epilog="\b\nExamples:\n  mcrelay explain 239.1.1.1:5000%eth1\n"
     "  mcrelay explain 192.168.168.55@226.2.2.2:2068%eth1 --vlan 7 -j"
 )
-@click.argument("stream", shell_complete=link_names)
+@click.argument("stream")
 @click.option("--vlan", type=click.IntRange(0, VLAN_MAX), help="The packet has this VLAN tag; 0 is a priority tag.")
 @click.option("--source-port", type=click.IntRange(1, 65535), default=SOURCE_PORT, help=f"[default: {SOURCE_PORT}]")
 @click.option("--ttl", type=click.IntRange(1, 255), default=16, help="[default: 16]")

@@ -82,6 +82,8 @@ def finish(command: click.Command) -> click.Command:
     for each in command.params:
         if isinstance(each, click.Argument) and each.name in {"source", "outputs", "stream"}:
             each.type = _Stream()
+        if isinstance(each, click.Option) and isinstance(each.type, click.IntRange | click.FloatRange):
+            each.metavar = each.metavar or "N"  # click would write INTEGER RANGE
     known = {name for parameter in command.params for name in parameter.opts}
     for add, name in ((_instance(_OF_A_RELAY, hidden=True, expose_value=False), "-i"),
                       (functools.partial(_socket, hidden=True, expose_value=False), "--socket")):  # fmt: skip

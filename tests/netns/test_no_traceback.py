@@ -38,6 +38,7 @@ CALLS = {
     "demo": ["demo"],
     "version": ["version"],
     "doctor": ["doctor", "x", "--socket", "SOCKET"],
+    "explain": ["explain", INPUT, "--socket", "SOCKET"],
     "discover": ["discover", "lo", "--duration", "0.2"],
     "capture": ["capture", "x", "-w", "/dev/full", "--duration", "0.2", "--socket", "SOCKET"],
     "help": ["help"],
