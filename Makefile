@@ -14,9 +14,12 @@ export PATH := $(PATH):/usr/sbin:/sbin
 .PHONY: help build demo test lint experiments bench bench-quick bench-full bench-micro asan tsan dist deb release-check clean
 
 help: ## list the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{ n = split($$2, word, " "); \
+		line = sprintf("%-14s", $$1); for (i = 1; i <= n; i++) { if (length(line " " word[i]) > 79) { print line; \
+		line = sprintf("%-14s", "") } line = line " " word[i] } print line }'
 
 $(READY): pyproject.toml
+	@echo "the first time takes about two minutes: a Python environment in $(VENV), then the core is compiled"
 	@PYTHON=$(PYTHON) bash .ci/system
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check 'setuptools>=77' 'Cython~=3.3'

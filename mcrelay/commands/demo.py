@@ -40,7 +40,7 @@ CONTROL = 100  # datagrams sent before the relay starts
 
 PICTURE = f"""\
   source               switch                  relay                receiver
-  {SOURCE_ADDRESS} --- bridge, snooping --- in0     out0 --- joined 239.10.0.1:5004
+  {SOURCE_ADDRESS} -- bridge, snooping -- in0      out0 --- joined 239.10.0.1:5004
   sends {GROUP}       with a querier          no route back to the source
 """
 

@@ -17,6 +17,7 @@ import click
 import msgspec
 
 from mcrelay import __version__
+from mcrelay.commands.show import near_miss
 from mcrelay.commands.sightings import Sightings
 from mcrelay.commands.table import bit_rate, columns, digits, fold
 from mcrelay.config.flags import read_table, rule_arguments, rule_options, words
@@ -276,6 +277,7 @@ def summary(stats: dict[str, Any]) -> str:
         missed = {verdict: n for verdict, n in link["frames"].items() if verdict not in {"relayed", "dropped"} and n}
         missed |= {"ring full": link["ring_dropped_frames"]} if link["ring_dropped_frames"] else {}
         lines += [f"  not relayed {digits(n)} frames of {link['ifname']}: {verdict}" for verdict, n in missed.items()]
+        lines += [f"  {near_miss(each)}" for each in link.get("near_misses", ())]
     for output in rule["outputs"]:
         lines.append(f"sent {digits(output['tx_packets'])} to {output['to']}")
         lines += [f"  not sent {digits(n)}: {reason}" for reason, n in output["tx_errors"].items() if n]

@@ -126,7 +126,7 @@ class _Daemon:
         loop.add_signal_handler(signal.SIGUSR1, self._dump)
         path = self._service.config.relay.control
         await self.server.start()
-        log.info("mcrelay=%s control=%s rules=%d", __version__, path, len(self._service.config.rules))
+        log.info("started mcrelay=%s control=%s rules=%d", __version__, path, len(self._service.config.rules))
         serving = asyncio.create_task(self._web.run()) if self._web else None
         try:
             await self._service.run(self._stop, self._ready)

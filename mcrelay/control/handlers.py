@@ -253,7 +253,7 @@ class Changer:
     @contextlib.asynccontextmanager
     async def _change(self, kind: str, by: str, name: str = "") -> AsyncIterator[list[str]]:
         """Let one change at a time in, and log it: what is appended to the list stands in its line."""
-        said = [f"change={kind}"]
+        said = [f"made change={kind}"]
         async with self._lock:
             try:
                 yield said

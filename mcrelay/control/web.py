@@ -122,7 +122,7 @@ class WebServer:
             raise RuntimeError("the server was not made")
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: self._connection(http), sock=self._socket)
-        log.info("metrics=%s", self._address)
+        log.info("serves metrics=%s", self._address)
         try:
             while True:
                 await asyncio.sleep(SWEEP_SECONDS)

@@ -115,7 +115,7 @@ def become_unprivileged(account: Account | None, admin_uses: Collection[str] = (
     names = ",".join(_NAMES.get(each, f"cap_{each}") for each in kept) or "none"
     if account is not None and admin_uses and CAP_NET_ADMIN in kept:
         names += f" cap_net_admin_for={','.join(admin_uses)}"
-    log.info("user=%s uid=%d gid=%d capabilities=%s", _name(os.getuid()), os.getuid(), os.getgid(), names)
+    log.info("goes on as user=%s uid=%d gid=%d capabilities=%s", _name(os.getuid()), os.getuid(), os.getgid(), names)
 
 
 def _become(account: Account, wanted: set[int]) -> None:

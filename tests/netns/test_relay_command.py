@@ -93,8 +93,9 @@ def test_the_stream_on_another_port_is_named_and_it_ends_with_1(lab):
         )
         assert found
         assert 300 < int(found[1]) < 1100  # the switch takes a moment
-        code, _ = command.end()
+        code, shown = command.end()
         assert code == 1
+        assert "near miss: 192.168.168.55 sends to 226.2.2.2 port 2068" in shown
         assert "mcrelay: nothing arrived of 192.168.168.55@226.2.2.2:2086%in0" in command.said
         assert "Traceback" not in command.said
 

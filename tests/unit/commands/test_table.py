@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from mcrelay.commands.demo import PICTURE
 from mcrelay.commands.table import bit_rate, digits, fold, render
 
 HEADER = ["RULE", "STATE", "INPUT", "OUTPUT"]
@@ -59,3 +62,14 @@ def test_a_sentence_is_folded_for_a_terminal_alone():
     text = "x: error: " + "word " * 40
     assert fold(text, None) == text
     assert all(len(line) <= 60 for line in fold(text, 60).splitlines())
+
+
+def test_make_help_fits_a_terminal():
+    root = Path(__file__).resolve().parents[3]
+    shown = subprocess.run(["make", "help"], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert "release-check" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_demos_drawing_fits_a_terminal():
+    assert max(map(len, PICTURE.splitlines())) <= 80

@@ -40,3 +40,12 @@ def test_a_bare_m_or_g_is_refused_because_nobody_knows_of_what(text):
 @given(st.integers(1, 90_000_000_000), st.sampled_from(["pps", "bit"]))
 def test_what_is_written_is_read_again(number, unit):
     assert parse_rate(format_rate(Rate(number, unit))) == Rate(number, unit)
+
+
+def test_a_limit_may_be_a_bare_number_of_datagrams():
+    from mcrelay.model.values import limit
+
+    assert limit(20_000) == limit("20000") == Rate(20_000, "pps")
+    for wrong in (True, 0, 1.5, [1]):
+        with pytest.raises(SettingError):
+            limit(wrong)
