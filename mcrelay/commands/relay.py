@@ -165,16 +165,16 @@ class _Relaying:
         self._sightings: Sightings | None = None
 
     async def run(self) -> _Last:
-        stop = asyncio.Event()
+        asked, stop = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, asked.set)
         service = build(self._config, probe(), Notifier(""), table=f"mcrelay-relay-{os.getpid()}")
         if self._server is not None:
             server, answers = self._server
             answers.service = service
             await server.start()
-        watcher = asyncio.create_task(self._watch(service, stop))
+        watcher = asyncio.create_task(self._watch(service, asked, stop))
         try:
             await service.run(stop)
             return await watcher
@@ -183,17 +183,17 @@ class _Relaying:
             if self._server is not None:
                 await self._server[0].close()
 
-    async def _watch(self, service: Service, stop: asyncio.Event) -> _Last:
-        """Show how it goes until it is to end; how it stood then, before the service gives its counters back."""
+    async def _watch(self, service: Service, asked: asyncio.Event, stop: asyncio.Event) -> _Last:
+        """Show how it goes until it is asked to end; how it stands then, before the service gives its counters back."""
         begin = time.monotonic()
         wanted = self._rule.inputs[0]
         with contextlib.suppress(McrelayError):  # the rule itself says what is wrong with its link
             self._sightings = Sightings(wanted.stream.link or "", wanted)
         shown, said, looks = False, False, 0
         try:
-            while not stop.is_set():
+            while not asked.is_set():
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), LOOK_SECONDS)
+                    await asyncio.wait_for(asked.wait(), LOOK_SECONDS)
                 looks += 1
                 arrived = service.engine.snapshot().inputs
                 if any(each.rx_packets for each in arrived.values()):
@@ -212,6 +212,7 @@ class _Relaying:
                 click.echo("\r\x1b[K", nl=False)
             return _Last(service)
         finally:
+            stop.set()
             self._close_sightings()
 
     def _close_sightings(self) -> None:
