@@ -6,8 +6,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from .kernel cimport (
     CLOCK_MONOTONIC, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, EAGAIN, ECONNREFUSED, EINTR, ENOMEM, IP_TOS, IP_TTL,
-    IPPROTO_IP, MSG_DONTWAIT, EINVAL, clock_nanosleep, cmsghdr, epoll_event, epoll_wait, errno, iovec, load_acquire_u32,
-    mmsghdr, msghdr, now_ns, ntohl, ntohs, read_be16, read_be32, read_raw16, read_raw32, recvmmsg, sockaddr_in, store_relaxed_u64, timespec,
+    IPPROTO_IP, MSG_DONTWAIT, EINVAL, clock_nanosleep, cmsghdr, epoll_event, epoll_wait, errno, iovec,
+    load_acquire_u32, mmsghdr, msghdr, now_ns, ntohl, ntohs, read_be16, read_be32, read_raw16, read_raw32, recvmmsg,
+    sockaddr_in, store_relaxed_u64, timespec,
 )
 from .payload cimport CHECK_AT, NUMBERED, Header, Kind, read_payload
 from .tally cimport Delays, Tally, count, note_delay
