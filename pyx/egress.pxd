@@ -29,6 +29,8 @@ cdef struct Output:
     OutputCounters *counters
     uint32_t burst
     bint keep_dscp              # else the socket's IP_TOS stands
+    bint keep_ttl               # else the socket's IP_TTL stands
+    uint8_t hops                # taken from a TTL that is kept
 
 
 cdef inline SendError reason_of(int code) noexcept nogil:

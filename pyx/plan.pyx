@@ -83,9 +83,13 @@ cdef class PlanOwner:
         return self.plan.flow_count - 1
 
     def add_output(
-        self, *, uint32_t flow, EgressSocket socket, CounterBlock counters not None, uint32_t burst, bint keep_dscp
+        self, *, uint32_t flow, EgressSocket socket, CounterBlock counters not None, uint32_t burst, bint keep_dscp,
+        bint keep_ttl=False, uint8_t hops=0,
     ):
-        """``socket`` is None for one that is parked. Raises ValueError for any flow but the newest, or such a burst."""
+        """``socket`` is None for one that is parked. ``hops`` are taken from a TTL that is kept.
+
+        Raises ValueError for any flow but the newest, or such a burst.
+        """
         cdef Output *output
         self._building()
         if flow + 1 != self.plan.flow_count:
@@ -99,6 +103,8 @@ cdef class PlanOwner:
         output.counters = <OutputCounters *>counters.memory
         output.burst = burst
         output.keep_dscp = keep_dscp
+        output.keep_ttl = keep_ttl
+        output.hops = hops
         self.owned += (socket, counters)
         self.plan.output_count += 1
         self.plan.flows[flow].output_count += 1

@@ -2,8 +2,12 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
+from .egress cimport Output
 from .fragments cimport Fragments
-from .kernel cimport CMSG_DATA, CMSG_SPACE, cmsghdr, iovec, mmsghdr, msghdr, pollfd
+from .kernel cimport (
+    CMSG_DATA, CMSG_LEN, CMSG_SPACE, IP_TOS, IP_TTL, IPPROTO_IP, IPPROTO_UDP, UDP_SEGMENT, cmsghdr, iovec, mmsghdr,
+    msghdr, pollfd,
+)
 from .repeats cimport Repeats
 
 cdef enum:
@@ -17,11 +21,13 @@ cdef struct Entry:
     uint32_t next
     uint16_t size
     uint8_t tos                 # DSCP bits only: ECN is between neighbours and never copied
+    uint8_t ttl                 # as it arrived
 
 cdef struct Chain:
     # Datagrams of one flow, in order of arrival.
     uint32_t head, tail, count
     uint32_t bytes
+    uint8_t least_ttl
 
 cdef struct Watch:
     # What was last seen of an input.
@@ -56,10 +62,12 @@ cdef struct Queue:
     iovec *vectors
     Repeats *repeats            # what was relayed lately
     Fragments *fragments        # what waits for the rest of it
-    uint8_t *controls           # control_bytes each: UDP_SEGMENT, then IP_TOS, headers already written
+    uint8_t *controls           # control_bytes each
 
 
-cdef inline void push(Queue *queue, uint32_t flow, const uint8_t *payload, uint16_t size, uint8_t tos) noexcept nogil:
+cdef inline void push(
+    Queue *queue, uint32_t flow, const uint8_t *payload, uint16_t size, uint8_t tos, uint8_t ttl
+) noexcept nogil:
     """Append to the flow's chain. The caller has seen to it that an entry is free."""
     cdef uint32_t at = queue.used
     cdef Entry *entry = &queue.entries[at]
@@ -68,9 +76,11 @@ cdef inline void push(Queue *queue, uint32_t flow, const uint8_t *payload, uint1
     entry.payload = payload
     entry.size = size
     entry.tos = tos & 0xfc
+    entry.ttl = ttl
     entry.next = NONE
     if chain.count == 0:
         chain.head = at
+        chain.least_ttl = ttl
         queue.touched[queue.touched_count] = flow
         queue.touched_count += 1
     else:
@@ -78,36 +88,50 @@ cdef inline void push(Queue *queue, uint32_t flow, const uint8_t *payload, uint1
     chain.tail = at
     chain.count += 1
     chain.bytes += size
+    chain.least_ttl = min(chain.least_ttl, ttl)
 
 
-cdef inline uint32_t chain_rest(const Queue *queue, uint32_t cursor) noexcept nogil:
-    """Datagrams from ``cursor`` to the end of its chain."""
+cdef inline bint is_over(const Output *output, uint8_t ttl) noexcept nogil:
+    """Whether a datagram that arrived with this TTL has none left for that output."""
+    return output.keep_ttl and ttl <= output.hops
+
+
+cdef inline uint32_t chain_rest(const Queue *queue, const Output *output, uint32_t cursor) noexcept nogil:
+    """Datagrams from ``cursor`` to the end of its chain that the output is to send."""
     cdef uint32_t count = 0
     while cursor != NONE:
-        count += 1
+        count += not is_over(output, queue.entries[cursor].ttl)
         cursor = queue.entries[cursor].next
     return count
 
 
 cdef inline size_t control_bytes() noexcept nogil:
-    return CMSG_SPACE(sizeof(uint16_t)) + CMSG_SPACE(sizeof(int32_t))
+    return CMSG_SPACE(sizeof(uint16_t)) + 2 * CMSG_SPACE(sizeof(int32_t))
+
+
+cdef inline uint8_t *add_control(msghdr *header, uint8_t *control, int level, int kind, size_t size) noexcept nogil:
+    """One more control message in the room at ``control``; returns where its value goes."""
+    cdef cmsghdr *made = <cmsghdr *>(control + header.msg_controllen)
+    made.cmsg_len = CMSG_LEN(size)
+    made.cmsg_level = level
+    made.cmsg_type = kind
+    header.msg_control = control
+    header.msg_controllen += CMSG_SPACE(size)
+    return CMSG_DATA(made)
 
 
 cdef inline void set_control(
-    msghdr *header, uint8_t *control, uint32_t count, uint16_t size, uint8_t tos
+    msghdr *header, uint8_t *control, const Output *output, const Entry *first, uint32_t count
 ) noexcept nogil:
-    """Point at the control messages that apply, of the two prepared ones: the segment size, the TOS byte."""
-    cdef size_t first = CMSG_SPACE(sizeof(uint16_t))
-    header.msg_control = control
+    """The control messages of a run or a single datagram: segment size, TOS byte and TTL, each where it applies."""
+    header.msg_control = NULL
     header.msg_controllen = 0
-    if tos:
-        (<int32_t *>CMSG_DATA(<cmsghdr *>(control + first)))[0] = tos
-        header.msg_control = control + first
-        header.msg_controllen = CMSG_SPACE(sizeof(int32_t))
     if count > 1:
-        (<uint16_t *>CMSG_DATA(<cmsghdr *>control))[0] = size
-        header.msg_control = control
-        header.msg_controllen += first
+        (<uint16_t *>add_control(header, control, IPPROTO_UDP, UDP_SEGMENT, sizeof(uint16_t)))[0] = first.size
+    if output.keep_dscp and first.tos:
+        (<int32_t *>add_control(header, control, IPPROTO_IP, IP_TOS, sizeof(int32_t)))[0] = first.tos
+    if output.keep_ttl:
+        (<int32_t *>add_control(header, control, IPPROTO_IP, IP_TTL, sizeof(int32_t)))[0] = first.ttl - output.hops
 
 
 cdef int queue_build(Queue *queue, Scratch scratch, uint32_t inputs, uint32_t flows, uint32_t outputs) except -1

@@ -3,7 +3,7 @@
 cimport cython
 
 from .fragments cimport fragments_build, fragments_free
-from .kernel cimport CMSG_LEN, IP_TOS, IPPROTO_IP, IPPROTO_UDP, UDP_SEGMENT, calloc, free, memset
+from .kernel cimport calloc, free, memset
 from .repeats cimport RECENT, Recent
 
 
@@ -37,15 +37,12 @@ cdef void queue_free(Queue *queue) noexcept nogil:
 @cython.final
 cdef class Scratch:
     def __cinit__(self):
-        cdef uint32_t i
-        cdef cmsghdr *header
-        cdef size_t space = control_bytes()
         cdef Queue *parts = &self.parts
         parts.entries = <Entry *>calloc(ENTRIES, sizeof(Entry))
         parts.headers = <mmsghdr *>calloc(MESSAGES, sizeof(mmsghdr))
         parts.messages = <Message *>calloc(MESSAGES, sizeof(Message))
         parts.vectors = <iovec *>calloc(VECTORS, sizeof(iovec))
-        parts.controls = <uint8_t *>calloc(MESSAGES, space)
+        parts.controls = <uint8_t *>calloc(MESSAGES, control_bytes())
         parts.repeats = <Repeats *>calloc(1, sizeof(Repeats))
         parts.fragments = <Fragments *>calloc(1, sizeof(Fragments))
         if parts.repeats != NULL:
@@ -57,15 +54,6 @@ cdef class Scratch:
         ):
             raise MemoryError("a queue")
         fragments_build(parts.fragments)
-        for i in range(<uint32_t>MESSAGES):
-            header = <cmsghdr *>(parts.controls + i * space)
-            header.cmsg_len = CMSG_LEN(sizeof(uint16_t))
-            header.cmsg_level = IPPROTO_UDP
-            header.cmsg_type = UDP_SEGMENT
-            header = <cmsghdr *>(parts.controls + i * space + CMSG_SPACE(sizeof(uint16_t)))
-            header.cmsg_len = CMSG_LEN(sizeof(int32_t))
-            header.cmsg_level = IPPROTO_IP
-            header.cmsg_type = IP_TOS
 
     def __dealloc__(self):
         free(self.parts.entries)

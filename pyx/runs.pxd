@@ -7,13 +7,15 @@ the kernel or under one error: that is what makes the sums of rules and outputs 
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from .counters cimport SEND_MTU, SEND_UNREACHABLE
+from .counters cimport SEND_MTU, SEND_TTL, SEND_UNREACHABLE
 from .egress cimport Egress, Output, can_be_asynchronous, drain, measure, reason_of, refresh
 from .kernel cimport (
     EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, MSG_DONTWAIT, add, errno, iovec, load_relaxed_u32, mmsghdr, sendmmsg,
     store_relaxed_u32,
 )
-from .queue cimport MESSAGES, NONE, VECTORS, Entry, Message, Queue, control_bytes, set_control
+from .queue cimport (
+    MESSAGES, NONE, VECTORS, Chain, Entry, Message, Queue, chain_rest, control_bytes, is_over, set_control,
+)
 from .wire cimport PAYLOAD_MAX
 
 cdef enum:
@@ -24,8 +26,9 @@ cdef enum:
 cdef inline uint32_t assemble(Queue *queue, const Output *output, uint32_t cursor, uint32_t *taken) noexcept nogil:
     """Fill messages from the chain at ``cursor``: as many as fit. Returns how many; ``taken`` is where to go on.
 
-    A run has equal sizes (the last may be shorter, none is empty), one DSCP, at most ``burst`` datagrams, at most
-    PAYLOAD_MAX bytes, each within the MTU: what UDP_SEGMENT takes (linux/net/ipv4/udp.c, udp_send_skb).
+    A run has equal sizes (the last may be shorter, none is empty), one DSCP and one TTL where these are kept, at most
+    ``burst`` datagrams and PAYLOAD_MAX bytes, each within the MTU: what UDP_SEGMENT takes (udp_send_skb in
+    linux/net/ipv4/udp.c).
     """
     cdef uint32_t longest = output.burst if load_relaxed_u32(output.egress.runs) else 1
     cdef uint32_t count = 0
@@ -34,14 +37,18 @@ cdef inline uint32_t assemble(Queue *queue, const Output *output, uint32_t curso
     cdef Message *message
     cdef const uint8_t *end
     cdef uint16_t size
-    cdef uint8_t tos
+    cdef uint8_t tos, ttl
     while cursor != NONE and count < MESSAGES and vector + RUN_MAX <= VECTORS:
         entry = &queue.entries[cursor]
+        if is_over(output, entry.ttl):
+            cursor = entry.next
+            continue
         message = &queue.messages[count]
         message.first = cursor
         message.count = 1
         message.bytes = size = entry.size
-        tos = entry.tos if output.keep_dscp else 0
+        tos = entry.tos
+        ttl = entry.ttl
         queue.headers[count].msg_hdr.msg_iov = &queue.vectors[vector]
         queue.vectors[vector].iov_base = <void *>entry.payload
         queue.vectors[vector].iov_len = size
@@ -53,6 +60,8 @@ cdef inline uint32_t assemble(Queue *queue, const Output *output, uint32_t curso
                 if entry.size == 0 or entry.size > size or message.bytes + entry.size > PAYLOAD_MAX:
                     break
                 if output.keep_dscp and entry.tos != tos:
+                    break
+                if output.keep_ttl and entry.ttl != ttl:
                     break
                 if entry.payload == end:        # cut from the same superframe
                     queue.vectors[vector].iov_len += entry.size
@@ -68,7 +77,10 @@ cdef inline uint32_t assemble(Queue *queue, const Output *output, uint32_t curso
                     break
         vector += 1
         queue.headers[count].msg_hdr.msg_iovlen = &queue.vectors[vector] - queue.headers[count].msg_hdr.msg_iov
-        set_control(&queue.headers[count].msg_hdr, queue.controls + count * control_bytes(), message.count, size, tos)
+        set_control(
+            &queue.headers[count].msg_hdr, queue.controls + count * control_bytes(), output,
+            &queue.entries[message.first], message.count,
+        )
         count += 1
     taken[0] = cursor
     return count
@@ -147,8 +159,9 @@ cdef inline bint singly(Queue *queue, const Output *output, uint32_t index) noex
     single.msg_hdr = queue.headers[index].msg_hdr
     single.msg_hdr.msg_iov = &vector
     single.msg_hdr.msg_iovlen = 1
-    set_control(&single.msg_hdr, <uint8_t *>queue.controls + index * control_bytes(), 1, 0,
-                queue.entries[message.first].tos if output.keep_dscp else 0)
+    set_control(
+        &single.msg_hdr, queue.controls + index * control_bytes(), output, &queue.entries[message.first], 1,
+    )
     while message.count:
         one.first = message.first
         one.count = 1
@@ -185,3 +198,10 @@ cdef inline uint32_t send_chain(Queue *queue, const Output *output, uint32_t cur
             return queue.messages[done].first
         cursor = after
     return NONE
+
+
+cdef inline uint32_t begin_chain(Queue *queue, const Output *output, const Chain *chain) noexcept nogil:
+    """Send all of a chain, as `send_chain` does. What has no TTL left for this output is counted here, once."""
+    if is_over(output, chain.least_ttl):
+        add(&output.counters.errors[<uint32_t>SEND_TTL], chain.count - chain_rest(queue, output, chain.head))
+    return send_chain(queue, output, chain.head)

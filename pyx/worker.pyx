@@ -28,7 +28,7 @@ from .ring cimport (
     LARGE_BYTES, LARGE_FRAMES, Frame, Ring, acquire, first_frame, frame_count, half_free, handed_over, release,
     view_frame,
 )
-from .runs cimport send_chain
+from .runs cimport begin_chain, send_chain
 from .wire cimport ETHERNET_BYTES, IPV4_BYTES, Datagram, Fragment, parse_fragment
 
 cdef enum:
@@ -310,13 +310,16 @@ cdef inline Verdict relay_datagram(
     if count == 1:
         if plan.queue.used == ENTRIES:
             flush(plan)
-        push(plan.queue, input.flow, datagram.payload, datagram.size, datagram.tos)
+        push(plan.queue, input.flow, datagram.payload, datagram.size, datagram.tos, datagram.ttl)
         return RELAYED
     at = 0
     while at < size:
         if plan.queue.used == ENTRIES:
             flush(plan)
-        push(plan.queue, input.flow, datagram.payload + at, <uint16_t>min(segment, size - at), datagram.tos)
+        push(
+            plan.queue, input.flow, datagram.payload + at, <uint16_t>min(segment, size - at), datagram.tos,
+            datagram.ttl,
+        )
         at += segment
     return RELAYED
 
@@ -336,7 +339,7 @@ cdef void flush(Plan *plan) noexcept nogil:
             if output.egress == NULL:
                 add(&output.counters.errors[<uint32_t>SEND_PARKED], chain.count)
                 continue
-            cursor = send_chain(queue, output, chain.head)
+            cursor = begin_chain(queue, output, chain)
             if cursor != NONE:
                 queue.blocked[queue.blocked_count].output = j
                 queue.blocked[queue.blocked_count].cursor = cursor
@@ -391,7 +394,7 @@ cdef void wait_for_room(Plan *plan) noexcept nogil:
         blocked = &queue.blocked[i]
         if blocked.cursor != NONE:
             output = &plan.outputs[blocked.output]
-            add(&output.counters.errors[<uint32_t>SEND_NOBUFS], chain_rest(queue, blocked.cursor))
+            add(&output.counters.errors[<uint32_t>SEND_NOBUFS], chain_rest(queue, output, blocked.cursor))
             if now >= until and not blocked.moved:
                 output.egress.stalled = True
     queue.blocked_count = 0

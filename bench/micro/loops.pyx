@@ -102,6 +102,6 @@ cdef class Chain:
             self.queue.chains[0].count = 0
             self.queue.chains[0].bytes = 0
             for _i in range(<uint32_t>ENTRIES):
-                push(&self.queue, 0, payload, 64, 0)
+                push(&self.queue, 0, payload, 64, 0, 16)
             pushed += self.queue.chains[0].count
         return pushed

@@ -15,7 +15,15 @@ class PlanOwner:
     def add_ring(self, ring: RingSocket, *, loopback: bool = False) -> int: ...
     def add_flow(self) -> int: ...
     def add_output(
-        self, *, flow: int, socket: EgressSocket | None, counters: CounterBlock, burst: int, keep_dscp: bool
+        self,
+        *,
+        flow: int,
+        socket: EgressSocket | None,
+        counters: CounterBlock,
+        burst: int,
+        keep_dscp: bool,
+        keep_ttl: bool = False,
+        hops: int = 0,
     ) -> None: ...
     def add_input(
         self,

@@ -208,6 +208,7 @@ class KernelEngine(RingEngine):
         if egress is None:
             return Sending(counters)
         source, source_port, group, port = egress.sent
+        assert isinstance(output.ttl, int)
         return Sending(
             counters, output.ifindex, group, source, port, source_port, output.ttl, output.dscp, output.df,
             macs_of(group, bytes.fromhex(spec.ethernet[output.ifindex].replace(":", ""))),
@@ -274,6 +275,8 @@ def _unfit(rule: RuleSpec, each: InputSpec, spec: PlanSpec, rings: Mapping[int, 
     for output in rule.outputs:
         if not output.address.is_multicast:
             return f"output {output.to} is no multicast group"
+        if not isinstance(output.ttl, int):
+            return "ttl is the ring's to keep or decrement"
         if output.state == "active" and output.ifindex not in spec.ethernet:
             return f"link {output.oif} is no Ethernet link"
     return ""

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SUPERFRAME_BYTES = 65535  # of IPv4, as GRO makes them
+KEPT_TTL = 1  # of a socket whose every datagram says its own
 NAMES = CounterNames(VERDICTS, DROPS, SEND_ERRORS, REFUSALS)
 
 
@@ -244,7 +245,7 @@ class RingEngine:
             bind_source=output.bind_source,
             source_port=output.source_port,
             exact_port=output.exact_port,
-            ttl=output.ttl,
+            ttl=output.ttl if isinstance(output.ttl, int) else KEPT_TTL,
             dscp=-1 if output.dscp is None else output.dscp,
             df=output.df,
             payload_max=output.payload_max,
@@ -302,6 +303,8 @@ class RingEngine:
                     counters=_block(self._counters.output((rule.name, output.to))[worker]),
                     burst=output.burst,
                     keep_dscp=output.dscp is None,
+                    keep_ttl=isinstance(output.ttl, str),
+                    hops=int(output.ttl == "decrement"),
                 )
             for each in inputs:
                 plan.add_input(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from mcrelay.model.rate import Rate
     from mcrelay.model.rule import LinkSettings
+    from mcrelay.model.stream import Ttl
 
 RuleState: TypeAlias = Literal["active", "pending", "parked", "error", "disabled"]
 OutputState: TypeAlias = Literal["active", "parked", "error"]
@@ -37,7 +38,7 @@ class OutputSpec:
     bind_source: bool
     source_port: int
     exact_port: bool
-    ttl: int
+    ttl: Ttl
     dscp: int | None
     burst: int
     payload_max: int

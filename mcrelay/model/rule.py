@@ -17,7 +17,7 @@ from mcrelay.model.values import Each, choice, flag, number
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network
 
-    from mcrelay.model.stream import Auto, Keep, Stream, Vlan
+    from mcrelay.model.stream import Auto, Keep, Stream, Ttl, Vlan
 
 DEFAULT_CONTROL = "/run/mcrelay/mcrelay.sock"  # where the relay listens, and its clients ask
 GROUP_TTL, HOST_TTL = 16, 64
@@ -103,15 +103,15 @@ class Output:
             instead='use "auto" or a number',
         ),
     )
-    ttl: int | Keep | Literal["decrement"] = field(
+    ttl: Ttl = field(
         default=GROUP_TTL,
         metadata=option(
-            number(1, 255, "e.g. 16", later=("keep", "decrement")),
-            "N",
+            number(1, 255, "e.g. 16", "keep", "decrement"),
+            "N|keep|decrement",
             help="TTL of what is sent.",
+            manual='1 to 255, "keep", or "decrement": one less than arrived; what has none left is counted (ttl).',
             default_for=default_ttl,
             default_words=f"{GROUP_TTL} multicast, {HOST_TTL} unicast",
-            instead="use a number from 1 to 255",
         ),
     )
     dscp: int | Keep = field(

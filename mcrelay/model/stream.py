@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 Address: TypeAlias = IPv4Address | IPv6Address
 Keep: TypeAlias = Literal["keep"]
 Auto: TypeAlias = Literal["auto"]
+Ttl: TypeAlias = int | Literal["keep", "decrement"]
 Vlan: TypeAlias = int | Literal["none", "any"]
 
 

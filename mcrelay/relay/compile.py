@@ -180,7 +180,7 @@ def _compile_output(rule: Rule, output: Output, host: _Host) -> OutputSpec:
         bind_source=asked,
         source_port=output.source_port if isinstance(output.source_port, int) else auto_port(rule.name, text),
         exact_port=isinstance(output.source_port, int),
-        ttl=_known_number("ttl", output.ttl),
+        ttl=output.ttl,
         dscp=output.dscp if isinstance(output.dscp, int) else None,
         df=output.df,
         burst=1 if cut else output.burst,

@@ -36,7 +36,7 @@ from mcrelay._core.queue cimport (
 from mcrelay._core.ring cimport (
     Frame, Ring, acquire, first_frame, frame_count, half_free, view_frame, release, status_of,
 )
-from mcrelay._core.runs cimport RUN_MAX, assemble, send_chain
+from mcrelay._core.runs cimport RUN_MAX, assemble, begin_chain, send_chain
 from mcrelay._core.wire cimport Datagram, Fragment, ones_sum, parse, parse_fragment
 
 cdef extern from "probe.h" nogil:
@@ -223,7 +223,7 @@ cdef class Chains:
     cdef EgressSocket socket
 
     def __cinit__(self, EgressSocket socket=None, *, uint32_t segment_max=0, uint32_t burst=16, bint keep_dscp=True,
-                  bint runs=True):
+                  bint keep_ttl=False, uint8_t hops=0, bint runs=True):
         """Without a socket only ``messages`` works, for a link that takes ``segment_max`` bytes of payload."""
         self.scratch = Scratch()
         queue_build(&self.queue, self.scratch, 1, 1, 1)
@@ -237,6 +237,8 @@ cdef class Chains:
         self.output.counters = &self.counters
         self.output.burst = burst
         self.output.keep_dscp = keep_dscp
+        self.output.keep_ttl = keep_ttl
+        self.output.hops = hops
 
     def __dealloc__(self):
         self._clear()
@@ -252,12 +254,12 @@ cdef class Chains:
         self.queue.chains[0].bytes = 0
 
     def queue_up(self, datagrams):
-        """Make the chain: (payload, tos) each; the one before it is forgotten."""
+        """Make the chain: (payload, tos) each, and a TTL that is not 16; the one before it is forgotten."""
         self._clear()
-        for payload, tos in datagrams:
+        for payload, tos, *ttl in datagrams:
             if self.queue.used == ENTRIES:
                 raise ValueError(f"a queue has {ENTRIES} entries")
-            push(&self.queue, 0, exact_copy(payload), len(payload), tos)
+            push(&self.queue, 0, exact_copy(payload), len(payload), tos, ttl[0] if ttl else 16)
 
     @property
     def chain(self):
@@ -284,16 +286,28 @@ cdef class Chains:
             batches.append(batch)
         return batches
 
-    def send(self, start=0):
-        """Send the chain from datagram ``start``; returns the first one there was no room for, or None."""
+    @property
+    def rest(self):
+        """Datagrams of the whole chain that the output is to send."""
+        return chain_rest(&self.queue, &self.output, self.queue.chains[0].head)
+
+    def send(self, int start=-1):
+        """Send the chain, or go on from datagram ``start``; returns the first one there was no room for, or None."""
         cdef uint32_t cursor = self.queue.chains[0].head if self.queue.chains[0].count else <uint32_t>NONE
+        cdef uint32_t left = 0
         for _ in range(start):
             cursor = self.queue.entries[cursor].next
         with nogil:
-            cursor = send_chain(&self.queue, &self.output, cursor)
+            if start >= 0:
+                cursor = send_chain(&self.queue, &self.output, cursor)
+            elif cursor != NONE:
+                cursor = begin_chain(&self.queue, &self.output, &self.queue.chains[0])
         if cursor == NONE:
             return None
-        return self.queue.chains[0].count - chain_rest(&self.queue, cursor)
+        while cursor != NONE:
+            left += 1
+            cursor = self.queue.entries[cursor].next
+        return self.queue.chains[0].count - left
 
     def drained(self):
         """Take the socket's error queue in; how many errors the network sent."""

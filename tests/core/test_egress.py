@@ -8,6 +8,7 @@ import itertools
 import random
 import select
 import socket
+import struct
 import time
 
 import pytest
@@ -23,6 +24,8 @@ LOOPBACK = number("127.0.0.1")
 PAYLOAD_MAX = 65507
 UDP_SEGMENT = (socket.IPPROTO_UDP, 103)  # linux/udp.h
 IP_TOS = (socket.IPPROTO_IP, socket.IP_TOS)
+IP_RECVTTL = 12  # linux/in.h
+IP_TTL = (socket.IPPROTO_IP, socket.IP_TTL)
 
 datagrams = st.lists(
     st.tuples(
@@ -126,6 +129,30 @@ def test_a_run_ends_where_the_dscp_changes_but_only_if_it_is_kept(probe):
         chains = probe.Chains(segment_max=1472, keep_dscp=keep)
         chains.queue_up(chain)
         assert [len(parts) for parts, _ in flat(chains.messages())] == lengths
+
+
+@pytest.mark.parametrize(
+    ("hops", "sent", "lengths"),
+    [(0, [7, 7, 7, 7, 5, 5, 1, 1, 7], [4, 2, 2, 1]), (1, [6, 6, 6, 6, 4, 4, 6], [4, 2, 1])],
+    ids=["keep", "decrement"],
+)
+def test_a_run_ends_where_a_ttl_that_is_kept_changes_and_what_has_none_left_is_passed_over(probe, hops, sent, lengths):
+    chain = [(b"x" * 100, 0, ttl) for ttl in (7, 7, 7, 7, 5, 5, 0, 1, 1, 7, 0)]
+    chains = probe.Chains(segment_max=1472, keep_ttl=True, hops=hops)
+    chains.queue_up(chain)
+    found = flat(chains.messages())
+    assert [len(parts) for parts, _ in found] == lengths
+    assert [controls[IP_TTL] for parts, controls in found for _ in parts] == sent
+    assert chains.rest == len(sent)
+    plain_output = probe.Chains(segment_max=1472)
+    plain_output.queue_up(chain)
+    assert [(len(parts), controls) for parts, controls in flat(plain_output.messages())] == [(11, {UDP_SEGMENT: 100})]
+
+
+def test_segment_size_dscp_and_ttl_stand_in_one_message(probe):
+    chains = probe.Chains(segment_max=1472, keep_ttl=True, hops=1)
+    chains.queue_up([(b"x" * 100, 0xB8, 9)] * 2)
+    assert [controls for _, controls in flat(chains.messages())] == [{UDP_SEGMENT: 100, IP_TOS: 0xB8, IP_TTL: 8}]
 
 
 def test_a_whole_queue_is_assembled_in_batches(probe):
@@ -238,6 +265,37 @@ def test_the_dscp_is_kept_or_set_and_ecn_never_copied(probe, sink, keep_dscp, to
         _, controls, _, _ = sink.socket.recvmsg(100, 100)
         assert controls == [(socket.IPPROTO_IP, socket.IP_TOS, bytes([expected]))]
     out.close()
+
+
+@pytest.mark.parametrize(("keep", "hops", "expected"), [(True, 0, 9), (True, 1, 8), (False, 0, 33)])
+def test_the_ttl_is_kept_or_one_less_or_the_sockets(probe, sink, keep, hops, expected):
+    out = EgressSocket(LOOPBACK, sink.socket.getsockname()[1], sink.gso, ttl=33)
+    sink.socket.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
+    chains = probe.Chains(out, keep_ttl=keep, hops=hops)
+    chains.queue_up([(b"run", 0, 9)] * 3 + [(b"", 0, 9)])
+    chains.send()
+    for _ in range(4):
+        _, controls, _, _ = sink.socket.recvmsg(100, 100)
+        assert controls == [(*IP_TTL, struct.pack("=i", expected))]
+    out.close()
+
+
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 1316]), st.sampled_from([0, 1, 2, 16])), max_size=300), st.data())
+def test_what_has_no_ttl_left_is_counted_once_however_often_the_socket_is_full(probe, shared, chain, data):
+    """Every call takes a message or two, or none."""
+    hops = data.draw(st.integers(0, 1))
+    payloads = filled([size for size, _ in chain])
+    expected = [payload for payload, (_, ttl) in zip(payloads, chain, strict=True) if ttl > hops]
+    chains = probe.Chains(shared.egress, keep_ttl=True, hops=hops)
+    chains.queue_up([(payload, 0, ttl) for payload, (_, ttl) in zip(payloads, chain, strict=True)])
+    probe.script(data.draw(st.lists(st.sampled_from([errno.EAGAIN, -1, -2]), max_size=20)))
+    at = chains.send()
+    while at is not None:
+        at = chains.send(at)
+    assert shared.take(len(expected)) == expected
+    assert shared.silent()
+    over = len(chain) - len(expected)
+    assert chains.counted == (len(expected), sum(map(len, expected)), {"ttl": over} if over else {})
 
 
 def test_an_output_never_receives(probe, sink):

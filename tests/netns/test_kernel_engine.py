@@ -169,6 +169,7 @@ def test_another_input_for_a_rule_keeps_its_accounts():
         ("", "10.9.0.9:7000", "output 10.9.0.9:7000 is no multicast group"),
         ('allow = ["192.168.0.0/16"]', OUT, "allow is the ring's to hold"),
         ('limit = "1Mpps"', OUT, "limit is the ring's to hold"),
+        ('ttl = "keep"', OUT, "ttl is the ring's to keep or decrement"),
     ],
 )
 def test_a_rule_that_the_program_does_not_treat_goes_by_the_ring_and_says_why(keys, output, why):

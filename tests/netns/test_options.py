@@ -65,6 +65,33 @@ def test_ttl_is_sixteen_unless_set():
     assert got["ttl"] == {"3": COUNT}
 
 
+@pytest.mark.parametrize("options", [(), ("--gso", 8), ("--size", "100,4000")], ids=["singles", "runs", "fragments"])
+@pytest.mark.parametrize(("key", "arrives"), [("keep", "9"), ("decrement", "8")])
+def test_a_ttl_is_kept_or_one_less(key, arrives, options):
+    got, stats = pass_through(one_output(f', ttl = "{key}"'), "--ttl", 9, *options)
+    assert got["ttl"] == {arrives: COUNT}
+    assert stats["rules"][0]["outputs"][0]["tx_packets"] == COUNT
+
+
+def test_what_has_no_ttl_left_is_counted_and_other_outputs_of_the_rule_send_it():
+    outputs = """[
+        { to = "239.10.0.1:5004%out0", ttl = "keep" }, { to = "239.10.0.2:5004%out0", ttl = "decrement" },
+        { to = "198.51.100.2:5004", ttl = "decrement" },
+    ]"""
+    with relaying(f'[rules.x]\ninput = "{INPUT}"\noutputs = {outputs}') as relay:
+        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--count", COUNT)
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 5_000, "--count", COUNT, "--ttl", 1)
+        got = report(sink)
+        assert_exact(got, COUNT)
+        assert got["ttl"] == {"1": COUNT}
+        stats = relay.at_rest()
+        assert_adds_up(stats)
+        kept, *ended = stats["rules"][0]["outputs"]
+        assert (kept["tx_packets"], kept["tx_errors"]["ttl"]) == (COUNT, 0)
+        assert [(each["tx_packets"], each["tx_errors"]["ttl"]) for each in ended] == [(0, COUNT)] * 2
+        assert [each["ttl"] for each in relay.show("rules")[0]["outputs"]] == ["keep", "decrement", "decrement"]
+
+
 @pytest.mark.parametrize("burst", [1, 2, 64])
 def test_every_burst_length_is_exact_also_when_the_device_does_not_segment(burst):
     pass_through(one_output(f", burst = {burst}"), segmentation=False)

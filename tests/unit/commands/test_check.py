@@ -46,7 +46,7 @@ outputs = ["233.252.0.2:5000%eth1"]
 TEN_LINES = """\
 2: relay.workers: 0 is not a number from 1 to 256; write workers = 1
 5: links.eth1.ring: "32MB" is not a size; write "32MiB"
-8: defaults.ttl: 300 is not a number from 1 to 255; write e.g. 16
+8: defaults.ttl: 300 is not a number from 1 to 255 or "keep" or "decrement"; write e.g. 16
 11: rules.one.input: 233.252.0.1:5000 names no link; add the link that it arrives on, e.g. 233.252.0.1:5000%eth0
 16: rules.two.outputs: an empty list sends nothing; write outputs = ["233.252.0.1:5000%eth0"], or enabled = false to pause the rule
 19: rules.three.input: rules.two (F:15) has the same input; put all outputs into one rule

@@ -290,7 +290,7 @@ def test_a_value_that_is_wrong_is_sent_so_that_the_complaint_is_the_files_own():
     assert [str(each) for each in caught.value.complaints] == [
         'command line: rules.x.burst: "x" is not a number from 1 to 64; write e.g. 16',
         'command line: rules.x.dscp: "ef" is a name, and only numbers are known; write 46',
-        "command line: rules.x.ttl: 0 is not a number from 1 to 255; write e.g. 16",
+        'command line: rules.x.ttl: 0 is not a number from 1 to 255 or "keep" or "decrement"; write e.g. 16',
     ]
 
 

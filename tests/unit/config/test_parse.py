@@ -173,12 +173,12 @@ EG = "e.g. 233.252.0.1:5000%eth0"
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("ttl = 0", "ttl: 0 is not a number from 1 to 255; write e.g. 16"),
-        ("ttl = 256", "ttl: 256 is not a number from 1 to 255; write e.g. 16"),
-        ("ttl = true", "ttl: true is not a number from 1 to 255; write e.g. 16"),
-        ("ttl = 16.0", "ttl: 16.0 is not a number from 1 to 255; write e.g. 16"),
-        ('ttl = "16"', 'ttl: "16" is not a number from 1 to 255; write 16, without quotes'),
-        ('ttl = "high"', 'ttl: "high" is not a number from 1 to 255; write e.g. 16'),
+        ("ttl = 0", 'ttl: 0 is not a number from 1 to 255 or "keep" or "decrement"; write e.g. 16'),
+        ("ttl = 256", 'ttl: 256 is not a number from 1 to 255 or "keep" or "decrement"; write e.g. 16'),
+        ("ttl = true", 'ttl: true is not a number from 1 to 255 or "keep" or "decrement"; write e.g. 16'),
+        ("ttl = 16.0", 'ttl: 16.0 is not a number from 1 to 255 or "keep" or "decrement"; write e.g. 16'),
+        ('ttl = "16"', 'ttl: "16" is not a number from 1 to 255 or "keep" or "decrement"; write 16, without quotes'),
+        ('ttl = "high"', 'ttl: "high" is not a number from 1 to 255 or "keep" or "decrement"; write e.g. 16'),
         ("dscp = 64", 'dscp: 64 is not a number from 0 to 63 or "keep"; write e.g. 46 (which is EF)'),
         ('dscp = "AF41"', 'dscp: "AF41" is a name, and only numbers are known; write 34'),
         ('dscp = "cs5"', 'dscp: "cs5" is a name, and only numbers are known; write 40'),
@@ -347,7 +347,10 @@ def test_a_faulty_ring_size_is_refused(text, complaint):
         ),
         ('[defaults]\ninput = "x"', "f.toml:2: defaults.input: cannot stand here; it belongs in [rules.NAME]"),
         ("[defaults]\noutputs = []", "f.toml:2: defaults.outputs: cannot stand here; it belongs in [rules.NAME]"),
-        ("[defaults]\nttl = 0", "f.toml:2: defaults.ttl: 0 is not a number from 1 to 255; write e.g. 16"),
+        (
+            "[defaults]\nttl = 0",
+            'f.toml:2: defaults.ttl: 0 is not a number from 1 to 255 or "keep" or "decrement"; write e.g. 16',
+        ),
     ],
 )
 def test_what_stands_in_the_wrong_table_is_told_where_it_belongs(text, complaint):
@@ -372,8 +375,6 @@ def test_any_other_rule_name_is_refused_and_the_rule_checked_further(name):
 REFUSED = [
     ('source_address = "keep"', 'use "auto" or an address of this host', 'source_address = "keep"'),
     ('source_port = "keep"', 'use "auto" or a number', 'source_port = "keep"'),
-    ('ttl = "keep"', "use a number from 1 to 255", 'ttl = "keep"'),
-    ('ttl = "decrement"', "use a number from 1 to 255", 'ttl = "decrement"'),
     ("vlan = 100", "make the VLAN a link (ip link add ... type vlan) and name that in input", "vlan = 100"),
     ('vlan = "any"', "make the VLAN a link (ip link add ... type vlan) and name that in input", 'vlan = "any"'),
     ('input = "233.252.0.0/24:5000%eth0"', "write one rule for each group", "a range of groups"),
@@ -404,9 +405,9 @@ def test_a_range_with_its_ranges_of_outputs_is_refused_in_one_complaint():
 
 
 def test_what_is_not_built_yet_is_refused_at_its_place_in_defaults():
-    text = '[defaults]\nttl = "keep"\n' + RULE + '["10.9.0.7"]'
+    text = '[defaults]\nsource_port = "keep"\n' + RULE + '["10.9.0.7"]'
     assert said(text) == [
-        'f.toml:2: defaults.ttl: ttl = "keep" is not supported yet; use a number from 1 to 255',
+        'f.toml:2: defaults.source_port: source_port = "keep" is not supported yet; use "auto" or a number',
     ]
 
 
@@ -475,7 +476,7 @@ oops = 1
     ) == [
         f"f.toml:2: rules.x.input: 233.252.0.1:5000 names no link; add the link that it arrives on, {EG}",
         "f.toml:5: rules.x.outputs[1].to: port 0 cannot be used; a port is 1 to 65535, e.g. 10.9.0.7:5000",
-        "f.toml:5: rules.x.outputs[1].ttl: 0 is not a number from 1 to 255; write e.g. 16",
+        'f.toml:5: rules.x.outputs[1].ttl: 0 is not a number from 1 to 255 or "keep" or "decrement"; write e.g. 16',
         "f.toml:7: rules.x.burst: 99 is not a number from 1 to 64; write e.g. 16",
         f"f.toml:8: rules.x.oops: unknown key; known here: input, outputs, {', '.join(schema.RULE)}",
     ]
@@ -484,7 +485,7 @@ oops = 1
 def test_a_rule_with_a_faulty_key_is_still_compared_with_the_others():
     text = RULE + '["10.9.0.7"]\nttl = 0\n' + RULE.replace("rules.x", "rules.y") + '["10.9.0.8"]\n'
     assert said(text) == [
-        "f.toml:4: rules.x.ttl: 0 is not a number from 1 to 255; write e.g. 16",
+        'f.toml:4: rules.x.ttl: 0 is not a number from 1 to 255 or "keep" or "decrement"; write e.g. 16',
         "f.toml:6: rules.y.input: rules.x (f.toml:2) has the same input; put all outputs into one rule",
     ]
 
@@ -553,7 +554,10 @@ def test_warnings_come_with_a_good_configuration_and_with_errors():
     parsed = parse_config([("f.toml", text)])
     assert [str(c) for c in parsed.warnings] == [warning]
     assert all(c.warning for c in parsed.warnings)
-    assert said(text + "ttl = 0") == [warning, "f.toml:4: rules.x.ttl: 0 is not a number from 1 to 255; write e.g. 16"]
+    assert said(text + "ttl = 0") == [
+        warning,
+        'f.toml:4: rules.x.ttl: 0 is not a number from 1 to 255 or "keep" or "decrement"; write e.g. 16',
+    ]
 
 
 def test_the_place_of_any_key_can_be_asked_for():
@@ -584,7 +588,7 @@ def test_a_rule_from_a_command_is_checked_against_those_that_run():
         parse_rule("new", table, parsed.config.rules, parsed.where)
     assert [str(c) for c in caught.value.complaints] == [
         "command line: rules.new.input: rules.x (f.toml:2) has the same input; put all outputs into one rule",
-        "command line: rules.new.ttl: 0 is not a number from 1 to 255; write e.g. 16",
+        'command line: rules.new.ttl: 0 is not a number from 1 to 255 or "keep" or "decrement"; write e.g. 16',
     ]
 
 

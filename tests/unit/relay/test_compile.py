@@ -272,8 +272,6 @@ NOT_BUILT = {
     "port any": {"taken": "233.252.0.1:any%in0"},
     "source_address keep": {"output": 'source_address = "keep"'},
     "source_port keep": {"output": 'source_port = "keep"'},
-    "ttl keep": {"output": 'ttl = "keep"'},
-    "ttl decrement": {"output": 'ttl = "decrement"'},
     "vlan of a number": {"rule": "vlan = 100"},
     "vlan any": {"rule": 'vlan = "any"'},
     "health": {"rule": 'health = "rtp"'},
