@@ -121,7 +121,7 @@ def test_the_watchdog_of_an_idle_relay_is_fed_more_than_twice_an_interval(tmp_pa
 
 def test_states_are_told_and_a_reload_says_when_it_began(tmp_path):
     with Manager(tmp_path) as manager, relaying(RULE, environment={"NOTIFY_SOCKET": manager.path}) as relay:
-        relay.wait_for(lambda: any(m.startswith("READY=1\nSTATUS=1 rules: 1 active") for m in manager.told), "READY")
+        relay.wait_for(lambda: any(m.startswith("READY=1\nSTATUS=1 rule: 1 active") for m in manager.told), "READY")
         relay.reload(RULE)
         relay.wait_for(lambda: any(m.startswith("RELOADING=1\nMONOTONIC_USEC=") for m in manager.told), "RELOADING")
         relay.stop()
