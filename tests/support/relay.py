@@ -111,14 +111,15 @@ class RelayUnderTest:
         return next(each for each in self.show("stats")["links"] if each["ifname"] == name)
 
     def at_rest(self):
-        """Statistics once no counter has moved for a fifth of a second."""
+        """Statistics once no counter has moved for a fifth of a second, and no fragment waits for the others."""
         before = self.show("stats")
+        until = time.monotonic() + 3  # a fragment waits for one second
         while True:
             time.sleep(0.2)
             now = self.show("stats")
-            if [_counters(before[part]) for part in ("rules", "links")] == [
-                _counters(now[part]) for part in ("rules", "links")
-            ]:
+            moved = any(_counters(before[part]) != _counters(now[part]) for part in ("rules", "links"))
+            waiting = any(sum(each["frames"].values()) < each["rx_frames"] for each in now["links"])
+            if not moved and (not waiting or time.monotonic() > until):
                 return now
             before = now
 
