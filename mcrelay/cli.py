@@ -92,6 +92,7 @@ def main() -> None:
     try:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            sys.unraisablehook = _end_if_interrupted
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # what the locale has no letter for
@@ -114,6 +115,13 @@ def main() -> None:
     if interrupted:  # Python kills itself at its end where the signal came in a dataclass's making
         os._exit(code)
     sys.exit(code)
+
+
+def _end_if_interrupted(unraisable: sys.UnraisableHookArgs) -> None:
+    """End at once where Ctrl-C came inside a callback of Python's own (an import's lock), which would swallow it."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        os._exit(1)
+    sys.__unraisablehook__(unraisable)
 
 
 def _run() -> int:

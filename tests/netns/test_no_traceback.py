@@ -127,7 +127,7 @@ def test_ctrl_c_in_the_first_moments_ends_it_quietly(relay, call):
         own = [line for line in said.splitlines() if not line.startswith("import time:")]
         assert "Traceback" not in said, (milliseconds, own)
         assert "Exception ignored" not in said, (milliseconds, own)
-        assert child.returncode in {0, 1}, (milliseconds, own)
+        assert child.returncode in {0, 1, 2}, (milliseconds, own)  # 2: it was done before Ctrl-C came the last time
 
 
 def test_who_reads_no_further_is_not_told(relay):
