@@ -45,6 +45,23 @@ def wait_until(condition, what, seconds=5.0):
         time.sleep(0.002)
 
 
+def take(sink, count):
+    """The next datagrams of a sink."""
+    return [sink.recv(65536) for _ in range(count)]
+
+
+def quiet(sink):
+    """Nothing more comes."""
+    sink.settimeout(0.05)
+    try:
+        sink.recv(1)
+    except TimeoutError:
+        return True
+    finally:
+        sink.settimeout(5)
+    return False
+
+
 class Wire:
     """The two namespaces above, and what is open in them."""
 

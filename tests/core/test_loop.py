@@ -20,8 +20,10 @@ from core.loops import (
     on_a_thread,
     only_groups,
     plan_of,
+    quiet,
     read,
     settle,
+    take,
     verdicts,
     wait_until,
 )
@@ -40,22 +42,6 @@ def wire(namespaces, request):
     made = Wire(namespaces, latency=request.param)
     yield made
     made.close()
-
-
-def take(sink, count):
-    return [sink.recv(65536) for _ in range(count)]
-
-
-def quiet(sink):
-    """Nothing more comes."""
-    sink.settimeout(0.05)
-    try:
-        sink.recv(1)
-    except TimeoutError:
-        return True
-    finally:
-        sink.settimeout(5)
-    return False
 
 
 def test_every_kind_of_frame_is_counted_once_under_its_own_verdict(wire):

@@ -6,7 +6,20 @@ import random
 import time
 
 import pytest
-from core.loops import ACCEPT_ALL, From, Running, To, Wire, plan_of, read, settle, verdicts, wait_until
+from core.loops import (
+    ACCEPT_ALL,
+    From,
+    Running,
+    To,
+    Wire,
+    plan_of,
+    quiet,
+    read,
+    settle,
+    take,
+    verdicts,
+    wait_until,
+)
 from support.frames import GROUP, frame, number, part, parts, udp
 
 from mcrelay._core.queue import Scratch
@@ -25,21 +38,6 @@ def wire(namespaces, request):
 
 def refused(ring):
     return {name: count for name, count in read(ring.fragments).items() if count}
-
-
-def take(sink, count):
-    return [sink.recv(65536) for _ in range(count)]
-
-
-def quiet(sink):
-    sink.settimeout(0.05)
-    try:
-        sink.recv(1)
-    except TimeoutError:
-        return True
-    finally:
-        sink.settimeout(5)
-    return False
 
 
 def test_what_a_host_sends_in_fragments_leaves_as_the_datagrams_they_were(wire):
