@@ -12,6 +12,8 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 SANITIZE = os.environ.get("MCRELAY_SANITIZE", "")  # "address,undefined" or "thread": make asan, make tsan
+# pip compiles what it installs in place in a folder that it then removes: `make build` would compile all of it again.
+CORE_LATER = "MCRELAY_CORE_LATER" in os.environ
 
 # Cython looks a module's .pxd up by its importable name, mcrelay/_core/NAME.pxd.
 # build/cimport shows it pyx/ under that name, so pyx/ itself can stay flat.
@@ -35,28 +37,32 @@ def build_program():
     return True
 
 
-kernel_engine = build_program()
-warnings = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function"]
-flags = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-O1"] if SANITIZE else ["-O3"]
-extensions = [
-    Extension(
-        f"mcrelay._core.{source.stem}",
-        [f"pyx/{source.name}"],
-        include_dirs=["pyx"],
-        extra_compile_args=[*flags, "-g", "-fno-strict-aliasing", *warnings],
-        extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
-        libraries=["bpf"] if source.stem == "program" else [],
-    )
-    for source in sorted((ROOT / "pyx").glob("*.pyx"))
-    if source.stem != "program" or kernel_engine
-]
-directives = {"language_level": 3, "auto_pickle": False, "embedsignature": True, "freethreading_compatible": True}
-setup(
-    ext_modules=cythonize(
+def core():
+    """Every pyx/*.pyx as an extension module."""
+    kernel_engine = build_program()
+    warnings = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function"]
+    flags = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-O1"] if SANITIZE else ["-O3"]
+    extensions = [
+        Extension(
+            f"mcrelay._core.{source.stem}",
+            [f"pyx/{source.name}"],
+            include_dirs=["pyx"],
+            extra_compile_args=[*flags, "-g", "-fno-strict-aliasing", *warnings],
+            extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
+            libraries=["bpf"] if source.stem == "program" else [],
+        )
+        for source in sorted((ROOT / "pyx").glob("*.pyx"))
+        if source.stem != "program" or kernel_engine
+    ]
+    directives = {"language_level": 3, "auto_pickle": False, "embedsignature": True, "freethreading_compatible": True}
+    return cythonize(
         extensions,
         include_path=["build/cimport"],
         compiler_directives=directives,
         emit_linenums=bool(SANITIZE),
         nthreads=os.cpu_count() or 1,
     )
-)
+
+
+# With "" named, an editable install is a path. Without, it is a finder that every start of Python imports.
+setup(package_dir={"": "."}, ext_modules=[] if CORE_LATER else core())

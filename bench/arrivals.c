@@ -26,7 +26,7 @@
 #endif
 
 /* A block that is not full is handed over after CLOSE_MS: with so many of them the reader may come seconds later. */
-enum { BLOCK = 1 << 16, BLOCKS = 512, HEADERS = 42, KEPT = HEADERS + sizeof(Stamp), CLOSE_MS = 5 };
+enum { BLOCK = 1 << 16, BLOCKS = 512, HEADERS = 42, KEPT = HEADERS + STAMP_AT + sizeof(Stamp), CLOSE_MS = 5 };
 
 static struct {
     uint64_t last, gap, run, longest;
@@ -57,7 +57,7 @@ static void frame(const struct tpacket3_hdr *head) {
     if (head->tp_snaplen < KEPT)
         return;
     memcpy(&how, eth - sizeof how, sizeof how);
-    memcpy(&stamp, eth + HEADERS, sizeof stamp);
+    memcpy(&stamp, eth + HEADERS + STAMP_AT, sizeof stamp);
     if (!stamp.run)
         return;
     unsigned datagrams = 1;

@@ -9,7 +9,8 @@
  *
  * Unit i is due at start + i * RUN / RATE whatever became of the ones before it, for MILLISECONDS, and nothing is sent
  * after UNTIL (also milliseconds): offered is what was due, sent is what the kernel took. The checksums are the
- * kernel's, and valid. Each payload begins with a stamp that says when it was due (stamp.h).
+ * kernel's, and valid. Each payload has a stamp that says when it was due (stamp.h), and is made of packets of an MPEG
+ * transport stream as far as its size allows.
  *
  * Prints "go" when the first is about to leave, "end" when the last has left, and then one JSON line.
  */
@@ -33,7 +34,10 @@
 #define UDP_SEGMENT 103
 #endif
 
-enum { RUN_MAX = 64, SIZES_MAX = 64, BYTES_MAX = 65507 };
+enum { RUN_MAX = 64, SIZES_MAX = 64, BYTES_MAX = 65507, PACKET_BYTES = 188 };
+
+/* ISO/IEC 13818-1, 2.4.3.2: sync byte, PID 256, no payload, so that the continuity counter stands still. */
+static const uint8_t PACKET_HEADER[4] = {0x47, 0x01, 0x00, 0x00};
 
 typedef union {
     char bytes[CMSG_SPACE(sizeof(uint16_t))];
@@ -122,6 +126,8 @@ static void prepare(void) {
     for (unsigned i = 0; i < load.room * load.run; i++)
         load.payload[i] = draw();
     for (unsigned i = 0; i < load.run; i++) {
+        for (unsigned at = 0; at + PACKET_BYTES <= load.room; at += PACKET_BYTES)
+            memcpy(load.payload + (size_t)i * load.room + at, PACKET_HEADER, sizeof PACKET_HEADER);
         parts[i].iov_base = load.payload + (size_t)i * load.room;
         messages[i].msg_hdr = (struct msghdr){.msg_iov = &parts[i], .msg_iovlen = 1};
     }
@@ -152,7 +158,7 @@ static void to_next_stream(struct msghdr *message) {
 static uint64_t fill(void) {
     uint64_t bytes = 0;
     for (unsigned i = 0; i < load.run; i++, load.stamp.index++)
-        memcpy(load.payload + (size_t)i * load.room, &load.stamp, sizeof load.stamp);
+        memcpy(load.payload + (size_t)i * load.room + STAMP_AT, &load.stamp, sizeof load.stamp);
     if (load.segment) {
         to_next_stream(&messages[0].msg_hdr);
         return parts[0].iov_len;

@@ -34,6 +34,7 @@ class Book:
     exact: list[dict[str, Any]] = field(default_factory=list)  # accounts of `mcrelay recv`
     notes: list[str] = field(default_factory=list)  # what could not be measured, and why
     profile: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)  # of a kernel path: see hotspots.STAGES
 
     def add(self, work: str, path: str, figure: str, value: float | None) -> None:
         """Enter the sample of one round; None keeps the rounds in step where there was nothing to measure."""

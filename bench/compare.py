@@ -65,7 +65,7 @@ def main(base: str, head: str, workload: str, pairs: int, seconds: float, *, exc
                 command = (sys.executable, "-P", "-m", "mcrelay")  # -P: not the tree that we happen to stand in
                 setting = Setting(folder, programs, command, meter.cores(), (), environment)
                 trials.append(Trial(lab, way, work, setting, label=tree.name))
-            _alternate(trials, pairs, seconds, (base, head))
+            alternate(trials, pairs, seconds, (base, head))
         finally:
             for trial in trials:
                 trial.close()
@@ -76,7 +76,8 @@ def main(base: str, head: str, workload: str, pairs: int, seconds: float, *, exc
                 )  # fmt: skip
 
 
-def _alternate(trials: list[Trial], pairs: int, seconds: float, names: tuple[str, str]) -> None:
+def alternate(trials: list[Trial], pairs: int, seconds: float, names: tuple[str, str]) -> None:
+    """Measure the two in turn, so many times; print each pair, and how the second stands to the first."""
     click.echo(f"{'pair':>4}  {'rate/s ' + names[0]:>20} {names[1]:>14} {'ratio':>7}"
                f"  {'worker ns ' + names[0]:>20} {names[1]:>14} {'ratio':>7}")  # fmt: skip
     rates, costs = [], []

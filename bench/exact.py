@@ -12,14 +12,18 @@ from product import show
 from topology import IN_GROUP, IN_PORT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trial import Trial
 
 RECEIVABLE = 40_000  # datagrams that the receiver's socket buffer holds while it waits for a core
 WRONG = ("lost", "duplicated", "reordered", "corrupted", "foreign")
 
 
-def account(trial: Trial, rate: float, count: int) -> dict[str, Any]:
+def account(trial: Trial, rate: float, count: int, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Send *count* datagrams of each stream at *rate* and return what arrived, with what was sent.
+
+    What is to happen *meanwhile* is begun when the sender is.
 
     The receiver runs at the lowest priority: it takes nothing from the path under test, and its socket buffer holds
     what it cannot read yet.
@@ -42,6 +46,7 @@ def account(trial: Trial, rate: float, count: int) -> dict[str, Any]:
             "--size", work.sizes, "--gso", str(work.run if work.alike else 1),
             stdout=subprocess.PIPE, **_environment(trial),
         )  # fmt: skip
+        meanwhile()
         sent = json.loads(sender.communicate(timeout=60)[0])
         got = json.loads(receiver.communicate(timeout=60)[0])
     finally:

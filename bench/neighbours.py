@@ -10,25 +10,18 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shared import changed
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FOLDER = Path("/proc/sys/net/ipv4/neigh/default")
 ROOM = {"gc_thresh3": 1 << 17, "gc_thresh2": 1 << 16, "gc_thresh1": 1 << 15}  # entries; the most first
+CROWDED = "many streams: the neighbour table is not ours to enlarge, so paths crowd each other out of it"
 
 
 @contextlib.contextmanager
 def room() -> Iterator[str]:
     """Make it, and put the settings back; yields why there is none, or nothing."""
-    try:
-        before = {name: (FOLDER / name).read_text() for name in ROOM}
-        for name, entries in ROOM.items():
-            (FOLDER / name).write_text(str(entries))
-    except OSError:
-        yield "many streams: the neighbour table is not ours to enlarge, so paths crowd each other out of it"
-        return
-    try:
-        yield ""
-    finally:
-        for name in reversed(ROOM):
-            (FOLDER / name).write_text(before[name])
+    with changed({FOLDER / name: entries for name, entries in ROOM.items()}) as allowed:
+        yield "" if allowed else CROWDED

@@ -19,6 +19,16 @@ KERNEL_EXCLUSIVE = Way(
     "kernel-exclusive", "mcrelay, kernel engine, exclusive", mcrelay(Variant(kernel=True, exclusive=True)),
     both_cores=True,
 )  # fmt: skip
+HEALTHY = Way("healthy", "mcrelay, health and metrics", mcrelay(Variant(health=True)))
+WATCHED = Way("watched", "mcrelay, health, metrics and a capture", mcrelay(Variant(health=True, captured=("s0",))))
+SENT_WATCHED = Way(
+    "sent-watched", "mcrelay, health, metrics and a capture of what is sent, too",
+    mcrelay(Variant(health=True, captured=("s0", "--sent"))),
+)  # fmt: skip
+LINK_WATCHED = Way(
+    "link-watched", "mcrelay, health, metrics and a capture of its input",
+    mcrelay(Variant(health=True, captured=("in0",))),
+)  # fmt: skip
 GRO = Way("gro", "mcrelay, gro", mcrelay(Variant(gro=True)))
 EXCLUSIVE_GRO = Way("exclusive-gro", "mcrelay, exclusive and gro", mcrelay(Variant(exclusive=True, gro=True)))
 ONE_WORKER = Way("workers-1", "mcrelay, 1 worker", mcrelay(Variant(ring=STALL_RING)))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
 import os
-import socket
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shared import Manager
 from topology import IDLE_GROUP, IN_GROUP, IN_PORT, OUT_GROUP, OUT_PORT
 from way import START_SECONDS, Running, UnsupportedError
 
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
     from way import Place
     from workloads import Workload
+
+
+METRICS = "127.0.0.1:19736"
+ONLOOKER = Path(__file__).parent / "onlooker.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +38,19 @@ class Variant:
     latency: bool = False
     workers: int = 1
     ring: str = ""
+    health: bool = False  # looked at in each datagram, and metrics that are scraped each second
+    captured: tuple[str, ...] = ()  # at the same time: a rule or link, and options of the capture
 
 
 def configuration(work: Workload, variant: Variant) -> str:
     """Write the configuration file. Pure."""
     lines = []
-    if variant.workers > 1:
-        lines += ["[relay]", f"workers = {variant.workers}", ""]
+    relay = {
+        "workers": str(variant.workers) if variant.workers > 1 else "",
+        "metrics": f'"{METRICS}"' if variant.health else "",
+    }
+    if any(relay.values()):
+        lines += ["[relay]", *(f"{key} = {value}" for key, value in relay.items() if value), ""]
     link = {
         "profile": '"latency"' if variant.latency else "",
         "ring": f'"{variant.ring}"' if variant.ring else "",
@@ -50,10 +62,15 @@ def configuration(work: Workload, variant: Variant) -> str:
         "burst": str(variant.burst or ""),
         "exclusive": "true" if variant.exclusive else "",
         "engine": '"kernel"' if variant.kernel else "",
+        "health": '"auto"' if variant.health else "",
     }
     if any(defaults.values()):
         lines += ["[defaults]", *(f"{key} = {value}" for key, value in defaults.items() if value), ""]
-    for i in range(work.streams):
+    if work.ranged:
+        length = 32 - (work.streams - 1).bit_length()
+        ends = (f"{group}/{length}:{port}" for group, port in ((IN_GROUP, IN_PORT), (OUT_GROUP, OUT_PORT)))
+        lines += ["[rules.range]", 'input = "{}%in0"\noutputs = ["{}%out0"]'.format(*ends), ""]
+    for i in range(0 if work.ranged else work.streams):
         outputs = ", ".join(f'"{OUT_GROUP + i * work.outputs + j}:{OUT_PORT}%out0"' for j in range(work.outputs))
         lines += [f"[rules.s{i}]", f'input = "{IN_GROUP + i}:{IN_PORT}%in0"', f"outputs = [{outputs}]", ""]
     for i in range(work.idle_rules):
@@ -79,7 +96,10 @@ def mcrelay(variant: Variant) -> Callable[[Place, Workload], Running]:
         if checked.returncode:
             raise UnsupportedError((checked.stderr or checked.stdout).strip().splitlines()[0].rpartition(".toml:")[2])
         running = Running(groups=work.streams * work.outputs, copies=work.outputs, socket=str(place.folder / "control"))
-        _launch(place, variant, running)
+        manager = Manager(place.folder)
+        running.stop_with = manager.close
+        running.restart_by = functools.partial(_restart, place, variant, running, manager)
+        _launch(place, variant, running, manager)
         wrong = [rule for rule in show(place, running, "rules") if rule["state"] != "active"]
         if wrong:
             running.stop()
@@ -88,32 +108,50 @@ def mcrelay(variant: Variant) -> Callable[[Place, Workload], Running]:
         if others:
             running.stop()
             raise UnsupportedError(f"by the ring: {others[0]['engine_reason']}")
+        if variant.health:
+            capture = [
+                *place.command,
+                "capture",
+                *variant.captured,
+                "-w",
+                os.devnull,
+                "--duration",
+                "600",
+                "--socket",
+                running.socket,
+            ]
+            command = [sys.executable, str(ONLOOKER), METRICS, *(capture if variant.captured else ())]
+            running.onlookers.append(place.site.relay.popen(*command, env=place.environment or dict(os.environ)))
         return running
 
     return start
 
 
-def _launch(place: Place, variant: Variant, running: Running) -> None:
+def _restart(place: Place, variant: Variant, running: Running, manager: Manager, by: int) -> None:
+    """End the daemon by a signal, and start the next one with what it has stored, as systemd does."""
+    child = running.children.pop()
+    child.send_signal(by)
+    child.wait(timeout=10)
+    _launch(place, variant, running, manager)
+
+
+def _launch(place: Place, variant: Variant, running: Running, manager: Manager) -> None:
     """Start the daemon and wait until it says READY, as systemd does: every group is joined and forwarded then."""
-    ready, log = place.folder / "notify", place.folder / "mcrelay.log"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, log.open("w") as stderr:
-        notified.bind(str(ready))
-        notified.settimeout(0.2)
-        environment = {**(place.environment or os.environ), "NOTIFY_SOCKET": str(ready)}
+    log, told = place.folder / "mcrelay.log", len(manager.told)
+    run = [*place.command, "run", "-c", str(place.folder / "mcrelay.toml"), "--socket", running.socket]
+    command, fds = manager.command(*run) if manager.kept else (run, ())
+    environment = {**(place.environment or os.environ), "NOTIFY_SOCKET": manager.path}
+    with log.open("a") as stderr:
         begun = time.monotonic()
         child = place.site.relay.popen(
-            *place.pin(workers=variant.workers), *place.command, "run",
-            "-c", str(place.folder / "mcrelay.toml"), "--socket", running.socket,
-            stderr=stderr, env=environment,
-        )  # fmt: skip
+            *place.pin(workers=variant.workers), *command, stderr=stderr, env=environment, pass_fds=fds
+        )
         running.children.append(child)
-        said = b""
-        while b"READY=1" not in said:
+        while not any("READY=1" in each for each in manager.told[told:]):
             if child.poll() is not None or time.monotonic() - begun > START_SECONDS:
                 running.stop()
                 raise UnsupportedError(f"it did not start: {log.read_text()[-300:].strip()}")
-            with contextlib.suppress(TimeoutError):
-                said = notified.recv(4096)
+            time.sleep(0.001)
         running.ready_seconds = time.monotonic() - begun
 
 

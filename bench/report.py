@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import hotspots
 import targets
 from rich.table import Table
 
@@ -153,6 +154,12 @@ def other_lines(book: Book) -> list[str]:
             f"  {row['percent']:5.1f} %  {row['symbol']}{'' if row['kernel'] else '  (' + row['object'] + ')'}"
             for row in top
         ]
+    for title, profile in book.stages.items():
+        lines.append(f"Profile of both cores, {title}, at {profile['rate']:,}/s; the rest is sender, links and sink:")
+        lines += [
+            f"  {percent:5.1f} %  {hotspots.STAGES[symbol]} ({symbol})"
+            for symbol, percent in profile["percent"].items()
+        ]
     micro = [key for key in book.samples if key[0] == "micro"]
     if micro:
         lines.append("Single operations of the core, ns:")
@@ -192,6 +199,7 @@ def as_json(book: Book, machine: dict[str, Any], settings: dict[str, Any], probe
             ],
             "exact": book.exact,
             "profile": book.profile,
+            "stages": book.stages,
             "notes": book.notes,
             "probes": probes,
         }

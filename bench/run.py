@@ -26,13 +26,15 @@ from way import Way
 
 from mcrelay.commands.lab import missing_privilege
 
-NAMES = ("stream", "shapes", "fanout", "superframes", "rules", "flood", "start", "latency", "exactness", "micro")
+NAMES = (
+    "stream", "shapes", "fanout", "superframes", "rules", "flood", "start", "restart", "latency", "exactness", "micro",
+)  # fmt: skip
 WIDTH = 180  # of the table as text
 
 
 @click.command()
 @click.option("--quick", "extent", flag_value="quick", help="Under 2 minutes: few rounds, the main rows.")
-@click.option("--normal", "extent", flag_value="normal", default=True, help="Under 15 minutes.")
+@click.option("--normal", "extent", flag_value="normal", default=True, help="Under 25 minutes.")
 @click.option("--full", "extent", flag_value="full", help="Every path with every workload.")
 @click.option("--only", type=click.Choice(NAMES), multiple=True, help="These sections alone.")
 @click.option("--rounds", "count", type=click.IntRange(1), help="Samples of everything.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from way import Way
     from workloads import Workload
 
+RESTART_RATE, RESTART_COUNT = 100_000, 200_000  # a restart begins and ends while two seconds of these are sent
+RESTART_AHEAD = 0.5  # seconds in which the sender starts and datagrams come
 SHARE = 0.8  # of the highest rate: where everything has to be exact, and where the profile is taken
 FLOODED = Traffic("10000", 10_000)  # what has to get through beside a flood
 COARSE = 0.15  # of a rate that is searched only to be taken 80 % of
@@ -44,7 +48,7 @@ class Sections(Rounds):
                 paths.MCRELAY, paths.EXCLUSIVE, paths.KERNEL, paths.KERNEL_EXCLUSIVE, paths.SINGLY, paths.SMCROUTE,
                 paths.NFT, paths.SOCAT, paths.by_device(paths.MCRELAY),
             ],
-            [paths.GRO, paths.EXCLUSIVE_GRO, paths.C_RUNS, paths.SMCROUTE_BARE],
+            [paths.GRO, paths.EXCLUSIVE_GRO, paths.C_RUNS, paths.SMCROUTE_BARE, paths.HEALTHY],
             [paths.C_SEND, paths.by_device(paths.EXCLUSIVE_GRO), paths.by_device(paths.C_RUNS)],
         )  # fmt: skip
         with self.trials([(way, workloads.ONE) for way in ways]) as trials:
@@ -57,6 +61,7 @@ class Sections(Rounds):
 
             self.costs(trials, rate_of)
             self._profile(trials)
+            self._stages(trials)
 
     def _profile(self, trials: Sequence[Trial]) -> None:
         """What the worker does with its time, and the memory the process has, under 80 % of the highest rate."""
@@ -71,6 +76,17 @@ class Sections(Rounds):
             self.book.profile = found
         self.book.add(workloads.ONE.name, trial.path.name, "rss_mb", resident_mb(trial.running.pids[0]))
 
+    def _stages(self, trials: Sequence[Trial]) -> None:
+        """What both cores do with their time while the kernel engine forwards as fast as it goes."""
+        for trial in trials:
+            if trial.path not in {paths.KERNEL, paths.KERNEL_EXCLUSIVE}:
+                continue
+            found = hotspots.record_stages(trial, 0, 1.0, self.setting.folder)
+            if isinstance(found, str):
+                self.book.note(f"profile of {trial.path.title}: {found}")
+            else:
+                self.book.stages[trial.path.title] = found
+
     def fanout(self) -> None:
         """1, 10 and 50 outputs: rates, and the cost of each delivered datagram at half of the own highest rate."""
         one, ten, fifty = workloads.ONE, workloads.FANOUT_10, workloads.FANOUT_50
@@ -79,6 +95,7 @@ class Sections(Rounds):
             [*((paths.MCRELAY, work) for work in (one, fifty)), (paths.KERNEL, fifty)],
             [
                 (paths.MCRELAY, ten), *((device, work) for work in (ten, fifty)),
+                (paths.KERNEL, ten), *((paths.KERNEL_EXCLUSIVE, work) for work in (ten, fifty)),
                 *((peer, work) for peer in (paths.SMCROUTE, paths.NFT) for work in (ten, fifty)), (paths.SOCAT, ten),
             ],
             [(device, one), *((paths.EXCLUSIVE, work) for work in (one, ten, fifty))],
@@ -112,9 +129,9 @@ class Sections(Rounds):
         """Bring datagrams in 48 at a time, as a host with UDP GRO or a sender with USO does."""
         ways = self.extent.pick(
             [paths.MCRELAY, paths.by_device(paths.MCRELAY)],
-            [],
+            [paths.KERNEL, paths.by_device(paths.KERNEL), paths.by_device(paths.KERNEL_EXCLUSIVE)],
             [
-                paths.KERNEL, paths.EXCLUSIVE, paths.by_device(paths.EXCLUSIVE), paths.C_RUNS, paths.SMCROUTE,
+                paths.EXCLUSIVE, paths.by_device(paths.EXCLUSIVE), paths.C_RUNS, paths.SMCROUTE,
                 paths.by_device(paths.SMCROUTE), paths.NFT,
             ],
         )  # fmt: skip
@@ -127,7 +144,9 @@ class Sections(Rounds):
         """1, 100 and 10 000 rules, one of them busy: the same rate for all, the cost of a datagram."""
         works = self.extent.pick([workloads.ONE, workloads.RULES_10000], [workloads.RULES_100])
         named = [replace(work, name=f"rules-{1 + work.idle_rules}") for work in works]
-        ways = self.extent.pick([paths.MCRELAY], [], [paths.by_device(paths.MCRELAY)])
+        ways = self.extent.pick(
+            [paths.MCRELAY], [paths.KERNEL, paths.KERNEL_EXCLUSIVE], [paths.by_device(paths.MCRELAY)]
+        )
         with self.trials([(way, work) for work in named for way in ways]) as trials:
             self.rates(trials)
             common = self.common_rate(trials)
@@ -135,7 +154,8 @@ class Sections(Rounds):
 
     def flood(self) -> None:
         """Send 500 000 packets/s that no rule wants beside 10 000/s that one does."""
-        with self.trials([(paths.MCRELAY, workloads.FLOOD), (paths.SMCROUTE, workloads.FLOOD)]) as trials:
+        ways = [paths.MCRELAY, paths.KERNEL, paths.KERNEL_EXCLUSIVE, paths.SMCROUTE]
+        with self.trials([(way, workloads.FLOOD) for way in ways]) as trials:
             for number in range(self.extent.rounds):
                 for trial in turned(trials, number):
                     sender = trial.flood(self.extent.probe_seconds)
@@ -146,9 +166,10 @@ class Sections(Rounds):
                     self.book.add(name, path, "worker_share", probe.worker_ns * probe.rate / 1e9)
 
     def start(self) -> None:
-        """Measure 1000 groups from exec to READY."""
-        for _ in range(self.extent.rounds):
-            with self.trials([(paths.MCRELAY, workloads.THIN)]) as trials:
+        """Measure 1000 groups, each with a rule, and a range of 4096 from exec to READY."""
+        pairs = ((paths.MCRELAY, workloads.THIN), (paths.KERNEL, workloads.THIN), (paths.MCRELAY, workloads.RANGE))
+        for pair in pairs * self.extent.rounds:
+            with self.trials([pair]) as trials:
                 for trial in trials:
                     self.book.add(trial.work.name, trial.path.name, "ready_seconds", trial.running.ready_seconds)
 
@@ -167,13 +188,13 @@ class Sections(Rounds):
         if work is workloads.ONE:
             return self.extent.pick(
                 [paths.THROUGHPUT, paths.LATENCY, paths.KERNEL, *peers],
-                [device],
+                [paths.KERNEL_EXCLUSIVE, device],
                 [latency[1], paths.GRO, paths.C_RUNS, paths.SOCAT],
             )
         more = [*latency, paths.GRO, paths.C_RUNS]
         if work is workloads.FANOUT_10:
-            return self.extent.pick([], [paths.THROUGHPUT, device, *peers], more)
-        return self.extent.pick([], [paths.THROUGHPUT, device], [*more, *peers])
+            return self.extent.pick([], [paths.THROUGHPUT, paths.KERNEL, device, *peers], more)
+        return self.extent.pick([], [paths.THROUGHPUT, paths.KERNEL, device], [*more, *peers])
 
     def _times(self, trial: Trial) -> None:
         # Where there are targets, long enough that one stall of a virtual machine is less than a hundredth of it.
@@ -194,12 +215,13 @@ class Sections(Rounds):
         return traffic.count > 0 or known is None or traffic.rate <= known.most
 
     def exactness(self) -> None:
-        """Check every workload at 80 % of its highest rate, with 1 and 2 workers."""
+        """Check every workload at 80 % of its highest rate, with 1 and 2 workers and with the kernel engine."""
         few = [workloads.ONE, workloads.RANDOM, workloads.SUPERFRAMES]
         works = self.extent.pick(few, [work for work in WORKLOADS if work not in few])
         pairs = [(way, work) for way in (paths.ONE_WORKER, paths.TWO_WORKERS) for work in works]
         options = self.extent.pick([], [paths.EXCLUSIVE, paths.GRO, paths.EXCLUSIVE_GRO])
         pairs += [(way, workloads.ONE) for way in options]
+        pairs += [(way, work) for way in (paths.KERNEL, paths.KERNEL_EXCLUSIVE) for work in works]
         for pair in pairs:
             with self.trials([pair]) as trials:
                 for trial in trials:
@@ -218,6 +240,27 @@ class Sections(Rounds):
         for _ in range(self.extent.depth or 1):
             with _flood(trial, count / rate + FLOOD_AHEAD):
                 self.book.exact.append(exact.account(trial, rate, count))
+
+    def restart(self) -> None:
+        """Restart the relay, and kill it, under 100 000 datagrams a second; a service manager keeps its descriptors."""
+        ways = self.extent.pick([paths.MCRELAY, paths.KERNEL, paths.KERNEL_EXCLUSIVE])
+        with self.trials([(way, workloads.ONE) for way in ways]) as trials:
+            for number in range(self.extent.rounds):
+                for trial in turned(trials, number):
+                    for by in (signal.SIGTERM, signal.SIGKILL):
+                        self._restarted(trial, by)
+
+    def _restarted(self, trial: Trial, by: signal.Signals) -> None:
+        again = trial.running.restart_by
+        assert again is not None, "only mcrelay is restarted"
+
+        def meanwhile() -> None:
+            time.sleep(RESTART_AHEAD)
+            again(by)
+
+        found = exact.account(trial, RESTART_RATE, RESTART_COUNT, meanwhile)
+        for figure in ("sent", "unique", "lost", "duplicated", "reordered", "socket_dropped"):
+            self.book.add("restart", trial.path.name, f"{figure}@{by.name}", found[figure])
 
     def micro(self) -> None:
         """Run the microbenchmarks of parse, find and queue."""

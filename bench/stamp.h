@@ -1,5 +1,7 @@
-/* What blast.c writes into the first bytes of each payload and arrivals.c reads: when the datagram was due. */
+/* What blast.c writes into each payload and arrivals.c reads: when the datagram was due. */
 #include <stdint.h>
+
+enum { STAMP_AT = 4 }; /* behind the header of the packet of a transport stream that each payload begins with */
 
 typedef struct {
     uint64_t start_ns; /* CLOCK_REALTIME, as the kernel stamps frames */

@@ -56,6 +56,8 @@ class Running:
     ready_seconds: float = 0.0
     socket: str = ""
     stop_with: Callable[[], None] = lambda: None
+    restart_by: Callable[[int], None] | None = None  # ends the process by a signal and starts the next one
+    onlookers: list[subprocess.Popen[str]] = field(default_factory=list)  # whose CPU is not the path's
 
     @property
     def pids(self) -> list[int]:
@@ -63,10 +65,10 @@ class Running:
 
     def stop(self) -> None:
         """End it."""
-        for child in self.children:
+        for child in (*self.onlookers, *self.children):
             if child.poll() is None:
                 child.send_signal(signal.SIGTERM)
-        for child in self.children:
+        for child in (*self.onlookers, *self.children):
             try:
                 child.wait(timeout=10)
             except subprocess.TimeoutExpired:

@@ -17,6 +17,7 @@ class Workload:
     idle_rules: int = 0
     run: int = 16  # datagrams the sender hands over at once
     runs: bool = False  # each run to one of the streams, which costs the sender less; else they take turns singly
+    ranged: bool = False  # one rule, with a range of as many groups as there are streams
     superframes: bool = False  # the source's link passes them on whole: what a host with UDP GRO or USO gets
 
     @property
@@ -36,6 +37,7 @@ MIXED = Workload("mixed", "1 stream, 64/570/1400 B in turn", sizes="64,570,1400"
 RANDOM = Workload("random", "1 stream, 80-400 B at random", sizes="80-400")
 MANY = Workload("streams-100", "100 streams, 1316 B", streams=100)
 THIN = Workload("streams-1000", "1000 thin streams, 1316 B", streams=1000)
+RANGE = Workload("range-4096", "a range of 4096 groups", streams=4096, ranged=True)
 FANOUT_10 = Workload("fanout-10", "fan-out 10, 1316 B", outputs=10)
 FANOUT_50 = Workload("fanout-50", "fan-out 50, 1316 B", outputs=50)
 RULES_100 = Workload("rules-100", "100 rules, one busy", idle_rules=99)

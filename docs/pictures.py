@@ -1,4 +1,4 @@
-"""Draw docs/doctor.svg and docs/discover.svg from real runs: ``.venv/bin/python docs/pictures.py``, as root."""
+"""Draw the pictures of docs from real runs: ``.venv/bin/python docs/pictures.py [NAME]...``, as root."""
 
 from __future__ import annotations
 
@@ -15,15 +15,34 @@ from rich.text import Text
 from mcrelay.commands.lab import standard_lab
 
 DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent / "tests"))
+import dashboard  # noqa: E402
+from support.prometheus import Prometheus  # noqa: E402
+from support.terminal import HOME, Terminal  # noqa: E402  how a terminal is had is the tests' knowledge
+
+ADDRESS = "127.0.0.1:19736"
+MINUTE_SECONDS = 62  # of spark lines
 MCRELAY = [sys.executable, "-m", "mcrelay"]
-RULES = """
+RULES = f"""
+[relay]
+metrics = "{ADDRESS}"
+[rules.cameras]
+input = "239.1.2.1:6000%in0"
+outputs = ["239.10.0.3:5004%out0", "239.10.0.4:5004%out0", "239.11.0.1:5004%out1"]
+[rules.later]
+input = "239.9.9.9:5000%vlan7"
+outputs = ["239.10.0.5:5004%out0"]
 [rules.lobby]
 input = "192.168.168.55@239.1.1.1:5001%in0"
 outputs = ["239.10.0.1:5004%out0"]
 [rules.studio]
 input = "239.69.1.2:5004%in0"
 outputs = ["239.10.0.2:5004%out0"]
+health = "rtp"
 """
+COLUMNS = 122
+ALERTS = DOCS.parent / "packaging" / "prometheus" / "alerts.yml"
+NOT_SENT = "table inet refuses { chain out { type filter hook output priority 0; ip daddr 239.10.0.4 drop; }; }"
 FFMPEG = "ffmpeg -hide_banner -nostdin -loglevel error -re -f lavfi -i"
 SENDERS = [
     [
@@ -37,9 +56,22 @@ SENDERS = [
 ]  # fmt: skip
 
 
+def last_line(shown: str) -> str:
+    """Keep of a line that is written anew, again and again, what stood there last, and show where Ctrl-C came."""
+    kept: list[str] = []
+    for line in shown.replace("\r\n", "\n").split("\n"):
+        parts = line.split("\r")
+        text = next((each for each in reversed(parts) if each.removeprefix("\x1b[K")), "").removeprefix("\x1b[K")
+        ended = [each for each in parts[:-1] if each.startswith("\x1b[Kin ")]
+        if text.startswith("received") and ended:
+            kept += [ended[-1].removeprefix("\x1b[K"), "^C"]
+        kept.append(text)
+    return "\n".join(kept)
+
+
 def picture(name: str, command: str, shown: str) -> None:
     """Draw what a terminal showed."""
-    text = Text.from_ansi(shown.replace("\r", ""))
+    text = Text.from_ansi(last_line(shown).replace("\r", ""))
     width = max(100, *(line.cell_len for line in text.split("\n")))
     console = Console(record=True, width=min(width, 150), file=io.StringIO(), color_system="standard")
     console.print(Text(f"# {command}"))
@@ -47,31 +79,69 @@ def picture(name: str, command: str, shown: str) -> None:
     console.save_svg(str(DOCS / f"{name}.svg"), title="mcrelay")
 
 
-def main() -> None:
+def main(*names: str) -> None:
     """Build a lab with senders of every kind, and look at it."""
-    with standard_lab(querier=False) as lab, tempfile.TemporaryDirectory() as folder:
+    with standard_lab(querier=False, sinks=2) as lab, tempfile.TemporaryDirectory() as folder:
         lab.settle()
 
-        def shown(command: str) -> str:
-            """What the command prints on a terminal."""
-            whole = f"{' '.join(MCRELAY)} {command}"
-            done = lab.relay.run("script", "-qec", whole, "/dev/null", check=False)
-            return done.stdout.rpartition("\033[H\033[J")[2].strip()
+        def shown(command: str, seconds: int = 0) -> str:
+            """What the command prints on a terminal, ended by Ctrl-C after so long."""
+            ending = f"timeout -s INT {seconds} " if seconds else ""
+            whole = f"stty cols {COLUMNS} rows 50; exec {ending}{' '.join(MCRELAY)} {command}"
+            inside = lab.relay.command("script", "-qec", whole, "/dev/null")
+            done = subprocess.run(inside, capture_output=True, check=False)  # bytes: each carriage return counts
+            return done.stdout.decode().rpartition("\033[H\033[J")[2].strip("\r\n")
 
         rules, control = Path(folder, "mcrelay.toml"), Path(folder, "mcrelay.sock")
         rules.write_text(RULES)
         Path(folder).chmod(0o755)
         for sender in SENDERS:
             lab.source.popen(*sender)
+        lab.source.popen(*MCRELAY, "send", "239.1.2.1:6000%eth0", "--rate", "400", stdout=subprocess.DEVNULL)
         lab.source.popen(
             "ptp4l", "-i", "eth0", "-S", "-m", "--masterOnly", "1", "--uds_address", str(Path(folder, "ptp")),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         lab.relay.popen(*MCRELAY, "run", "-c", str(rules), "--socket", str(control), stderr=subprocess.DEVNULL)
-        time.sleep(3)
-        picture("doctor", "mcrelay doctor lobby", shown(f"doctor lobby --socket {control}"))
-        picture("discover", "mcrelay discover in0 --duration 12", shown("discover in0 --duration 12"))
+        while not control.exists():
+            time.sleep(0.1)
+        time.sleep(12)
+        ask = f"--socket {control}"
+        streams = "239.69.1.2:5004%in0 239.10.0.3:5004%out0"
+        for name, command, more, seconds in (
+            ("show", "show", ask, 0),
+            ("stats", "show stats", ask, 0),
+            ("relay", f"relay {streams}", "", 15),
+            ("demo", "demo", "", 0),
+            ("doctor", "doctor lobby", ask, 0),
+            ("discover", "discover in0 --duration 12", "", 0),
+        ):
+            if not names or name in names:
+                picture(name, f"mcrelay {command}", shown(f"{command} {more}", seconds))
+
+        if not names or "dashboard" in names:
+            with Prometheus(lab.relay, ALERTS.read_text(), Path(folder), ADDRESS) as watching:
+                time.sleep(MINUTE_SECONDS / 2)
+                lab.relay.run("nft", NOT_SENT)
+                time.sleep(MINUTE_SECONDS / 2)
+                dashboard.draw(watching, MINUTE_SECONDS, DOCS / "dashboard.png")
+                lab.relay.run("nft", "delete table inet refuses")
+        if not names or "top" in names:
+            lab.sinks[1].ip("link set eth0 down")  # an output is parked then
+            with Terminal(*MCRELAY, "top", "--socket", str(control), columns=100, lines=24) as terminal:
+                until = time.monotonic() + MINUTE_SECONDS
+                terminal.wait_for(lambda _: time.monotonic() > until, "a minute", 2 * MINUTE_SECONDS)
+                picture("top", "mcrelay top", terminal.drawn.split(HOME)[-2])
+                terminal.press("q")
+                terminal.end()
+        if not names or "page" in names:
+            for file, size in (("page.png", "1100,900"), ("page-phone.png", "500,1400")):
+                lab.relay.run(
+                    "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/chromium",
+                    f"--window-size={size}", "--virtual-time-budget=20000", f"--screenshot={DOCS / file}",
+                    f"http://{ADDRESS}/", timeout=120,
+                )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

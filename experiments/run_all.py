@@ -37,6 +37,7 @@ MEASURES_SPEED = {
     "013-capture-point",
     "014-packet-superframes",
     "016-small-slots",
+    "017-kept-source",
 }
 AT_ONCE = 4
 TIMEOUT_S, TOO_SLOW = 180, 3

@@ -7,20 +7,15 @@ import difflib
 import importlib
 import io
 import os
-import re
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from mcrelay import __version__
-from mcrelay.commands.options import finish
+from mcrelay.commands.options import as_typed, finish
 from mcrelay.errors import COMMAND_LINE, ConfigError, McrelayError
-
-if TYPE_CHECKING:
-    from mcrelay.errors import Complaint
 
 # name: (module, what --help says); modules are imported when their command is used
 COMMANDS = {
@@ -28,6 +23,7 @@ COMMANDS = {
     "relay": ("relay", "Relay one stream until Ctrl-C, without any file."),
     "check": ("check", "Check a configuration and say everything that is wrong with it."),
     "show": ("show", "Show what the running relay does."),
+    "top": ("top", "Watch the running relay: rates, losses and the last minute."),
     "add": ("rules", "Add a rule to the running relay."),
     "replace": ("rules", "Replace a running rule."),
     "delete": ("rules", "Delete a rule of the running relay."),
@@ -78,8 +74,8 @@ class Commands(click.Group):
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="\b\nExample:\n  mcrelay relay 239.1.1.1:5000%eth1 239.10.0.1:5004%eth0\n\n"
-    "\b\nExit codes: 0 done, 1 it failed (or Ctrl-C ended it), 2 used wrongly or a bad configuration.\n"
-    "Ctrl-C is the usual end of run, relay, send and recv: they end as their work did.",
+    "Exit codes: 0 done, 1 it failed (or Ctrl-C ended it), 2 used wrongly or a bad configuration. "
+    "Ctrl-C is the usual end of run, relay, top, send and recv: they end as their work did.",
 )
 @click.version_option(__version__, "-V", "--version", message="mcrelay %(version)s")
 def cli() -> None:
@@ -112,7 +108,7 @@ def main() -> None:
             stream.flush()
         except (OSError, ValueError):  # Python would try again at its end, and complain
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    if interrupted:  # Python kills itself at its end where the signal came in a dataclass's making
+    if interrupted:  # if the signal came while a dataclass was made, Python ends itself by SIGINT later
         os._exit(code)
     sys.exit(code)
 
@@ -125,14 +121,15 @@ def _end_if_interrupted(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 def _run() -> int:
-    """Run the command that argv names; what went wrong is said. Returns the exit code."""
+    """Run the command that argv names, print what went wrong, and return the exit code."""
     try:
         code = cli.main(prog_name="mcrelay", standalone_mode=False)
     except SystemExit as end:
         code = end.code
     except ConfigError as error:
         for complaint in error.complaints:
-            _say(f"{'warning: ' if complaint.warning else ''}{_as_typed(complaint)}")
+            beginning = "warning: " if complaint.warning else "mcrelay: " if complaint.file == COMMAND_LINE else ""
+            _say(f"{beginning}{as_typed(str(complaint))}")
         return error.exit_code
     except McrelayError as error:
         _say(f"mcrelay: {error}")
@@ -156,18 +153,6 @@ def _run() -> int:
     return code if isinstance(code, int) else 0
 
 
-def _as_typed(complaint: Complaint) -> str:
-    """Name the place by the word that was typed where no file holds it: OUTPUT 1, not rules.relay.outputs[0]."""
-    found = re.fullmatch(r"rules\.([\w-]+)\.(?:(input)|outputs\[(\d+)\]|outputs|(\w+))(?:\.(\w+))?", complaint.key)
-    if complaint.file != COMMAND_LINE or found is None:
-        return str(complaint)
-    name, source, output, key, inner = found.groups()
-    word = "INPUT" if source else f"--{key.replace('_', '-')}" if key else f"OUTPUT {int(output or 0) + 1}"
-    place = f"{word} {inner}" if inner else word
-    rule = "" if name in {"relay", *sys.argv} else f"{name}: "
-    return f"mcrelay: {rule}{place}: {complaint.problem}; {complaint.remedy}"
-
-
 def _used_wrongly(error: click.ClickException) -> int:
     """Say what is wrong with the words given, and how the command is used. Returns the exit code."""
     if not isinstance(error, click.UsageError):
@@ -184,5 +169,7 @@ def _used_wrongly(error: click.ClickException) -> int:
 
 def _say(text: str) -> None:
     """Print on stderr, if it can be."""
+    from mcrelay.commands.table import say  # noqa: PLC0415  what goes well starts without it
+
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        say(text)

@@ -30,7 +30,7 @@ class McrelayError(Exception):
 
 
 class NotBuiltError(ValueError):
-    """The configuration has let a value in that ``compile_plan`` does not know: it left schema.NOT_YET too early."""
+    """The configuration accepted a value that ``compile_plan`` does not know: it left schema.NOT_YET too early."""
 
     def __init__(self, key: str, value: object) -> None:
         super().__init__(f"{key} = {value!r} is not built")
@@ -55,7 +55,7 @@ class NotationError(SettingError):
     """A stream's text cannot be read."""
 
 
-COMMAND_LINE = "command line"  # the file of what no file holds
+COMMAND_LINE = "command line"  # stands for the file where a command line gave the value
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -88,7 +88,7 @@ class ConfigError(UsageError):
 
 
 class OperationError(McrelayError):
-    """It was asked for rightly, and failed."""
+    """The request was right, and it failed."""
 
 
 class ControlError(OperationError):

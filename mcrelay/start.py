@@ -1,7 +1,8 @@
-"""Where the command begins: whatever its descriptors, its locale and its signals are like, there is no traceback.
+"""Where the command begins: no state of its descriptors, locale and signals leads to a traceback.
 
 Importing this is starting: it imports next to nothing before Ctrl-C has a quiet end, which the libraries it needs later
-would answer with a traceback.
+would answer with a traceback. What comes before is Python's own start: the loader of the packages (packaging/loader)
+leaves signals to the kernel until here, so that Ctrl-C ends it quietly; a Python that is installed does not.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import sys
 
 
 def _end(_number: int, _frame: object) -> None:
-    os._exit(1)  # nothing has begun that would have to be put away
+    os._exit(1)  # nothing has begun that would need a clean end
 
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores it, and may
+if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background job ignores it, and may
     signal.signal(signal.SIGINT, _end)
+signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python does, unless a loader left signals alone: writing is an error
 
 
 def main() -> None:

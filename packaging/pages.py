@@ -50,7 +50,8 @@ TOML. All files are merged; a name that is defined twice is an error. Nothing is
 NAME.toml and NAME.conf.d/*.toml instead.
 
 A stream is written [SOURCE@]GROUP:PORT%LINK; without SOURCE@ any source. A unicast output is written ADDRESS:PORT. An
-output without a port keeps the input's."""
+output without a port keeps the input's. GROUP/LENGTH is a range of at most 4096 groups (/20), which goes to ranges of
+the same length; PORT may be several (5000,5002 or 6906-6941), which an output keeps or names as many of, or any."""
 LINKS = "A network link; default in place of NAME: every link that does not say otherwise."
 OUTPUTS = """\
 `outputs` is a list of streams, or of tables with `to` and these keys. They may stand on the rule too, or under

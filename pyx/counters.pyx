@@ -64,23 +64,38 @@ SEND_ERRORS = names_of({
     <int>SEND_OTHER: "other",
 }, SEND_ERROR_COUNT)
 
+# How long datagrams were in the relay: the largest time of each bucket but the last, which has none (times.pxd).
+TIME_BOUNDS_NS = (20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000, 5_000_000, 20_000_000)
+
 # Cython makes a dict of a struct, in the order of its fields: so these are never told twice.
 cdef FrameCounters no_frames
 cdef FragmentCounters no_fragments
 cdef InputCounters no_input
 cdef OutputCounters no_output
+cdef TimeCounters no_time
+cdef StreamCounters no_stream
+cdef RtpCounters no_rtp
+cdef TransportCounters no_transport
 FRAME_FIELDS = fields_of(no_frames, VERDICTS, sizeof(FrameCounters))
 FRAGMENT_FIELDS = fields_of(no_fragments, REFUSALS, sizeof(FragmentCounters))
 INPUT_FIELDS = fields_of(no_input, DROPS, sizeof(InputCounters))
 OUTPUT_FIELDS = fields_of(no_output, SEND_ERRORS, sizeof(OutputCounters))
+TIME_FIELDS = fields_of(no_time, (*(f"within_{bound}_ns" for bound in TIME_BOUNDS_NS), "beyond"), sizeof(TimeCounters))
+STREAM_FIELDS = fields_of(no_stream, (), sizeof(StreamCounters))
+RTP_FIELDS = fields_of(no_rtp, (), sizeof(RtpCounters))
+TRANSPORT_FIELDS = fields_of(no_transport, (), sizeof(TransportCounters))
 
 
 @cython.final
 cdef class CounterBlock:
-    def __cinit__(self, tuple fields not None):
-        """``fields`` are FRAME_FIELDS, FRAGMENT_FIELDS, INPUT_FIELDS or OUTPUT_FIELDS."""
-        cdef size_t size = (sizeof(uint64_t) * len(fields) + CACHE_LINE - 1) & ~<size_t>(CACHE_LINE - 1)
+    def __cinit__(self, tuple fields not None, uint32_t groups=1):
+        """``fields`` are one of the tuples of this module whose names end in FIELDS, once for each of the groups of a
+        range."""
+        cdef size_t size = sizeof(uint64_t) * len(fields) * groups
+        size = (size + CACHE_LINE - 1) & ~<size_t>(CACHE_LINE - 1)
         self.fields = fields
+        self.groups = groups
+        self.newest = fields.index("last_packet_ns") if "last_packet_ns" in fields else -1
         self.memory = aligned_alloc(CACHE_LINE, size)
         if self.memory == NULL:
             raise MemoryError("counters")
@@ -89,6 +104,34 @@ cdef class CounterBlock:
     def __dealloc__(self):
         free(self.memory)
 
+    cdef uint64_t total(self, Py_ssize_t field) noexcept:
+        """Of all groups: the sum, or of a time the newest."""
+        cdef Py_ssize_t step = len(self.fields)
+        cdef const uint64_t *at = <uint64_t *>self.memory + field
+        cdef uint64_t found = 0
+        cdef uint64_t one
+        for _ in range(self.groups):
+            one = load_relaxed_u64(at)
+            found = max(found, one) if field == self.newest else found + one
+            at += step
+        return found
+
     def read(self):
-        """The counters in the order of ``fields``, each one whole; together they may be a few datagrams apart."""
-        return tuple([load_relaxed_u64(<uint64_t *>self.memory + i) for i in range(len(self.fields))])
+        """The counters in the order of ``fields``, each one whole; together they may be a few datagrams apart. Of a
+        range: of all groups together."""
+        return tuple([self.total(i) for i in range(len(self.fields))])
+
+    def read_groups(self):
+        """The counters of each group that has counted anything, by its place in the range."""
+        cdef Py_ssize_t step = len(self.fields)
+        cdef const uint64_t *at = <uint64_t *>self.memory
+        cdef Py_ssize_t i
+        cdef uint32_t group
+        found = {}
+        for group in range(self.groups):
+            for i in range(step):
+                if load_relaxed_u64(at + i):
+                    found[group] = tuple([load_relaxed_u64(at + j) for j in range(step)])
+                    break
+            at += step
+        return found

@@ -1,4 +1,4 @@
-"""IPv4 fragments put together again (RFC 791, 815): what waits for the rest of its datagram, bounded in every way.
+"""Reassembly of fragments (RFC 791, 815, 8200): datagrams that wait for the rest of their parts, bounded in every way.
 
 A fragment is copied out of the ring, so it outlives block and plan; all of a worker's are in one Fragments. As every
 frame it gets one verdict, but together with its datagram, PATIENCE_NS later at most: until then it is counted nowhere.
@@ -10,20 +10,21 @@ from an overlap, which only an attacker does.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from .address cimport Address, digest, equal, is_mapped
 from .counters cimport (
-    FRAGMENT, INCOMPLETE, MANY, NO_MATCH, OVERLAP, RELAYED, REPEATED, ROOM, WAITING, Refusal, Verdict,
+    FRAGMENT, INCOMPLETE, MALFORMED, MANY, NO_MATCH, OVERLAP, RELAYED, REPEATED, ROOM, WAITING, Refusal, Verdict,
 )
-from .kernel cimport add, memcmp, memcpy, store_relaxed_u64
-from .misses cimport count_miss
+from .kernel cimport add, memcmp, memcpy, read_be16
+from .misses cimport count_miss, note_lost
 from .ring cimport Ring
-from .wire cimport Datagram, Fragment, parse_udp
+from .wire cimport HOP_BY_HOP, UDP_BYTES, Datagram, Fragment, parse_udp, walk
 
 cdef enum:
     ASSEMBLIES = 256            # datagrams of one worker at a time: 16 MiB, which only those that come touch
     ASSEMBLY_BYTES = 65600      # holds any; not a power of two, so that they do not share cache sets
     PARTS = 128                 # of one datagram: 64 KiB need 119 where the MTU is 576 (RFC 791)
     PATIENCE_NS = 1000000000    # then the rest will not come; identifications begin anew after 65 536 (RFC 4963)
-    # A flood shall not take the room of others. Who begins more than this gives up the oldest of his own.
+    # A flood must not take the room of others: a flow that begins more than this loses its oldest.
     FLOW_MOST = 32              # of one source to one group
     GROUP_MOST = 128
     CHAINS = 512                # of the table; a power of two, as is SHARES
@@ -39,14 +40,16 @@ cdef struct Assembly:
     Assembly *older             # of those that wait
     Assembly *newer
     Ring *ring                  # whose frames they were, and where they are counted
-    uint8_t *bytes              # ASSEMBLY_BYTES: what follows the IPv4 header
+    uint8_t *bytes              # ASSEMBLY_BYTES: what follows the IPv4 header, or the IPv6 fragment header
     uint64_t since_ns           # monotonic
     uint64_t stamp              # Unix ns, of its newest frame
     uint32_t chain
     uint32_t flow, to_group     # shares
-    uint32_t source, group      # host byte order
-    uint16_t identification, vlan
-    uint8_t tos, ttl            # of the first fragment
+    Address source, group
+    uint32_t identification
+    uint16_t vlan
+    uint8_t kind                # of the first fragment, as are these
+    uint8_t tos, ttl
     uint8_t refused             # Refusal: given up, and what comes is refused as well; or NO_REFUSAL
     uint32_t parts_count        # frames without a verdict
     uint32_t filled, total      # bytes there, and in all; 0: the last part has not come
@@ -71,7 +74,7 @@ cdef inline uint64_t mix_up(uint64_t value) noexcept nogil:
 
 
 cdef inline uint32_t chain_of(const Ring *ring, uint16_t vlan, const Fragment *fragment) noexcept nogil:
-    cdef uint64_t ends = <uint64_t>fragment.source << 32 | fragment.group
+    cdef uint64_t ends = mix_up(digest(&fragment.source)) ^ digest(&fragment.group)
     cdef uint64_t rest = <uint64_t>fragment.identification << 16 | vlan
     return <uint32_t>(mix_up(ends ^ mix_up(rest ^ <uint64_t><size_t>ring)) >> 40) & (CHAINS - 1)
 
@@ -82,23 +85,23 @@ cdef inline Assembly *assembly_of(
     """What waits for this fragment, or NULL."""
     cdef Assembly *each = store.chains[chain]
     while each != NULL and not (
-        each.identification == fragment.identification and each.source == fragment.source
-        and each.group == fragment.group and each.vlan == vlan and each.ring == ring
+        each.identification == fragment.identification and equal(&each.source, &fragment.source)
+        and equal(&each.group, &fragment.group) and each.vlan == vlan and each.ring == ring
     ):
         each = each.next
     return each
 
 
 cdef inline void settle(
-    Ring *ring, Verdict verdict, uint32_t frames, uint32_t group, uint32_t source, uint16_t port, uint16_t vlan,
-    uint64_t stamp,
+    Ring *ring, Verdict verdict, uint32_t frames, const Address *group, const Address *source, uint16_t port,
+    uint16_t vlan, uint64_t stamp,
 ) noexcept nogil:
     """Give so many frames their verdict. ``port`` 0 is none that is known."""
     add(&ring.counters.frames[<uint32_t>verdict], frames)
     if verdict >= NO_MATCH:
         count_miss(ring.misses, verdict, group, source, port, vlan, frames, stamp)
     if verdict >= FRAGMENT:
-        store_relaxed_u64(&ring.lost_groups[<uint32_t>verdict], group)
+        note_lost(&ring.lost[<uint32_t>verdict], group)
 
 
 cdef inline void refuse(
@@ -106,7 +109,7 @@ cdef inline void refuse(
 ) noexcept nogil:
     """A frame that has just come."""
     add(&ring.fragments.refused[<uint32_t>why], 1)
-    settle(ring, FRAGMENT, 1, fragment.group, fragment.source, 0, vlan, stamp)
+    settle(ring, FRAGMENT, 1, &fragment.group, &fragment.source, 0, vlan, stamp)
 
 
 cdef inline void give_up(Assembly *assembly, Refusal why) noexcept nogil:
@@ -114,7 +117,7 @@ cdef inline void give_up(Assembly *assembly, Refusal why) noexcept nogil:
     if assembly.parts_count:
         add(&assembly.ring.fragments.refused[<uint32_t>why], assembly.parts_count)
         settle(
-            assembly.ring, FRAGMENT, assembly.parts_count, assembly.group, assembly.source, 0, assembly.vlan,
+            assembly.ring, FRAGMENT, assembly.parts_count, &assembly.group, &assembly.source, 0, assembly.vlan,
             assembly.stamp,
         )
     assembly.parts_count = 0
@@ -148,8 +151,8 @@ cdef inline void discard(Fragments *store, Assembly *assembly, Refusal why) noex
 
 
 cdef inline void make_room(Fragments *store, uint32_t flow, uint32_t to_group) noexcept nogil:
-    """For one more of that flow and group: the oldest of whoever has his share, else the oldest of all where none is
-    free."""
+    """Make room for one more of that flow and group: give up the oldest of a flow or group that has its share, else the
+    oldest of all if none is free."""
     cdef Assembly *each = store.oldest
     if store.of_flow[flow] >= FLOW_MOST:
         while each.flow != flow:
@@ -166,8 +169,8 @@ cdef inline Assembly *begin(
     Fragments *store, uint32_t chain, Ring *ring, uint16_t vlan, const Fragment *fragment, uint64_t now
 ) noexcept nogil:
     """A datagram of which this fragment is the first to come."""
-    cdef uint64_t group = mix_up(fragment.group)
-    cdef uint32_t flow = <uint32_t>(mix_up(group ^ fragment.source) >> 40) & (SHARES - 1)
+    cdef uint64_t group = mix_up(digest(&fragment.group))
+    cdef uint32_t flow = <uint32_t>(mix_up(group ^ digest(&fragment.source)) >> 40) & (SHARES - 1)
     cdef uint32_t to_group = <uint32_t>(group >> 40) & (SHARES - 1)
     cdef Assembly *made
     make_room(store, flow, to_group)
@@ -201,7 +204,7 @@ cdef inline Assembly *begin(
 
 
 cdef inline uint8_t objection(const Assembly *assembly, const Fragment *fragment, uint32_t at) noexcept nogil:
-    """Why the fragment cannot stand at place ``at`` among the parts, or NO_REFUSAL. The part before begins earlier."""
+    """Why the fragment cannot take place ``at`` among the parts, or NO_REFUSAL. The part before it begins earlier."""
     cdef const Part *after = &assembly.parts[at]
     cdef uint32_t end = fragment.end
     if at < assembly.parts_count:
@@ -222,7 +225,7 @@ cdef inline uint8_t objection(const Assembly *assembly, const Fragment *fragment
 
 
 cdef inline uint8_t enter(Assembly *assembly, const Fragment *fragment) noexcept nogil:
-    """Put a part in its place; why not, else NO_REFUSAL. Nearly always it is the last so far."""
+    """Put a part in its place. Returns why not, else NO_REFUSAL. Nearly always it is the last so far."""
     cdef uint32_t at = assembly.parts_count
     cdef uint32_t i
     cdef uint8_t why
@@ -243,6 +246,7 @@ cdef inline uint8_t enter(Assembly *assembly, const Fragment *fragment) noexcept
     if not fragment.more:
         assembly.total = fragment.end
     if not fragment.start:
+        assembly.kind = fragment.kind
         assembly.tos = fragment.tos
         assembly.ttl = fragment.ttl
     return NO_REFUSAL
@@ -255,8 +259,8 @@ cdef inline Verdict take_in(
     """Keep a fragment: WAITING for the rest, FRAGMENT if it is refused, and counted; RELAYED if ``out`` is whole now.
 
     Something must be free or wait: the caller sends what is whole before. ``now`` is monotonic ns, ``stamp`` Unix ns.
-    What is whole is the caller's until ``keep``; its frames, ``parts_count`` with this one, have the verdict that he
-    finds for it.
+    A whole datagram belongs to the caller until ``keep``. Its frames, ``parts_count`` with this one, get the verdict
+    that the caller finds for it.
     """
     cdef uint32_t chain = chain_of(ring, vlan, fragment)
     cdef Assembly *assembly = assembly_of(store, chain, ring, vlan, fragment)
@@ -280,18 +284,30 @@ cdef inline Verdict take_in(
 
 
 cdef inline void keep(Fragments *store, Assembly *assembly) noexcept nogil:
-    """What is whole is dropped, or queued: it stays until ``let_go``."""
+    """The whole datagram is queued or dropped: it stays until ``let_go``."""
     assembly.next = store.whole
     store.whole = assembly
 
 
 cdef inline Verdict parse_whole(const Assembly *assembly, Datagram *out) noexcept nogil:
-    """As ``parse``, of a datagram that has been put together. No device has looked at its checksum: this does."""
+    """As ``parse``, for a reassembled datagram. No device has verified its checksum, so this does.
+
+    An IPv6 datagram may have headers before UDP, and must have a checksum: as in `parse_other`.
+    """
+    cdef uint32_t at = 0
+    cdef uint8_t kind = assembly.kind
+    cdef Verdict verdict = walk(assembly.bytes, assembly.total, &at, &kind)
+    if verdict != RELAYED:
+        return MALFORMED if verdict == FRAGMENT else verdict
+    if assembly.kind == HOP_BY_HOP:
+        return MALFORMED
+    if not is_mapped(&assembly.group) and assembly.total - at >= UDP_BYTES and not read_be16(assembly.bytes + at + 6):
+        return MALFORMED
     out.source = assembly.source
     out.group = assembly.group
     out.tos = assembly.tos
     out.ttl = assembly.ttl
-    return parse_udp(assembly.bytes, assembly.total, True, out)
+    return parse_udp(assembly.bytes + at, assembly.total - at, True, out)
 
 
 cdef inline void expire(Fragments *store, uint64_t now) noexcept nogil:
@@ -306,7 +322,7 @@ cdef inline bint is_full(const Fragments *store) noexcept nogil:
 
 
 cdef inline void let_go(Fragments *store) noexcept nogil:
-    """What is whole has been sent, or dropped: nothing refers to it any more."""
+    """Free the whole datagrams: they were sent or dropped, and nothing refers to them."""
     cdef Assembly *each
     while store.whole != NULL:
         each = store.whole

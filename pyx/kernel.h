@@ -25,6 +25,9 @@
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103 /* linux/udp.h, which clashes with netinet/udp.h */
 #endif
+#ifndef IPV6_MULTICAST_ALL
+#define IPV6_MULTICAST_ALL 29 /* linux/in6.h, which clashes with netinet/in.h */
+#endif
 #ifndef VIRTIO_NET_HDR_GSO_UDP_L4
 #define VIRTIO_NET_HDR_GSO_UDP_L4 5 /* linux/virtio_net.h since 6.2 */
 #endif
@@ -52,6 +55,9 @@ static inline uint32_t read_raw32(const uint8_t *p) { uint32_t v; memcpy(&v, p, 
 static inline uint16_t read_raw16(const uint8_t *p) { uint16_t v; memcpy(&v, p, sizeof v); return v; }
 static inline uint64_t read_raw64(const uint8_t *p) { uint64_t v; memcpy(&v, p, sizeof v); return v; }
 static inline void write_raw64(uint8_t *p, uint64_t v) { memcpy(p, &v, sizeof v); }
+
+/* Two such words never become one of a vector: to make that of them costs more than all of a look-up. */
+static inline uint64_t in_register(uint64_t v) { __asm__("" : "+r"(v)); return v; }
 
 /* Inside a wait that spins: lets the other thread of the core go first. */
 static inline void relax(void)

@@ -24,6 +24,7 @@ cdef extern from "kernel.h" nogil:
     uint32_t read_raw32(const uint8_t *p)
     uint64_t read_raw64(const uint8_t *p)
     void write_raw64(uint8_t *p, uint64_t v)
+    uint64_t in_register(uint64_t v)
     void relax()
     uint32_t ones_u32(uint32_t v)
     uint32_t log2_u64(uint64_t v)
@@ -36,6 +37,7 @@ cdef extern from "kernel.h" nogil:
     void *memset(void *memory, int byte, size_t size)
     void *memcpy(void *to, const void *source, size_t size)
     int memcmp(const void *a, const void *b, size_t size)
+    size_t strnlen(const char *text, size_t most)
     int close(int fd)
     ssize_t read(int fd, void *buffer, size_t size)
 
@@ -78,7 +80,8 @@ cdef extern from "kernel.h" nogil:
 
     # errno(3)
     enum: EAGAIN, EINTR, EIO, EINVAL, EMSGSIZE, ENOBUFS, ENOMEM, ENETDOWN, ENODEV, ENXIO, EADDRNOTAVAIL
-    enum: ENETUNREACH, EHOSTUNREACH, EHOSTDOWN, ECONNREFUSED, EPERM, EACCES, EPROTO, ENONET, EOPNOTSUPP, ENOPROTOOPT
+    enum: ENETUNREACH, EHOSTUNREACH, EHOSTDOWN, ECONNREFUSED, EPERM, EACCES, EADDRINUSE, EPROTO, ENONET, EOPNOTSUPP
+    enum: ENOPROTOOPT
 
     # socket(2), packet(7), udp(7), ip(7)
     int socket(int family, int kind, int protocol)
@@ -93,18 +96,21 @@ cdef extern from "kernel.h" nogil:
     uint32_t htonl(uint32_t v)
     uint16_t ntohs(uint16_t v)
     uint32_t ntohl(uint32_t v)
-    enum: AF_INET, AF_PACKET, SOCK_RAW, SOCK_DGRAM, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SOL_PACKET
+    enum: AF_INET, AF_INET6, AF_PACKET, SOCK_RAW, SOCK_DGRAM, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SOL_PACKET
     enum: IPPROTO_IP, IPPROTO_UDP, SO_ERROR, SO_ATTACH_FILTER, SO_RCVBUF, SO_RCVBUFFORCE, SO_SNDBUF, SO_SNDBUFFORCE
     enum: SO_REUSEADDR, SO_BINDTODEVICE, SO_DONTROUTE, SO_BROADCAST, SO_MEMINFO
     enum: IP_MULTICAST_IF, IP_MULTICAST_TTL, IP_MULTICAST_LOOP, IP_MULTICAST_ALL, IP_TTL, IP_TOS, IP_RECVERR, IP_MTU
-    enum: IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO
+    enum: IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO, IP_PKTINFO, IP_TRANSPARENT
+    enum: IPPROTO_IPV6, IPV6_MULTICAST_IF, IPV6_MULTICAST_HOPS, IPV6_MULTICAST_ALL, IPV6_UNICAST_HOPS, IPV6_TCLASS
+    enum: IPV6_HOPLIMIT, IPV6_RECVERR, IPV6_MTU, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DONT, IPV6_PMTUDISC_DO, IPV6_PKTINFO
+    enum: IPV6_TRANSPARENT, IPV6_V6ONLY, IPV6_AUTOFLOWLABEL
     enum: UDP_SEGMENT
     enum: ETH_P_ALL, PACKET_VERSION, PACKET_VNET_HDR, PACKET_RX_RING, PACKET_STATISTICS, PACKET_IGNORE_OUTGOING
     enum: PACKET_FANOUT, PACKET_FANOUT_DATA, PACKET_FANOUT_CBPF, PACKET_FANOUT_FLAG_UNIQUEID, BLOCK_STATUS_AT
     enum: TPACKET_V2, TPACKET_V3, TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_VLAN_VALID, TP_STATUS_CSUMNOTREADY
     enum: TP_STATUS_CSUM_VALID, TP_STATUS_COPY, PACKET_COPY_THRESH
     enum: MSG_DONTWAIT, MSG_ERRQUEUE, MSG_TRUNC, MSG_WAITFORONE
-    enum: SO_EE_ORIGIN_ICMP
+    enum: SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6
 
     struct iovec:
         void *iov_base
@@ -144,10 +150,23 @@ cdef extern from "kernel.h" nogil:
         uint16_t sin_family
         uint16_t sin_port
         in_addr sin_addr
+    struct in6_addr:
+        uint8_t s6_addr[16]
+    struct sockaddr_in6:
+        uint16_t sin6_family
+        uint16_t sin6_port
+        in6_addr sin6_addr
+        uint32_t sin6_scope_id
+    struct in6_pktinfo:
+        in6_addr ipi6_addr
+        unsigned int ipi6_ifindex
     struct ip_mreqn:
         in_addr imr_multiaddr
         in_addr imr_address
         int imr_ifindex
+    struct in_pktinfo:
+        int ipi_ifindex
+        in_addr ipi_spec_dst
     struct sockaddr_ll:
         uint16_t sll_family
         uint16_t sll_protocol
@@ -188,6 +207,7 @@ cdef extern from "kernel.h" nogil:
         uint32_t tp_len
         uint32_t tp_snaplen
         uint16_t tp_mac
+        uint16_t tp_net
         uint32_t tp_sec
         uint32_t tp_nsec
         uint16_t tp_vlan_tci
@@ -201,6 +221,7 @@ cdef extern from "kernel.h" nogil:
         uint32_t tp_len
         uint32_t tp_status
         uint16_t tp_mac
+        uint16_t tp_net
         tpacket_hdr_variant1 hv1
     struct virtio_net_hdr:
         uint8_t flags

@@ -22,10 +22,21 @@ cdef extern from "<bpf/libbpf.h>" nogil:
     int bpf_program__fd(const bpf_program *program)
     int libbpf_num_possible_cpus()
 
+cdef extern from "<linux/bpf.h>" nogil:
+    enum bpf_prog_type: BPF_PROG_TYPE_SCHED_CLS
+    struct bpf_insn:
+        uint8_t code
+    struct bpf_map_info:
+        uint32_t value_size
+
 cdef extern from "<bpf/bpf.h>" nogil:
     int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags)
     int bpf_map_lookup_elem(int fd, const void *key, void *value)
     int bpf_map_delete_elem(int fd, const void *key)
+    int bpf_obj_get_info_by_fd(int fd, void *info, uint32_t *size)
+    int bpf_prog_load(
+        bpf_prog_type type, const char *name, const char *license, const bpf_insn *code, size_t count, void *options
+    )
 
 cdef extern from "<sys/syscall.h>" nogil:
     long SYS_bpf
@@ -35,21 +46,26 @@ cdef extern from "<unistd.h>" nogil:
     long syscall(long number, ...)
 
 cdef extern from "relay.h" nogil:
-    enum: RELAY_SEND_ERRORS, ENGINE_RING, ENGINE_KERNEL, RULE_EXCLUSIVE, RULE_ANY_SOURCE, RULE_WHOLE
-    struct relay_group:
-        uint32_t ifindex, group
+    enum: RELAY_SEND_ERRORS
+    enum: RULE_EXCLUSIVE, RULE_ANY_SOURCE, RULE_WHOLE, RULE_OWN
+    enum: GROUP_NONE, GROUP_ONE, GROUP_SEVERAL, GROUP_NAMED
     struct relay_key:
         uint32_t ifindex, group, source, port
     struct relay_rule:
-        uint32_t engine, flags, counters, first_output, output_count, size_max, flow, link
+        uint32_t flags, counters, first_output, output_count, size_max, flow, link, unused
+    struct relay_group_key:
+        uint32_t ifindex, group
+    struct relay_group:
+        uint32_t kind, source, port, let_in
+        relay_rule rule
     struct relay_flow:
         uint64_t last_ns
         uint32_t source, held
     struct relay_output:
-        uint32_t ifindex, group, source
-        uint16_t port, source_port
-        uint8_t ttl, tos, keep_dscp, df
         uint8_t macs[12]
+        uint32_t ifindex, source, group
+        uint16_t source_port, port
+        uint8_t ttl, tos, keep_dscp, df
         uint32_t counters
     struct relay_own:
         uint32_t source, group
@@ -59,3 +75,5 @@ cdef extern from "relay.h" nogil:
     struct relay_output_counters:
         uint64_t tx_packets, tx_bytes
         uint64_t errors[RELAY_SEND_ERRORS]
+    struct relay_link_counters:
+        uint64_t taken, malformed

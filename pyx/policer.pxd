@@ -1,6 +1,6 @@
 """A token bucket for one input: what a stream that explodes may not exceed (RFC 2697 has the idea)."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 cdef enum:
     NANO = 1000000000
@@ -30,6 +30,7 @@ cdef inline bint conforms(Policer *policer, uint64_t now_ns, uint64_t datagrams,
 
 
 cdef class PolicerState:
-    """Owner of a Policer: made by the engine, run by its worker."""
+    """Owner of a Policer, or of one a group of a range: made by the engine, run by its worker."""
 
-    cdef Policer policer
+    cdef Policer *policers
+    cdef readonly uint32_t groups

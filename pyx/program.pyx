@@ -1,31 +1,36 @@
 """The kernel engine's program and its maps, loaded by libbpf: set-up only, nothing here is on the way of a packet."""
 
 cimport cython
-from libc.errno cimport EINVAL, ENOENT
+from libc.errno cimport EINVAL, ENODEV, ENOENT, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from os import strerror
 
 from .counters cimport SEND_ERROR_COUNT
-from .kernel cimport SOL_SOCKET, calloc, free, setsockopt
+from .kernel cimport SOL_SOCKET, calloc, close, free, setsockopt, write_be16, write_be32
 from .libbpf cimport (
-    ENGINE_KERNEL, ENGINE_RING, RELAY_SEND_ERRORS, RULE_ANY_SOURCE, RULE_EXCLUSIVE, RULE_WHOLE, SYS_bpf,
-    SYS_membarrier, bpf_map, bpf_map__fd, bpf_map__set_max_entries, bpf_map_delete_elem, bpf_map_lookup_elem,
-    bpf_map_update_elem, bpf_object, bpf_object__close, bpf_object__find_map_by_name,
-    bpf_object__find_program_by_name, bpf_object__load, bpf_object__open_mem, bpf_program, bpf_program__fd,
-    libbpf_num_possible_cpus, libbpf_set_print, relay_flow, relay_group, relay_input_counters, relay_key,
-    relay_output, relay_output_counters, relay_own, relay_rule, syscall,
+    BPF_PROG_TYPE_SCHED_CLS, GROUP_NAMED, GROUP_NONE, GROUP_ONE, GROUP_SEVERAL, RELAY_SEND_ERRORS, RULE_ANY_SOURCE,
+    RULE_EXCLUSIVE, RULE_OWN, RULE_WHOLE, SYS_bpf, SYS_membarrier, bpf_insn, bpf_map, bpf_map__fd,
+    bpf_map__set_max_entries, bpf_map_delete_elem, bpf_map_info, bpf_map_lookup_elem, bpf_map_update_elem,
+    bpf_obj_get_info_by_fd, bpf_object, bpf_object__close, bpf_object__find_map_by_name,
+    bpf_object__find_program_by_name, bpf_object__load, bpf_object__open_mem, bpf_prog_load, bpf_program,
+    bpf_program__fd, libbpf_num_possible_cpus, libbpf_set_print, relay_flow, relay_group, relay_group_key,
+    relay_input_counters, relay_key, relay_link_counters, relay_output, relay_output_counters, relay_own, relay_rule,
+    syscall,
 )
 from .system cimport check
 
-MAPS = ("groups", "rules", "own", "outputs", "flows", "received", "sent", "frames", "decided")
+MAPS = ("groups", "rules", "own", "outputs", "flows", "received", "sent", "frames")
 assert <int>RELAY_SEND_ERRORS == <int>SEND_ERROR_COUNT
 
 cdef enum:
     BPF_LINK_CREATE = 28        # enum bpf_cmd of linux/bpf.h
     BPF_LINK_UPDATE = 29
     BPF_TCX_INGRESS = 46        # enum bpf_attach_type, since Linux 6.6
+    BPF_MOV_R0_0 = 0xb7         # BPF_ALU64 | BPF_MOV | BPF_K of linux/bpf.h: "return 0" with the next
+    BPF_EXIT = 0x95
+    NO_LINK = 0x7fffffff        # an ifindex that no link has
     SO_ATTACH_BPF = 50          # asm-generic/socket.h
     MEMBARRIER_CMD_GLOBAL = 1   # linux/membarrier.h
 
@@ -49,8 +54,65 @@ cdef int succeed(int code, str what) except -1:
     return code
 
 
+def probe_hook():
+    """Ask for a link of the smallest program there is, on a link that does not exist: what has tcx says so.
+
+    Raises OSError: EPERM without CAP_BPF and CAP_NET_ADMIN, or where the kernel is locked down; EINVAL without tcx
+    (bpf_link_create of linux/kernel/bpf/syscall.c does not know the type of attachment then).
+    """
+    cdef bpf_insn[2] code
+    cdef LinkCreate wanted
+    cdef int program, made, failed
+    memset(code, 0, sizeof(code))
+    code[0].code, code[1].code = BPF_MOV_R0_0, BPF_EXIT
+    program = succeed(bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, NULL, b"Apache-2.0", code, 2, NULL), "the hook's probe")
+    memset(&wanted, 0, sizeof(wanted))
+    wanted.program, wanted.ifindex, wanted.attach_type = program, NO_LINK, BPF_TCX_INGRESS
+    made = <int>syscall(SYS_bpf, <int>BPF_LINK_CREATE, &wanted, <int>sizeof(wanted))
+    failed = errno
+    close(program)
+    if made >= 0:
+        close(made)
+    elif failed != ENODEV:
+        raise OSError(failed, f"BPF_LINK_CREATE: {strerror(failed)}")
+
+
+def read_counters(int map_fd, uint32_t index, uint32_t words, int newest):
+    """Words of a map of counters of each CPU, added up over the CPUs; of that at ``newest`` the largest instead.
+
+    Raises OSError: EINVAL where the map has values of another size, ENOENT beyond its end.
+    """
+    cdef bpf_map_info info
+    cdef uint32_t size = sizeof(info)
+    memset(&info, 0, sizeof(info))
+    check(bpf_obj_get_info_by_fd(map_fd, &info, &size), "BPF_OBJ_GET_INFO_BY_FD")
+    if info.value_size != 8 * words:
+        raise OSError(EINVAL, f"counters of {info.value_size} bytes, not {8 * words}")
+    return sum_of(map_fd, index, words, newest)
+
+
+cdef tuple sum_of(int map, uint32_t index, int words, int newest):
+    cdef int cpus = succeed(libbpf_num_possible_cpus(), "CPUs")
+    cdef uint64_t *memory = <uint64_t *>calloc(cpus, 8 * words)
+    cdef int cpu, i
+    cdef list total = [0] * words
+    if memory == NULL:
+        raise MemoryError("counters")
+    try:
+        check(bpf_map_lookup_elem(map, &index, memory), "counters")
+        for cpu in range(cpus):
+            for i in range(words):
+                if i == newest:
+                    total[i] = max(total[i], memory[cpu * words + i])
+                else:
+                    total[i] += memory[cpu * words + i]
+    finally:
+        free(memory)
+    return tuple(total)
+
+
 def wait_for_packets():
-    """Return when no packet is on its way any more that was when this was called: what only those use can go.
+    """Wait until every packet that is in a program now has left it: what only those packets use can then be freed.
 
     membarrier(2) waits for a grace period of RCU, under which the programs run. Raises OSError: EINVAL on a kernel with
     nohz_full, EPERM where a filter of system calls forbids it.
@@ -64,7 +126,9 @@ cdef class KernelProgram:
 
     cdef bpf_object *object
     cdef dict maps
-    cdef int cpus
+    cdef set let_in       # (ifindex, group) that the ring is to see
+    cdef dict taken       # group -> ifindex -> (source, port) -> the bytes of a relay_rule
+    cdef dict own_to      # (group, port) -> how many outputs of ours send there
 
     def __cinit__(self, bytes code not None, dict sizes not None):
         """``code`` is relay.bpf.o; ``sizes`` has the number of entries of each map, by name, 1 unless said.
@@ -76,8 +140,7 @@ cdef class KernelProgram:
         self.object = bpf_object__open_mem(start, len(code), NULL)
         if self.object == NULL:
             raise OSError(EINVAL, "the kernel engine's program is not one that libbpf can read")
-        self.cpus = succeed(libbpf_num_possible_cpus(), "CPUs")
-        self.maps = {}
+        self.maps, self.let_in, self.taken, self.own_to = {}, set(), {}, {}
         for name, size in sizes.items():
             succeed(bpf_map__set_max_entries(self.find(name), size), f"map {name}")
         succeed(bpf_object__load(self.object), "BPF_PROG_LOAD")
@@ -96,7 +159,7 @@ cdef class KernelProgram:
         bpf_object__close(self.object)
 
     def close(self):
-        """Let go of programs and maps. What is attached lives on as long as its link."""
+        """Close programs and maps. An attached program lives on as long as its link."""
         bpf_object__close(self.object)
         self.object = NULL
         self.maps = {}
@@ -131,7 +194,7 @@ cdef class KernelProgram:
         check(<int>syscall(SYS_bpf, <int>BPF_LINK_UPDATE, &wanted, <int>sizeof(wanted)), "BPF_LINK_UPDATE")
 
     def filter(self, int socket):
-        """Attach ``filter`` to a ring's socket, in the place of the filter that it has; no frame slips between."""
+        """Attach ``filter`` to a ring's socket in place of its filter; no frame passes unfiltered in between."""
         cdef int program = self.program("filter")
         check(setsockopt(socket, SOL_SOCKET, SO_ATTACH_BPF, &program, sizeof(program)), "SO_ATTACH_BPF")
 
@@ -142,35 +205,87 @@ cdef class KernelProgram:
         return check(bpf_map_delete_elem(self.maps[map], key), f"map {map}")
 
     def add_group(self, uint32_t ifindex, uint32_t group):
-        """Let the ring of a link see what is sent to a group."""
-        cdef relay_group key = relay_group(ifindex, group)
-        cdef uint32_t one = 1
-        self.put("groups", &key, &one)
+        """Let the ring of a link see what is sent to a group, less what the program takes."""
+        self.let_in.add((ifindex, group))
+        self.point(ifindex, group)
 
     def remove_group(self, uint32_t ifindex, uint32_t group):
-        cdef relay_group key = relay_group(ifindex, group)
-        self.take("groups", &key)
+        """Take back what `add_group` did."""
+        self.let_in.discard((ifindex, group))
+        self.point(ifindex, group)
+
+    cdef int point(self, uint32_t ifindex, uint32_t group) except -1:
+        """Have a group's entry say how the program finds its rules, in one step; one that says nothing is removed."""
+        cdef relay_group_key key = relay_group_key(ifindex, group)
+        cdef relay_group value
+        cdef const uint8_t *only
+        rules = self.taken.get(group, {}).get(ifindex, {})
+        memset(&value, 0, sizeof(value))
+        value.let_in = (ifindex, group) in self.let_in
+        if not value.let_in and not rules:
+            return self.take("groups", &key)
+        if len(rules) == 1:
+            (((source, port), packed),) = rules.items()
+            only = packed
+            value.kind, value.source, value.port = GROUP_ONE, source, port
+            memcpy(&value.rule, only, sizeof(value.rule))
+        elif rules:
+            value.kind = GROUP_NAMED if any([source for source, _ in rules]) else GROUP_SEVERAL
+        else:
+            value.kind = GROUP_NONE
+        return self.put("groups", &key, &value)
 
     def add_own(self, uint32_t source, uint16_t source_port, uint32_t group, uint16_t port):
         """Datagrams that an output of ours sends: they are left to the ring, which counts them as echoes."""
         cdef relay_own key = relay_own(source, group, source_port, port)
         cdef uint32_t one = 1
         self.put("own", &key, &one)
+        self.own_to[group, port] = self.own_to.get((group, port), 0) + 1
+        self.look_for_own(group, port)
 
     def remove_own(self, uint32_t source, uint16_t source_port, uint32_t group, uint16_t port):
         cdef relay_own key = relay_own(source, group, source_port, port)
         self.take("own", &key)
+        self.own_to[group, port] -= 1
+        if not self.own_to[group, port]:
+            del self.own_to[group, port]
+        self.look_for_own(group, port)
+
+    cdef int look_for_own(self, uint32_t group, uint16_t port) except -1:
+        """Have rules look whether a datagram is ours where an output sends to what they take, and only there."""
+        cdef relay_key key
+        for ifindex, rules in self.taken.get(group, {}).items():
+            for (source, at), packed in rules.items():
+                if at == port:
+                    key = relay_key(ifindex, group, source, at)
+                    self.enter(key, packed)
+        return 0
+
+    cdef int enter(self, relay_key key, bytes packed) except -1:
+        """Make the entry for one input, or change it, in one step: a packet finds the old one or the new one."""
+        cdef const uint8_t *given = packed
+        cdef relay_rule rule
+        memcpy(&rule, given, sizeof(rule))
+        rule.flags &= ~<uint32_t>RULE_OWN
+        if (key.group, key.port) in self.own_to:
+            rule.flags |= RULE_OWN
+        self.put("rules", &key, &rule)
+        rules = self.taken.setdefault(key.group, {}).setdefault(key.ifindex, {})
+        rules[key.source, key.port] = (<const uint8_t *>&rule)[:sizeof(rule)]
+        return self.point(key.ifindex, key.group)
 
     def set_rule(
         self, *, uint32_t ifindex, uint32_t group, uint32_t source, uint32_t port, bint kernel, bint exclusive,
         bint whole, uint32_t counters, uint32_t first_output, uint32_t output_count, uint32_t size_max, uint32_t flow,
         uint32_t link,
     ):
-        """The entry for one input, in one step: a packet finds the old one or the new one. Addresses in host order."""
+        """What is done with the datagrams of one input. Addresses in host order. Not ``kernel``: the ring has them."""
         cdef relay_key key = relay_key(ifindex, group, source, port)
         cdef relay_rule rule
-        rule.engine = ENGINE_KERNEL if kernel else ENGINE_RING
-        rule.flags = 0
+        if not kernel:
+            self.leave(key)
+            return
+        memset(&rule, 0, sizeof(rule))
         if exclusive:
             rule.flags |= RULE_EXCLUSIVE
         if whole:
@@ -183,11 +298,24 @@ cdef class KernelProgram:
         rule.size_max = size_max
         rule.flow = flow
         rule.link = link
-        self.put("rules", &key, &rule)
+        self.enter(key, (<const uint8_t *>&rule)[:sizeof(rule)])
+
+    cdef int leave(self, relay_key key) except -1:
+        """The ring's are whatever has no entry; what the program has in hand it has a copy of."""
+        links = self.taken.get(key.group, {})
+        rules = links.get(key.ifindex, {})
+        if rules.pop((key.source, key.port), None) is None:
+            return 0
+        if not rules:
+            del links[key.ifindex]
+        if not links:
+            del self.taken[key.group]
+        self.point(key.ifindex, key.group)
+        return self.take("rules", &key)
 
     def remove_rule(self, *, uint32_t ifindex, uint32_t group, uint32_t source, uint32_t port):
-        cdef relay_key key = relay_key(ifindex, group, source, port)
-        self.take("rules", &key)
+        """Leave an input's datagrams to the ring."""
+        self.leave(relay_key(ifindex, group, source, port))
 
     def set_output(
         self, uint32_t index, *, uint32_t ifindex, uint32_t group, uint32_t source, uint16_t port,
@@ -199,10 +327,10 @@ cdef class KernelProgram:
         if len(macs) != 12:
             raise ValueError("two MAC addresses are 12 bytes")
         output.ifindex = ifindex
-        output.group = group
-        output.source = source
-        output.port = port
-        output.source_port = source_port
+        write_be32(<uint8_t *>&output.group, group)
+        write_be32(<uint8_t *>&output.source, source)
+        write_be16(<uint8_t *>&output.port, port)
+        write_be16(<uint8_t *>&output.source_port, source_port)
         output.ttl = ttl
         output.keep_dscp = dscp is None
         output.tos = 0 if dscp is None else dscp << 2
@@ -222,24 +350,12 @@ cdef class KernelProgram:
         memset(&none, 0, sizeof(none))
         self.put("flows", &flow, &none)
 
+    def map(self, str name not None):
+        """The descriptor of a map; it is this object's."""
+        return self.maps[name]
+
     cdef tuple sum(self, str map, uint32_t index, int words, int newest):
-        """Words added up over all CPUs; of that at ``newest`` the largest instead."""
-        cdef uint64_t *memory = <uint64_t *>calloc(self.cpus, 8 * words)
-        cdef int cpu, i
-        cdef list total = [0] * words
-        if memory == NULL:
-            raise MemoryError(map)
-        try:
-            check(bpf_map_lookup_elem(self.maps[map], &index, memory), f"map {map}")
-            for cpu in range(self.cpus):
-                for i in range(words):
-                    if i == newest:
-                        total[i] = max(total[i], memory[cpu * words + i])
-                    else:
-                        total[i] += memory[cpu * words + i]
-        finally:
-            free(memory)
-        return tuple(total)
+        return sum_of(self.maps[map], index, words, newest)
 
     def read_input(self, uint32_t index):
         """(rx_packets, rx_bytes, last_packet_ns of CLOCK_MONOTONIC) of one input."""
@@ -251,7 +367,11 @@ cdef class KernelProgram:
 
     def read_frames(self, uint32_t index):
         """Frames that the program took on the link with that slot."""
-        return self.sum("frames", index, 1, -1)[0]
+        return self.sum("frames", index, sizeof(relay_link_counters) // 8, -1)[0]
+
+    def read_malformed(self, uint32_t index):
+        """Frames there that it would have taken, but for a wrong UDP checksum."""
+        return self.sum("frames", index, sizeof(relay_link_counters) // 8, -1)[1]
 
     def clear_input(self, uint32_t index):
         self.clear("received", index, sizeof(relay_input_counters))
@@ -260,10 +380,10 @@ cdef class KernelProgram:
         self.clear("sent", index, sizeof(relay_output_counters))
 
     def clear_frames(self, uint32_t index):
-        self.clear("frames", index, 8)
+        self.clear("frames", index, sizeof(relay_link_counters))
 
     cdef int clear(self, str map, uint32_t index, size_t size) except -1:
-        cdef void *memory = calloc(self.cpus, size)
+        cdef void *memory = calloc(succeed(libbpf_num_possible_cpus(), "CPUs"), size)
         if memory == NULL:
             raise MemoryError(map)
         try:

@@ -6,11 +6,13 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from .kernel cimport (
     CLOCK_MONOTONIC, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, EAGAIN, ECONNREFUSED, EINTR, ENOMEM, IP_TOS, IP_TTL,
-    IPPROTO_IP, MSG_DONTWAIT, EINVAL, clock_nanosleep, cmsghdr, epoll_event, epoll_wait, errno, iovec,
-    load_acquire_u32, mmsghdr, msghdr, now_ns, ntohl, ntohs, read_be16, read_be32, read_raw16, read_raw32, recvmmsg,
-    sockaddr_in, store_relaxed_u64, timespec,
+    IPPROTO_IP, IPPROTO_IPV6, IPV6_HOPLIMIT, IPV6_TCLASS, MSG_DONTWAIT, EINVAL, clock_nanosleep, cmsghdr, epoll_event,
+    epoll_wait, errno, iovec, load_acquire_u32, mmsghdr, msghdr, now_ns, read_be16, read_be32, read_raw16, read_raw32,
+    recvmmsg, sockaddr_in6, store_relaxed_u64, timespec,
 )
+from .address cimport Address, equal, mapped
 from .payload cimport CHECK_AT, NUMBERED, Header, Kind, read_payload
+from .sockaddr cimport take_end
 from .tally cimport Delays, Tally, count, note_delay
 
 cdef enum:
@@ -19,9 +21,9 @@ cdef enum:
     SLOT_BYTES = 65600          # holds any datagram; not a power of two, so that slots do not share cache sets
     CONTROL_BYTES = 64          # IP_TTL and IP_TOS
     SOURCES = 16
-    POLL_MS = 20                # nobody who sets stop waits longer
-    MANY = 20                   # sockets from which on being woken for each datagram costs more than what it carries
-    NAP_NS = 200000             # so with more of them, their datagrams gather so long
+    POLL_MS = 20                # the longest wait after stop is set
+    MANY = 20                   # with this many sockets, a wake-up for each datagram costs more than the datagram
+    NAP_NS = 200000             # with more sockets, datagrams gather for so long
     LINGER_NS = 100000000       # after the last expected datagram, for a duplicate of it
     IP_AT = 10 + 14             # struct virtio_net_hdr, then Ethernet: the kernel has taken the tag of a VLAN off
     GSO_TYPE_AT = 1             # in struct virtio_net_hdr of linux/virtio_net.h
@@ -30,7 +32,7 @@ cdef enum:
     FRAGMENT = 0x3FFF           # more fragments, or an offset
 
 cdef struct Source:
-    uint32_t address            # host byte order
+    Address address
     uint16_t port
     uint64_t count
 
@@ -44,7 +46,7 @@ cdef struct Sink:
     int epoll
     mmsghdr *messages
     iovec *vectors
-    sockaddr_in *names
+    sockaddr_in6 *names
     uint8_t *controls
     uint8_t *slots
     Delays *delays
@@ -63,11 +65,15 @@ cdef struct Sink:
     int failure
 
 
-cdef inline void note_source(Sink *sink, uint32_t address, uint16_t port) noexcept nogil:
+cdef inline bint is_from(const Source *source, const Address *address, uint16_t port) noexcept nogil:
+    return source.port == port and equal(&source.address, address)
+
+
+cdef inline void note_source(Sink *sink, Address address, uint16_t port) noexcept nogil:
     cdef uint32_t i = sink.last_source
-    if i >= sink.source_count or sink.sources[i].address != address or sink.sources[i].port != port:
+    if i >= sink.source_count or not is_from(&sink.sources[i], &address, port):
         i = 0
-        while i < sink.source_count and (sink.sources[i].address != address or sink.sources[i].port != port):
+        while i < sink.source_count and not is_from(&sink.sources[i], &address, port):
             i += 1
         if i == SOURCES:
             sink.other_sources += 1
@@ -80,6 +86,14 @@ cdef inline void note_source(Sink *sink, uint32_t address, uint16_t port) noexce
     sink.sources[i].count += 1
 
 
+cdef inline void note_name(Sink *sink, const sockaddr_in6 *name) noexcept nogil:
+    """Who sent it."""
+    cdef Address address
+    cdef uint16_t port
+    take_end(name, &address, &port)
+    note_source(sink, address, port)
+
+
 cdef inline void note_header(Sink *sink, msghdr *message) noexcept nogil:
     cdef cmsghdr *part = CMSG_FIRSTHDR(message)
     while part != NULL:
@@ -87,6 +101,10 @@ cdef inline void note_header(Sink *sink, msghdr *message) noexcept nogil:
             sink.ttl[read_raw32(CMSG_DATA(part)) & 255] += 1
         elif part.cmsg_level == IPPROTO_IP and part.cmsg_type == IP_TOS:    # one byte
             sink.tos[CMSG_DATA(part)[0]] += 1
+        elif part.cmsg_level == IPPROTO_IPV6 and part.cmsg_type == IPV6_HOPLIMIT:   # ints both: ipv6(7)
+            sink.ttl[read_raw32(CMSG_DATA(part)) & 255] += 1
+        elif part.cmsg_level == IPPROTO_IPV6 and part.cmsg_type == IPV6_TCLASS:
+            sink.tos[read_raw32(CMSG_DATA(part)) & 255] += 1
         part = CMSG_NXTHDR(message, part)
 
 
@@ -134,7 +152,7 @@ cdef inline int take_apart(
         size = step if 0 < step < left else left
         if enter(sink, stream, ip + at, size, now):
             return -1
-        note_source(sink, read_be32(ip + 12), read_be16(ip + header))
+        note_source(sink, mapped(read_be32(ip + 12)), read_be16(ip + header))
         sink.ttl[ip[8]] += 1
         sink.tos[ip[1]] += 1
         at += size
@@ -144,7 +162,7 @@ cdef inline int take_apart(
 
 
 cdef inline void drain(Sink *sink, uint32_t stream) noexcept nogil:
-    """Take in what waits on one socket."""
+    """Read the waiting datagrams of one socket."""
     cdef uint32_t i
     cdef int got = RECEIVES
     cdef int turn = 0
@@ -172,9 +190,9 @@ cdef inline void drain(Sink *sink, uint32_t stream) noexcept nogil:
             else:
                 if enter(sink, stream, &sink.slots[<size_t>i * SLOT_BYTES], sink.messages[i].msg_len, now):
                     return
-                note_source(sink, ntohl(sink.names[i].sin_addr.s_addr), ntohs(sink.names[i].sin_port))
+                note_name(sink, &sink.names[i])
                 note_header(sink, message)
-            message.msg_namelen = sizeof(sockaddr_in)
+            message.msg_namelen = sizeof(sockaddr_in6)
             message.msg_controllen = CONTROL_BYTES
 
 

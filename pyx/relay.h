@@ -7,19 +7,15 @@
 /* How many reasons there are why a datagram did not leave: the order of SEND_ERRORS in counters.pyx. */
 enum { RELAY_SEND_ERRORS = 10 };
 
-/* Of a rule: who forwards. A rule that moves to the ring keeps its entry until no packet can be between the two programs. */
-enum { ENGINE_RING = 0, ENGINE_KERNEL = 1 };
-
 enum {
     RULE_EXCLUSIVE = 1,  /* the original is dropped: nothing else on this host listens */
     RULE_ANY_SOURCE = 2, /* only one source at a time is treated: see `steady` in relay.bpf.c */
     RULE_WHOLE = 4,      /* superframes may leave as they are */
+    RULE_OWN = 8,        /* an output of ours sends to this group and port: `own` knows its datagrams */
 };
 
-/* A group that some rule has on a link: whatever else its datagrams are, the ring is to see or to count them. */
-struct relay_group {
-    uint32_t ifindex, group;
-};
+/* Whose datagrams the program takes, of those to a group. */
+enum { GROUP_NONE = 0, GROUP_ONE = 1, GROUP_SEVERAL = 2, GROUP_NAMED = 3 }; /* named: several, and sources among them */
 
 struct relay_key {
     uint32_t ifindex;
@@ -29,7 +25,6 @@ struct relay_key {
 };
 
 struct relay_rule {
-    uint32_t engine;
     uint32_t flags;
     uint32_t counters;     /* index in `received` */
     uint32_t first_output; /* index in `outputs` */
@@ -37,6 +32,20 @@ struct relay_rule {
     uint32_t size_max;     /* bytes of an IPv4 packet that fit every output's link */
     uint32_t flow;         /* index in `flows` */
     uint32_t link;         /* index in `frames` */
+    uint32_t unused;
+};
+
+struct relay_group_key {
+    uint32_t ifindex, group;
+};
+
+/* A group that the ring of a link lets in, or that the program takes datagrams of. The latter does not wait for the former:
+ * a process that takes over has the program's entries before its ring lets anything in. */
+struct relay_group {
+    uint32_t kind;
+    uint32_t source, port;  /* of the one rule, source 0: any; where there are several, they are in `rules` */
+    uint32_t let_in; /* the ring sees, or counts, what the program does not take */
+    struct relay_rule rule;
 };
 
 /* Who sends to a rule, and whether the ring has its datagrams for now. */
@@ -47,15 +56,15 @@ struct relay_flow {
 };
 
 struct relay_output {
-    uint32_t ifindex; /* 0: parked, its datagrams are counted and not sent */
-    uint32_t group, source;
-    uint16_t port, source_port;
+    uint8_t macs[12];           /* destination and source, as they stand in the frame */
+    uint32_t ifindex;           /* 0: parked, its datagrams are counted and not sent */
+    uint32_t source, group;     /* network byte order */
+    uint16_t source_port, port; /* network byte order */
     uint8_t ttl;
-    uint8_t tos;      /* DSCP in its six high bits; ECN is never copied */
+    uint8_t tos;                /* DSCP in its six high bits; ECN is never copied */
     uint8_t keep_dscp;
-    uint8_t df;       /* don't-fragment is set, else it stays as it came */
-    uint8_t macs[12]; /* destination and source, as they stand in the frame */
-    uint32_t counters; /* index in `sent` */
+    uint8_t df;                 /* don't-fragment is set, else it stays as it came */
+    uint32_t counters;          /* index in `sent` */
 };
 
 /* A datagram that one of our outputs sends: the ring counts it as an echo. */
@@ -74,14 +83,19 @@ struct relay_output_counters {
     uint64_t errors[RELAY_SEND_ERRORS];
 };
 
-/* What the ring's filter decided about a packet, for the program that sees it next on the same CPU. */
-enum { DECIDED_NOTHING = 0, DECIDED_RING = 1, DECIDED_KERNEL = 2 };
+/* Frames of a link that the program took, and those that it would have taken but for a wrong UDP checksum. */
+struct relay_link_counters {
+    uint64_t taken, malformed;
+};
 
-struct relay_decision {
-    uint32_t answer;
-    uint32_t ifindex; /* with the headers: of which packet */
-    uint32_t source;  /* of the key that its rule was found by */
-    uint32_t headers[7];
+/* IPv4 without options, and UDP (RFC 791, RFC 768). Network byte order. */
+struct relay_headers {
+    uint8_t version, tos;
+    uint16_t total, id, fragment;
+    uint8_t ttl, protocol;
+    uint16_t checksum;
+    uint32_t source, group;
+    uint16_t source_port, port, length, udp_checksum;
 };
 
 #endif

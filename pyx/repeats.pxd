@@ -1,10 +1,10 @@
-"""A second relay that sends our datagrams back: payloads that return again and again from somebody else.
+"""Ends the loop of a second relay that sends our datagrams back: payloads that return from another source.
 
-Nothing of it is in the header: the other relay sends from an address of its own. So a worker remembers payloads that
-it relayed lately. One that comes back from another source RETURNS times, each time soon after the last, is withheld
-once. If it was we who kept it going it never returns: its loop is ended. If it does return, somebody simply sends the
-same bytes, and it is relayed from then on. A sender that repeats itself is not suspected, and a stream of one sender is
-not looked at: memory is asked only after the source of an input changed.
+The header does not show it: the other relay sends from its own address. So a worker remembers payloads that it relayed
+lately. A payload that comes back from another source RETURNS times, each time soon after the last, is withheld once. If
+we kept it going, it never returns: its loop is ended. If it returns, somebody sends the same bytes, and it is relayed
+from then on. A sender that repeats itself is not suspected. A stream of one sender is not tested: a worker looks into
+its memory only after the source of an input has changed.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -12,7 +12,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from .kernel cimport read_raw32
 
 cdef enum:
-    RECENT = 4096               # payloads remembered by a worker, each until it was not seen for ROUND_NS
+    RECENT = 4096               # payloads that a worker remembers, each until it was not seen for ROUND_NS
     WATCHED = 64                # datagrams of an input that are looked at after its source changed
     WATCHED_LONG = 1 << 20      # and after one came back
     RETURNS = 16                # of one payload, before it is withheld
@@ -27,7 +27,7 @@ cdef enum:
 cdef struct Recent:
     uint64_t payload            # its fingerprint; 0: free
     uint64_t seen_ns
-    uint32_t source             # who sent it first
+    uint64_t source             # who sent it first (address.digest; 0: nobody that is known)
     uint32_t returns
 
 cdef struct Repeats:
@@ -35,11 +35,11 @@ cdef struct Repeats:
     Recent *recent
     uint64_t withheld           # the fingerprint of one that is waited for, 0 if none is
     uint64_t withheld_ns
-    uint32_t withheld_source
+    uint64_t withheld_source
     uint32_t withheld_too       # others of that source, meanwhile
     uint32_t ended              # loops with `suspect`
-    uint32_t suspect
-    uint32_t peer               # a relay that sends back what we send, 0 if none is known
+    uint64_t suspect
+    uint64_t peer               # a relay that sends back what we send, 0 if none is known
     uint64_t peer_until_ns
 
 
@@ -77,10 +77,11 @@ cdef inline void await_silence(Repeats *repeats, uint64_t now) noexcept nogil:
 
 
 cdef inline bint comes_back(
-    Repeats *repeats, uint32_t input, uint32_t *watch, const uint8_t *payload, uint16_t size, uint32_t source,
+    Repeats *repeats, uint32_t input, uint32_t *watch, const uint8_t *payload, uint16_t size, uint64_t source,
     bint first, uint64_t now,
 ) noexcept nogil:
     """Whether to withhold a datagram because it may go round by way of a second relay. ``now``: Unix ns, of its frame.
+    ``source``: the digest of who sent it.
 
     Not ``first``: somebody else may have sent that payload before, which went by the kernel engine.
 

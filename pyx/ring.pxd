@@ -11,7 +11,7 @@ from .kernel cimport (
     TP_STATUS_KERNEL, TP_STATUS_USER, load_acquire_u32, store_release_u32, tpacket2_hdr,
     tpacket3_hdr, tpacket_block_desc,
 )
-from .misses cimport MISSES, Miss
+from .misses cimport MISSES, Lost, Miss
 
 cdef enum:
     # The largest frame there is (65 535 bytes of IPv4, its headers, the ring's own), and how many of them a turn has
@@ -24,6 +24,7 @@ cdef struct Ring:
     uint32_t place_count
     uint32_t status_at          # bytes from the start of a place to its status word
     bint slots                  # places are slots
+    bint bare                   # frames have no Ethernet header: the loop puts one before each (bare.pxd)
     uint32_t next               # the place that the kernel hands over next; only the worker moves these three
     uint32_t oldest             # the first that is ours
     uint32_t held               # how many are ours
@@ -34,7 +35,7 @@ cdef struct Ring:
     int fd
     FrameCounters *counters
     FragmentCounters *fragments
-    uint64_t lost_groups[VERDICT_COUNT]     # by Verdict: the group of the last frame that was lost so, 0: none
+    Lost lost[VERDICT_COUNT]    # by Verdict
     Miss misses[MISSES]
 
 cdef struct Frame:

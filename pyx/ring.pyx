@@ -1,9 +1,10 @@
 """Set-up of a receive ring; the walk over it is in ring.pxd (packet(7), packet_mmap.rst)."""
 
 cimport cython
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from . import counters
+from .address cimport Address, address_value, is_any
 from .counters cimport VERDICT_COUNT, CounterBlock, FragmentCounters, FrameCounters
 from .kernel cimport (
     AF_PACKET, BLOCK_STATUS_AT, ETH_P_ALL, MAP_FAILED, MAP_SHARED, PACKET_COPY_THRESH, PACKET_FANOUT,
@@ -13,16 +14,17 @@ from .kernel cimport (
     getsockname, getsockopt, htons, load_acquire_u64, load_relaxed_u64, mmap, munmap, setsockopt, sock_filter,
     sock_fprog, sockaddr, sockaddr_ll, socket, tpacket_req3, tpacket_stats_v3,
 )
-from .misses cimport MISSES, Miss
+from .misses cimport MISSES, Lost, Miss
 from .system cimport check, set_option
 
 cdef enum:
-    # Throughput: blocks of the least power of two that holds a superframe, or larger ones in a large ring. A larger
-    # block costs fewer wake-ups; but one that is not full is handed over after RETIRE_MS, the added latency, so at low
-    # rates a ring holds as many milliseconds as it has blocks: hence at least so many before they grow.
+    # Throughput: blocks of the least power of two that holds a superframe, or larger ones in a very large ring. A
+    # larger block costs fewer wake-ups; but one that is not full is handed over after RETIRE_MS, the added latency, so
+    # at low rates a ring holds as many milliseconds as it has blocks. Who enlarges a ring wants it to hold longer while
+    # the worker waits for a CPU: hence a second of blocks before they grow.
     LEAST_BLOCK_BYTES = 128 << 10
     MIN_BLOCKS = 4
-    MANY_BLOCKS = 256
+    MANY_BLOCKS = 1024
     RETIRE_MS = 1
     # Latency: slots that hold a frame of the link's MTU; a larger one, a superframe, comes by `fetch`. The kernel
     # does not let a slot cross the end of a block, so large blocks waste little.
@@ -117,11 +119,17 @@ cdef int set_program(int fd, int level, int option, const unsigned char[::1] pro
     return check(setsockopt(fd, level, option, &filter, sizeof(filter)), what)
 
 
+cdef void load(Address *out, const Address *held) noexcept:
+    out.high = load_acquire_u64(&held.high)
+    out.low = load_acquire_u64(&held.low)
+
+
 cdef bint read_miss(const Miss *entry, Miss *out) noexcept:
     """Read an entry as it was at one moment; whether that worked."""
     for _ in range(100):
         out.writes = load_acquire_u64(&entry.writes)
-        out.flow = load_acquire_u64(&entry.flow)
+        load(&out.group, &entry.group)
+        load(&out.source, &entry.source)
         out.what = load_acquire_u64(&entry.what)
         out.packets = load_acquire_u64(&entry.packets)
         out.last_ns = load_acquire_u64(&entry.last_ns)
@@ -130,14 +138,30 @@ cdef bint read_miss(const Miss *entry, Miss *out) noexcept:
     return False
 
 
+cdef object lost_group(const Lost *lost):
+    """The group, as `address_value` gives it; 0 where there is none, or the worker writes it all the time."""
+    cdef Address group
+    cdef uint64_t writes
+    for _ in range(100):
+        writes = load_acquire_u64(&lost.writes)
+        load(&group, &lost.group)
+        if not writes & 1 and load_relaxed_u64(&lost.writes) == writes:
+            return 0 if is_any(&group) else address_value(&group)
+    return 0
+
+
 @cython.final
 cdef class RingSocket:
-    def __cinit__(self, int ifindex, size_t ring_bytes, bint latency=False, uint32_t frame_bytes=1500):
-        """Capture nothing yet on link ``ifindex``: the filter drops all until ``attach``.
+    def __cinit__(
+        self, int ifindex, size_t ring_bytes, bint latency=False, uint32_t frame_bytes=1500, *, bint bare=False,
+        bint own=False,
+    ):
+        """Open a ring on link ``ifindex``. Its filter drops everything until ``attach``.
 
         ``latency`` makes it a ring of slots, each handed over with its frame; else one of blocks. A slot holds
-        ``frame_bytes`` above Ethernet: the link's MTU, or 65535 where superframes are the rule. The order matters: no
-        protocol until the filter stands and the ring is mapped, else frames of every link and of no rule get in.
+        ``frame_bytes`` above Ethernet: the link's MTU, or 65535 where superframes are the rule. ``bare``: the link has
+        no Ethernet header. ``own``: the filter may let in what this host sends. The order matters: no protocol until
+        the filter stands and the ring is mapped, else frames of every link and of no rule get in.
         Raises OSError (EPERM without CAP_NET_RAW, ENOMEM, ENODEV).
         """
         cdef sockaddr_ll address
@@ -148,13 +172,15 @@ cdef class RingSocket:
         self.ring.counters = <FrameCounters *>self.frames.memory
         self.ring.fragments = <FragmentCounters *>self.fragments.memory
         self.ring.slots = latency
+        self.ring.bare = bare
         self.ring.fd = check(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0), "AF_PACKET socket (needs CAP_NET_RAW)")
         set_option(self.ring.fd, SOL_PACKET, PACKET_VERSION, TPACKET_V2 if latency else TPACKET_V3, "PACKET_VERSION")
         set_option(self.ring.fd, SOL_PACKET, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
         if latency:
             expect_large(self)
         map_places(self, ring_bytes, frame_bytes)
-        set_option(self.ring.fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING")
+        if not own:
+            set_option(self.ring.fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING")
         self.attach(DROP_ALL)
         address.sll_family = AF_PACKET
         address.sll_protocol = htons(ETH_P_ALL)
@@ -165,7 +191,7 @@ cdef class RingSocket:
         unmap(self)
 
     def close(self):
-        """Give up socket and memory. Only when no worker can reach a plan with this ring any more."""
+        """Close socket and memory. Only when no worker can reach a plan with this ring any more."""
         self.statistics()
         unmap(self)
 
@@ -214,7 +240,7 @@ cdef class RingSocket:
     def lost_groups(self):
         """By verdict, in the order of VERDICTS: the group of the last frame that was lost so, 0 for none."""
         cdef uint32_t i
-        return tuple([load_relaxed_u64(&self.ring.lost_groups[i]) for i in range(VERDICT_COUNT)])
+        return tuple([lost_group(&self.ring.lost[i]) for i in range(VERDICT_COUNT)])
 
     def misses(self):
         """Near misses: (group, source, port, VLAN, number of the verdict, frames, Unix time of the last in ns) each.
@@ -226,8 +252,8 @@ cdef class RingSocket:
         for i in range(MISSES):
             if read_miss(&self.ring.misses[i], &held) and held.what:
                 found.append((
-                    held.flow >> 32, held.flow & 0xffffffff, held.what >> 32, held.what >> 16 & 0xffff,
-                    held.what >> 8 & 0xff, held.packets, held.last_ns,
+                    address_value(&held.group), address_value(&held.source), held.what >> 32,
+                    held.what >> 16 & 0xffff, held.what >> 8 & 0xff, held.packets, held.last_ns,
                 ))
         return found
 

@@ -12,9 +12,9 @@ from .payload cimport HEADER_BYTES, Header, mix, write_header
 
 cdef enum:
     BATCH = 128                 # datagrams built at a time, at most
-    NAP_NS = 20000000           # nobody who sets stop waits longer
+    NAP_NS = 20000000           # the longest wait after stop is set
 
-cdef struct Lane:
+cdef struct Stream:
     # One stream being sent.
     int fd
     uint32_t sequence           # of the next numbered datagram
@@ -24,8 +24,8 @@ cdef struct Lane:
 cdef struct Job:
     # All that the sending loop touches. A unit is one message: a datagram, or a superframe of `gso`.
     const uint8_t *pattern
-    Lane *lanes
-    uint32_t lane_count
+    Stream *streams
+    uint32_t stream_count
     uint32_t *sizes             # a cycle, or the first and last of a range
     uint32_t size_count
     bint random
@@ -59,18 +59,18 @@ cdef inline void sleep_until(uint64_t when) noexcept nogil:
     clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL)   # void: the caller looks at the clock
 
 
-cdef inline uint32_t take_size(Job *job, Lane *lane) noexcept nogil:
+cdef inline uint32_t take_size(Job *job, Stream *stream) noexcept nogil:
     cdef uint32_t size
     if job.random:
         job.draws += 1
         size = <uint32_t>(mix(job.draws) >> 32)
         return job.sizes[0] + <uint32_t>((<uint64_t>size * (job.sizes[1] - job.sizes[0] + 1)) >> 32)
-    size = job.sizes[lane.next_size]
-    lane.next_size = lane.next_size + 1 if lane.next_size + 1 < job.size_count else 0
+    size = job.sizes[stream.next_size]
+    stream.next_size = stream.next_size + 1 if stream.next_size + 1 < job.size_count else 0
     return size
 
 
-cdef inline void build(Job *job, Lane *lane, uint32_t message, uint64_t due, uint64_t now) noexcept nogil:
+cdef inline void build(Job *job, Stream *stream, uint32_t message, uint64_t due, uint64_t now) noexcept nogil:
     """Compose one unit: headers of our own, patterns straight from the table."""
     cdef msghdr *msg = &job.messages[message].msg_hdr
     cdef iovec *vectors = &job.vectors[<size_t>message * 2 * job.gso]
@@ -82,12 +82,12 @@ cdef inline void build(Job *job, Lane *lane, uint32_t message, uint64_t due, uin
     header.due = due
     header.sent = now
     header.run = job.run
-    header.stream = <uint16_t>(lane - job.lanes)
+    header.stream = <uint16_t>(stream - job.streams)
     job.sizes_sum[message] = 0
-    while n < job.gso and lane.built < job.count:
-        size = take_size(job, lane)
+    while n < job.gso and stream.built < job.count:
+        size = take_size(job, stream)
         header.size = <uint16_t>size
-        header.sequence = lane.sequence
+        header.sequence = stream.sequence
         offset = write_header(at, &header)
         if size:
             vectors[used].iov_base = at
@@ -98,8 +98,8 @@ cdef inline void build(Job *job, Lane *lane, uint32_t message, uint64_t due, uin
             vectors[used].iov_len = size - HEADER_BYTES
             used += 1
         if size >= 4:
-            lane.sequence += 1
-        lane.built += 1
+            stream.sequence += 1
+        stream.built += 1
         job.sizes_sum[message] += size
         at += HEADER_BYTES
         n += 1
@@ -110,13 +110,13 @@ cdef inline void build(Job *job, Lane *lane, uint32_t message, uint64_t due, uin
     msg.msg_controllen = CMSG_SPACE(sizeof(uint16_t)) if n > 1 else 0
 
 
-cdef inline void hand_over(Job *job, Lane *lane, uint32_t messages) noexcept nogil:
-    """Until the kernel has each message or has said why not. A full queue is waited for, however long."""
+cdef inline void hand_over(Job *job, Stream *stream, uint32_t messages) noexcept nogil:
+    """Send until the kernel has each message, or has refused it. A full queue is waited for without a limit."""
     cdef pollfd full
     cdef uint32_t at = 0
     cdef int taken, code, _i
     while at < messages and not load_acquire_u32(&job.stop):
-        taken = sendmmsg(lane.fd, &job.messages[at], messages - at, MSG_DONTWAIT)
+        taken = sendmmsg(stream.fd, &job.messages[at], messages - at, MSG_DONTWAIT)
         if taken > 0:
             for _i in range(taken):
                 add(&job.sent, job.datagrams[at])
@@ -127,7 +127,7 @@ cdef inline void hand_over(Job *job, Lane *lane, uint32_t messages) noexcept nog
         if code == EINTR:
             continue
         if code == EAGAIN or code == ENOBUFS or code == ENOMEM:
-            full.fd = lane.fd
+            full.fd = stream.fd
             full.events = POLLOUT
             poll(&full, 1, 10)      # void: the next try decides
             if code != EAGAIN:
@@ -148,7 +148,7 @@ cdef inline void hand_over(Job *job, Lane *lane, uint32_t messages) noexcept nog
 cdef inline void send_all(Job *job) noexcept nogil:
     """Unit i is due at start + i x unit_ns and goes to stream i mod n. Behind time: all that is due, in batches."""
     cdef uint32_t limit = BATCH // job.gso
-    cdef uint32_t lane = 0
+    cdef uint32_t stream = 0
     cdef uint64_t done = 0
     cdef uint64_t now, late, unit
     cdef uint32_t ready, first, messages
@@ -164,7 +164,7 @@ cdef inline void send_all(Job *job) noexcept nogil:
         while ready < limit and done + ready < job.units and due_at(job, done + ready) <= now:
             ready += 1
         first = 0
-        while first < ready and first < job.lane_count:
+        while first < ready and first < job.stream_count:
             now = now_ns(CLOCK_MONOTONIC)
             late = now - due_at(job, done + first)
             if late > load_relaxed_u64(&job.late_max):
@@ -172,12 +172,12 @@ cdef inline void send_all(Job *job) noexcept nogil:
             messages = 0
             unit = first
             while unit < ready:
-                build(job, &job.lanes[lane], messages, due_at(job, done + unit), now)
+                build(job, &job.streams[stream], messages, due_at(job, done + unit), now)
                 messages += 1
-                unit += job.lane_count
-            hand_over(job, &job.lanes[lane], messages)
-            lane = lane + 1 if lane + 1 < job.lane_count else 0
+                unit += job.stream_count
+            hand_over(job, &job.streams[stream], messages)
+            stream = stream + 1 if stream + 1 < job.stream_count else 0
             first += 1
         done += ready
-        lane = <uint32_t>(done % job.lane_count)
+        stream = <uint32_t>(done % job.stream_count)
         store_relaxed_u64(&job.ended, now_ns(CLOCK_MONOTONIC))

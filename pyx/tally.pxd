@@ -1,4 +1,4 @@
-"""What a receiver keeps of each stream: counts, a bit per sequence number, and one histogram of delays for all."""
+"""A receiver's account of each stream: counts, a bit for each sequence number, and one histogram of delays for all."""
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 

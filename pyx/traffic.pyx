@@ -9,14 +9,15 @@ import os
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from .address cimport address_value
 from .kernel cimport (
     CLOCK_MONOTONIC, CMSG_DATA, CMSG_LEN, CMSG_SPACE, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, IPPROTO_UDP, SO_MEMINFO,
     SOL_SOCKET, UDP_SEGMENT, calloc, close, cmsghdr, epoll_create1, epoll_ctl, epoll_event, free, getsockopt, iovec,
-    load_relaxed_u64, mmsghdr, now_ns, sockaddr_in, store_relaxed_u64, store_release_u32,
+    load_relaxed_u64, mmsghdr, now_ns, sockaddr_in6, store_relaxed_u64, store_release_u32,
 )
 from .payload cimport HEADER_BYTES, PATTERN_BYTES, SIZE_MAX, fill_pattern
 from .receiving cimport CONTROL_BYTES, RECEIVES, SLOT_BYTES, Sink, receive_all
-from .sending cimport BATCH, Job, Lane, send_all
+from .sending cimport BATCH, Job, Stream, send_all
 from .system cimport check
 from .tally cimport BUCKETS, Delays, Tally, bucket_middle, forget
 
@@ -52,7 +53,7 @@ cdef class Sender:
         if random_sizes and (len(sizes) != 2 or sizes[0] > sizes[1]):
             raise ValueError("a range has a smallest and a largest size")
         job.pattern = pattern
-        job.lane_count = len(fds)
+        job.stream_count = len(fds)
         job.size_count = len(sizes)
         job.random = random_sizes
         job.gso = gso
@@ -62,23 +63,23 @@ cdef class Sender:
         job.units = ~<uint64_t>0
         job.duration_ns = ~<uint64_t>0
         if count:
-            job.units = (count + gso - 1) // gso * job.lane_count
+            job.units = (count + gso - 1) // gso * job.stream_count
         if duration > 0:
             job.units = min(job.units, <uint64_t>max(1.0, duration * rate / gso + 0.999))
             job.duration_ns = <uint64_t>((duration + 0.1) * 1e9)    # for one who cannot keep up; units end the rest
-        job.lanes = <Lane *>calloc(job.lane_count, sizeof(Lane))
+        job.streams = <Stream *>calloc(job.stream_count, sizeof(Stream))
         job.sizes = <uint32_t *>calloc(job.size_count, sizeof(uint32_t))
         job.messages = <mmsghdr *>calloc(BATCH, sizeof(mmsghdr))
         job.vectors = <iovec *>calloc(2 * BATCH, sizeof(iovec))
         job.headers = <uint8_t *>calloc(BATCH, HEADER_BYTES)
         job.control = <uint8_t *>calloc(1, CMSG_SPACE(sizeof(uint16_t)))
         if (
-            job.lanes == NULL or job.sizes == NULL or job.messages == NULL or job.vectors == NULL or job.headers == NULL
-            or job.control == NULL
+            job.streams == NULL or job.sizes == NULL or job.messages == NULL or job.vectors == NULL
+            or job.headers == NULL or job.control == NULL
         ):
             raise MemoryError
-        for i in range(job.lane_count):
-            job.lanes[i].fd = fds[i]
+        for i in range(job.stream_count):
+            job.streams[i].fd = fds[i]
         for i in range(job.size_count):
             job.sizes[i] = sizes[i]
         header = <cmsghdr *>job.control
@@ -88,7 +89,7 @@ cdef class Sender:
         (<uint16_t *>CMSG_DATA(header))[0] = <uint16_t>job.sizes[0]
 
     def __dealloc__(self):
-        free(self.job.lanes)
+        free(self.job.streams)
         free(self.job.sizes)
         free(self.job.messages)
         free(self.job.vectors)
@@ -169,7 +170,7 @@ cdef class Receiver:
         sink.dropped = <uint64_t *>calloc(sink.count, sizeof(uint64_t))
         sink.messages = <mmsghdr *>calloc(RECEIVES, sizeof(mmsghdr))
         sink.vectors = <iovec *>calloc(RECEIVES, sizeof(iovec))
-        sink.names = <sockaddr_in *>calloc(RECEIVES, sizeof(sockaddr_in))
+        sink.names = <sockaddr_in6 *>calloc(RECEIVES, sizeof(sockaddr_in6))
         sink.controls = <uint8_t *>calloc(RECEIVES, CONTROL_BYTES)
         sink.slots = <uint8_t *>calloc(RECEIVES, SLOT_BYTES)
         sink.delays = <Delays *>calloc(1, sizeof(Delays))
@@ -185,7 +186,7 @@ cdef class Receiver:
             sink.messages[i].msg_hdr.msg_iov = &sink.vectors[i]
             sink.messages[i].msg_hdr.msg_iovlen = 1
             sink.messages[i].msg_hdr.msg_name = &sink.names[i]
-            sink.messages[i].msg_hdr.msg_namelen = sizeof(sockaddr_in)
+            sink.messages[i].msg_hdr.msg_namelen = sizeof(sockaddr_in6)
             sink.messages[i].msg_hdr.msg_control = &sink.controls[i * CONTROL_BYTES]
             sink.messages[i].msg_hdr.msg_controllen = CONTROL_BYTES
         sink.epoll = check(epoll_create1(EPOLL_CLOEXEC), "epoll")
@@ -290,11 +291,13 @@ cdef class Receiver:
         return longest
 
     def sources(self):
-        """Datagrams by (address, port) they came from, 16 at most; None is the rest. Read it after ``run``."""
+        """Datagrams by (address, port) they came from, 16 at most; None is the rest. Read it after ``run``.
+
+        An IPv4 address is an int, an IPv6 one 16 bytes."""
         cdef uint32_t i
         seen = {}
         for i in range(self.sink.source_count):
-            seen[self.sink.sources[i].address, self.sink.sources[i].port] = self.sink.sources[i].count
+            seen[address_value(&self.sink.sources[i].address), self.sink.sources[i].port] = self.sink.sources[i].count
         if self.sink.other_sources:
             seen[None] = self.sink.other_sources
         return seen

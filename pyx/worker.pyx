@@ -3,6 +3,9 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from .address cimport Address, digest
+from .bare cimport dress, outer_bytes
+from .chains cimport begin_chain, send_chain
 from .counters cimport (
     BROKEN, DROP_COUNT, DROP_ECHO, DROP_POLICER, DROP_SOURCE, DROPPED, FRAGMENT, INCOMPLETE, NO_MATCH, RELAYED,
     SEND_NOBUFS, SEND_PARKED, VERDICT_COUNT, WAITING, InputCounters, Verdict,
@@ -11,25 +14,28 @@ from .egress cimport Output
 from .fragments cimport (
     PATIENCE_NS, Assembly, Fragments, discard, expire, is_full, keep, let_go, parse_whole, refuse, settle, take_in,
 )
+from .health cimport look
+from .kept cimport mac_at
 from .kernel cimport (
-    CLOCK_MONOTONIC, MSG_DONTWAIT, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, SOL_SOCKET, SO_ERROR, TP_STATUS_COPY,
-    add, getsockopt, load_acquire_ptr,
-    load_acquire_u32, load_acquire_u64, load_relaxed_u64, now_ns, poll, read, read_be32, recv, relax,
-    store_relaxed_u64, store_release_ptr, store_release_u32, store_release_u64, virtio_net_hdr,
+    CLOCK_MONOTONIC, CLOCK_REALTIME, MSG_DONTWAIT, POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, SOL_SOCKET, SO_ERROR,
+    TP_STATUS_COPY, add, getsockopt, load_acquire_ptr, load_acquire_u32, load_acquire_u64, load_relaxed_u64, now_ns,
+    poll, read, recv, relax, store_relaxed_u64, store_release_ptr, store_release_u32, store_release_u64,
+    virtio_net_hdr,
 )
 from .match cimport is_echo, let_in, look_up, match, vlan_of
-from .misses cimport note_miss
+from .misses cimport count_miss, note_lost
 from .offload cimport segment_bytes
-from .plan cimport Capture, Flow, Input, Plan, PlanOwner
+from .plan cimport Beginning, Capture, Flow, Input, Plan, PlanOwner
 from .policer cimport conforms
-from .queue cimport ENTRIES, NONE, Blocked, Chain, Queue, Watch, chain_rest, push
+from .queue cimport ENTRIES, NONE, Blocked, Chain, Place, Queue, Watch, append, chain_rest, note_ends, push
 from .repeats cimport WATCHED, comes_back
 from .ring cimport (
     LARGE_BYTES, LARGE_FRAMES, Frame, Ring, acquire, first_frame, frame_count, half_free, handed_over, release,
     view_frame,
 )
-from .runs cimport begin_chain, send_chain
-from .wire cimport ETHERNET_BYTES, IPV4_BYTES, Datagram, Fragment, parse_fragment
+from .runs cimport charge
+from .times cimport TIMED_SENDS, note_times
+from .wire cimport ETHERNET_BYTES, Datagram, Fragment, glance, parse_fragment
 
 cdef enum:
     GATHER = 3072               # sends in hand after which a turn takes no further place; below ENTRIES by a block
@@ -83,14 +89,17 @@ cdef void run(State *state) noexcept nogil:
 cdef void begin_outputs(Plan *plan) noexcept nogil:
     """Note what the inputs of a new output had let through. Nothing is in hand between two turns, so it is exact."""
     cdef const InputCounters *input
+    cdef const Beginning *beginning
     cdef uint64_t passed
-    cdef uint32_t i, j
+    cdef uint32_t i, j, group
     for i in range(plan.beginning_count):
-        input = plan.beginnings[i].input
-        passed = input.rx_packets
-        for j in range(DROP_COUNT):
-            passed -= input.drops[j]
-        add(&plan.beginnings[i].output.since_packets, passed)
+        beginning = &plan.beginnings[i]
+        for group in range(beginning.groups):
+            input = &beginning.input[group]
+            passed = input.rx_packets
+            for j in range(DROP_COUNT):
+                passed -= input.drops[j]
+            add(&beginning.output[group if beginning.by_group else 0].since_packets, passed)
 
 
 cdef void forsake(Plan *plan) noexcept nogil:
@@ -173,6 +182,7 @@ cdef inline void relay_place(Plan *plan, Capture *capture, uint32_t most) noexce
     cdef uint32_t verdicts[VERDICT_COUNT + 1]   # the last are WAITING: fragments, counted with their datagram
     cdef Ring *ring = capture.ring
     cdef const uint8_t *at = ring.at
+    cdef const uint8_t *header
     cdef uint32_t left = ring.left
     cdef Frame frame
     cdef Verdict verdict
@@ -180,9 +190,12 @@ cdef inline void relay_place(Plan *plan, Capture *capture, uint32_t most) noexce
     for i in range(VERDICT_COUNT + 1):
         verdicts[i] = 0
     while left and plan.queue.sends < most:
+        header = at
         at = view_frame(ring, at, &frame)
         if frame.status & <uint32_t>TP_STATUS_COPY:
             fetch(plan, ring, &frame)
+        if ring.bare:
+            dress(&frame, outer_bytes(ring.slots, header))
         verdict = relay_frame(plan, capture, &frame)
         verdicts[<uint32_t>verdict] += 1
         if NO_MATCH <= verdict < WAITING:
@@ -206,10 +219,10 @@ cdef void fetch(Plan *plan, Ring *ring, Frame *frame) noexcept nogil:
     if ring.fetched == LARGE_FRAMES:
         flush(plan)                             # nothing refers to them any more
         ring.fetched = 0
-    room = ring.large + <size_t>ring.fetched * LARGE_BYTES
-    size = recv(ring.fd, room, LARGE_BYTES, MSG_DONTWAIT)
+    room = ring.large + <size_t>ring.fetched * LARGE_BYTES + ETHERNET_BYTES     # see bare.pxd
+    size = recv(ring.fd, room, LARGE_BYTES - ETHERNET_BYTES, MSG_DONTWAIT)
     if size < 0:
-        size = recv(ring.fd, room, LARGE_BYTES, MSG_DONTWAIT)
+        size = recv(ring.fd, room, LARGE_BYTES - ETHERNET_BYTES, MSG_DONTWAIT)
     if size == <ssize_t>(frame.wire_size + sizeof(virtio_net_hdr)):
         ring.fetched += 1
         frame.mac = room + sizeof(virtio_net_hdr)
@@ -226,9 +239,13 @@ cdef inline void note_untaken(Ring *ring, Verdict verdict, const Frame *frame) n
 
     The ring's filter has read the destination too, so it is there, or cut off.
     """
-    note_miss(ring.misses, verdict, frame.mac, frame.size, vlan_of(frame), stamp_of(frame))
-    if verdict >= FRAGMENT and frame.size >= ETHERNET_BYTES + IPV4_BYTES:
-        store_relaxed_u64(&ring.lost_groups[<uint32_t>verdict], read_be32(frame.mac + ETHERNET_BYTES + 16))
+    cdef Address source, group
+    cdef uint16_t port
+    if not glance(frame.mac, frame.size, &source, &group, &port):
+        return
+    count_miss(ring.misses, verdict, &group, &source, port, vlan_of(frame), 1, stamp_of(frame))
+    if verdict >= FRAGMENT:
+        note_lost(&ring.lost[<uint32_t>verdict], &group)
 
 
 cdef inline Verdict relay_frame(Plan *plan, Capture *capture, const Frame *frame) noexcept nogil:
@@ -267,8 +284,13 @@ cdef void relay_fragment(Plan *plan, Capture *capture, const Frame *frame) noexc
         verdict = look_up(capture, vlan, &datagram, &found)
     if verdict == RELAYED:
         verdict = relay_datagram(plan, capture, frame, &datagram, found, 0)
-    settle(capture.ring, verdict, whole.parts_count, whole.group, whole.source, datagram.port, vlan, stamp)
+    settle(capture.ring, verdict, whole.parts_count, &whole.group, &whole.source, datagram.port, vlan, stamp)
     keep(store, whole)
+
+
+cdef inline uint32_t lane_of(const Flow *flow, const Place *place) noexcept nogil:
+    """Neighbours among groups and ports have lanes of their own, as long as there are enough."""
+    return (place.group + place.port * 37) & flow.lane_mask
 
 
 @cython.cdivision(True)         # segment is not 0 where it divides; the check would want the GIL
@@ -276,52 +298,71 @@ cdef inline Verdict relay_datagram(
     Plan *plan, Capture *capture, const Frame *frame, const Datagram *datagram, uint32_t found, uint32_t segment
 ) noexcept nogil:
     """Let in, queue. A superframe's datagrams, of ``segment`` bytes, are queued one by one."""
-    cdef uint32_t at
+    cdef uint32_t at, chain, stream
     cdef Watch *watch
+    cdef Place place
     cdef Input *input = &plan.inputs[found]
+    cdef const Flow *flow = &plan.flows[input.flow]
+    cdef uint32_t group = <uint32_t>(datagram.group.low - input.group)      # 0, unless it is a range
+    cdef InputCounters *counters = &input.counters[group]
     cdef uint32_t size = datagram.size
     cdef uint32_t count = 1
+    cdef uint32_t piece = size                  # of each datagram, but for the last
+    cdef bint keeps = flow.keeps_ends
+    cdef uint64_t sender = digest(&datagram.source)
     cdef uint64_t stamp = stamp_of(frame)
     if segment and size:
         count = (size + segment - 1) // segment
-    add(&input.counters.rx_packets, count)
-    add(&input.counters.rx_bytes, size)
-    store_relaxed_u64(&input.counters.last_packet_ns, stamp)
-    if is_echo(plan, capture, datagram):
-        add(&input.counters.drops[<uint32_t>DROP_ECHO], count)
+        piece = min(segment, size)
+    add(&counters.rx_packets, count)
+    add(&counters.rx_bytes, size)
+    store_relaxed_u64(&counters.last_packet_ns, stamp)
+    if is_echo(plan, capture, frame.mac, datagram):
+        add(&counters.drops[<uint32_t>DROP_ECHO], count)
         return DROPPED
-    watch = &plan.queue.watches[found]
-    if watch.source != datagram.source or input.bypassed:
-        watch.source = datagram.source
+    if keeps:           # a second relay may send it back from the same address, and does so from a MAC of its own
+        sender ^= mac_at(frame.mac + 6) << 16
+    stream = input.first_watch + group
+    watch = &plan.queue.watches[stream]
+    if flow.addressed:
+        stream += <uint32_t>datagram.port << 16
+    if watch.source != sender or input.bypassed:
+        watch.source = sender
         watch.left = max(watch.left, <uint32_t>WATCHED)
     if watch.left and not capture.loopback and comes_back(
-        plan.queue.repeats, found, &watch.left, datagram.payload, <uint16_t>(segment if count > 1 else size),
-        datagram.source, not input.bypassed, stamp,
+        plan.queue.repeats, stream, &watch.left, datagram.payload, <uint16_t>piece,
+        sender, not input.bypassed, stamp,
     ):
-        add(&input.counters.drops[<uint32_t>DROP_ECHO], count)
+        add(&counters.drops[<uint32_t>DROP_ECHO], count)
         return DROPPED
-    if not let_in(plan, input, datagram.source):
-        add(&input.counters.drops[<uint32_t>DROP_SOURCE], count)
+    if not let_in(plan, input, &datagram.source):
+        add(&counters.drops[<uint32_t>DROP_SOURCE], count)
         return DROPPED
-    if input.policer != NULL and not conforms(input.policer, stamp, count, size):
-        add(&input.counters.drops[<uint32_t>DROP_POLICER], count)
+    if input.health != NULL:
+        look(input.health, datagram.payload, size, segment if count > 1 else 0, stamp)
+    if input.policer != NULL and not conforms(&input.policer[group], stamp, count, size):
+        add(&counters.drops[<uint32_t>DROP_POLICER], count)
         return DROPPED
-    plan.queue.sends += count * plan.flows[input.flow].output_count
-    if count == 1:
-        if plan.queue.used == ENTRIES:
-            flush(plan)
-        push(plan.queue, input.flow, datagram.payload, datagram.size, datagram.tos, datagram.ttl)
-        return RELAYED
+    plan.queue.sends += count * flow.output_count
+    chain = flow.first_chain
+    if flow.addressed:
+        place = Place(group, datagram.port)
+        chain += lane_of(flow, &place)
     at = 0
-    while at < size:
+    while True:
         if plan.queue.used == ENTRIES:
             flush(plan)
+        if flow.addressed:
+            plan.queue.places[plan.queue.used] = place
         push(
-            plan.queue, input.flow, datagram.payload + at, <uint16_t>min(segment, size - at), datagram.tos,
-            datagram.ttl,
+            plan.queue, chain, datagram.payload + at, <uint16_t>min(piece, size - at), datagram.tos, datagram.ttl,
+            stamp,
         )
-        at += segment
-    return RELAYED
+        if keeps:
+            note_ends(plan.queue, &datagram.source, datagram.source_port)
+        at += piece
+        if at >= size:
+            return RELAYED
 
 
 cdef void flush(Plan *plan) noexcept nogil:
@@ -331,13 +372,20 @@ cdef void flush(Plan *plan) noexcept nogil:
     cdef Chain *chain
     cdef Output *output
     cdef uint32_t i, j, cursor
+    cdef uint32_t timed = 0                     # chains whose time is noted
+    cdef uint32_t sends = 0                     # since then
+    if plan.lanes:
+        join_lanes(plan)
     for i in range(queue.touched_count):
-        flow = &plan.flows[queue.touched[i]]
         chain = &queue.chains[queue.touched[i]]
+        flow = &plan.flows[chain.flow]
         for j in range(flow.first_output, flow.first_output + flow.output_count):
             output = &plan.outputs[j]
             if output.egress == NULL:
-                add(&output.counters.errors[<uint32_t>SEND_PARKED], chain.count)
+                if output.addressed:
+                    charge(queue, output, chain.head, SEND_PARKED)
+                else:
+                    add(&output.counters.errors[<uint32_t>SEND_PARKED], chain.count)
                 continue
             cursor = begin_chain(queue, output, chain)
             if cursor != NONE:
@@ -345,13 +393,58 @@ cdef void flush(Plan *plan) noexcept nogil:
                 queue.blocked[queue.blocked_count].cursor = cursor
                 queue.blocked[queue.blocked_count].moved = False
                 queue.blocked_count += 1
-        chain.count = 0
-        chain.bytes = 0
+                chain.blocked = True
+        sends += chain.count * flow.output_count
+        if sends >= TIMED_SENDS:
+            end_chains(plan, timed, i + 1, False)
+            timed = i + 1
+            sends = 0
+    if timed < queue.touched_count:
+        end_chains(plan, timed, queue.touched_count, False)
     if queue.blocked_count:
         wait_for_room(plan)
+        end_chains(plan, 0, queue.touched_count, True)
     queue.touched_count = 0
     queue.used = 0
     let_go(queue.fragments)
+
+
+cdef inline void end_chains(Plan *plan, uint32_t first, uint32_t end, bint blocked) noexcept nogil:
+    """Chains that are sent: note how long they were here, and empty them. Those that wait for room end after that."""
+    cdef Queue *queue = plan.queue
+    cdef uint64_t now = now_ns(CLOCK_REALTIME)
+    cdef Chain *chain
+    cdef Flow *flow
+    cdef uint32_t i
+    for i in range(first, end):
+        chain = &queue.chains[queue.touched[i]]
+        if chain.blocked != blocked:
+            continue
+        flow = &plan.flows[chain.flow]
+        if flow.times != NULL:
+            note_times(flow.times, chain.since_ns, now, chain.count)
+        chain.count = 0
+        chain.bytes = 0
+        chain.blocked = False
+
+
+cdef void join_lanes(Plan *plan) noexcept nogil:
+    """Make one chain of those of a flow, so that its streams leave in the same messages; each of them stays whole."""
+    cdef Queue *queue = plan.queue
+    cdef Chain *chain
+    cdef Chain *home
+    cdef uint32_t count = 0
+    cdef uint32_t i, first
+    for i in range(queue.touched_count):
+        chain = &queue.chains[queue.touched[i]]
+        first = plan.flows[chain.flow].first_chain
+        home = &queue.chains[first]
+        if chain == home or not home.count:
+            queue.touched[count] = first
+            count += 1
+        if chain != home:
+            append(queue, home, chain)
+    queue.touched_count = count
 
 
 cdef void wait_for_room(Plan *plan) noexcept nogil:
@@ -394,7 +487,10 @@ cdef void wait_for_room(Plan *plan) noexcept nogil:
         blocked = &queue.blocked[i]
         if blocked.cursor != NONE:
             output = &plan.outputs[blocked.output]
-            add(&output.counters.errors[<uint32_t>SEND_NOBUFS], chain_rest(queue, output, blocked.cursor))
+            if output.addressed:
+                charge(queue, output, blocked.cursor, SEND_NOBUFS)
+            else:
+                add(&output.counters.errors[<uint32_t>SEND_NOBUFS], chain_rest(queue, output, blocked.cursor))
             if now >= until and not blocked.moved:
                 output.egress.stalled = True
     queue.blocked_count = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,14 @@ from mcrelay.commands.lab import Lab, StandardLab, missing_privilege, standard_l
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# What the caller's shell says of its terminal, and where his own relay listens: nothing that is tested here.
+for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "MCRELAY_SOCKET"):
+    os.environ.pop(name, None)
+# Where this is set, every relay and every command that a test starts compiles the whole of mcrelay again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# A shell starts what goes on in the background with Ctrl-C ignored, and whatever a test starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 privilege = functools.cache(missing_privilege)
 

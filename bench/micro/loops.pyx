@@ -1,11 +1,14 @@
 """Single operations of the core, many times in one call, so that what Python adds is divided by as many."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from mcrelay._core.demux cimport MISS, Key, Table, find, mapped, table_build, table_free, table_insert
+from mcrelay._core.address cimport address_of
+from mcrelay._core.demux cimport ANY_VLAN, MISS, Key, Table, table_build, table_free, table_insert
 from mcrelay._core.counters cimport RELAYED
+from mcrelay._core.match cimport parse_and_find
+from mcrelay._core.health cimport HealthState, look
 from mcrelay._core.queue cimport ENTRIES, Queue, Scratch, push, queue_build, queue_free
 from mcrelay._core.wire cimport Datagram, parse
 
@@ -21,7 +24,8 @@ cdef class Frames:
     cdef Table table
 
     def __cinit__(self, list frames not None, list keys not None, uint32_t size):
-        """``frames`` hold the headers of frames of ``size`` bytes; ``keys`` are (group, port)."""
+        """``frames`` hold the headers of frames of ``size`` bytes; ``keys`` are (group, port, source) and, if any VLAN
+        is taken, True; a port of 0 is any, and so is a source."""
         cdef Key key
         cdef uint32_t i = 0
         cdef bytes frame
@@ -35,14 +39,16 @@ cdef class Frames:
                 raise ValueError(f"headers have at most {SLOT} bytes")
             memcpy(self.memory + <size_t>i * SLOT, <const uint8_t *>frame, len(frame))
             i += 1
-        table_build(&self.table, len(keys), len(keys))
+        table_build(&self.table, len(keys))
         i = 0
-        for group, port in keys:
-            key.group = mapped(<uint32_t>group)
+        for group, port, source, *vlan in keys:
+            key.group = address_of(group)
             key.port = port
             key.source.high = 0
             key.source.low = 0
-            key.vlan = 0
+            if source:
+                key.source = address_of(source)
+            key.vlan = <uint16_t>ANY_VLAN if vlan else 0
             table_insert(&self.table, &key, i)
             i += 1
 
@@ -63,18 +69,14 @@ cdef class Frames:
     def parse_and_find(self, uint32_t rounds):
         """Parse every frame and look it up, as the loop does; how many were found."""
         cdef Datagram datagram
-        cdef Key key
         cdef uint32_t found = 0
-        cdef uint32_t i, _r
+        cdef uint32_t i, _r, input
+        cdef const uint8_t *frame
         for _r in range(rounds):
             for i in range(self.count):
-                if parse(self.memory + <size_t>i * SLOT, self.size, self.size, False, &datagram) != RELAYED:
-                    continue
-                key.group = mapped(datagram.group)
-                key.source = mapped(datagram.source)
-                key.port = datagram.port
-                key.vlan = 0
-                found += find(&self.table, &key) != MISS
+                frame = self.memory + <size_t>i * SLOT
+                if parse_and_find(&self.table, 0, frame, self.size, self.size, False, &datagram, &input) == RELAYED:
+                    found += input != MISS
         return found
 
 
@@ -102,6 +104,41 @@ cdef class Chain:
             self.queue.chains[0].count = 0
             self.queue.chains[0].bytes = 0
             for _i in range(<uint32_t>ENTRIES):
-                push(&self.queue, 0, payload, 64, 0, 16)
+                push(&self.queue, 0, payload, 64, 0, 16, 0)
             pushed += self.queue.chains[0].count
         return pushed
+
+
+cdef class Stream:
+    """Datagrams side by side in memory, looked at one after the other as they would come, every 100 us."""
+
+    cdef uint8_t *memory
+    cdef uint32_t count, size
+    cdef uint64_t stamp
+    cdef HealthState health
+
+    def __cinit__(self, list datagrams not None, HealthState health not None):
+        cdef bytes datagram
+        cdef uint32_t i = 0
+        self.count = len(datagrams)
+        self.size = len(datagrams[0])
+        self.health = health
+        self.stamp = 1
+        self.memory = <uint8_t *>calloc(self.count, self.size)
+        if self.memory == NULL:
+            raise MemoryError()
+        for datagram in datagrams:
+            memcpy(self.memory + <size_t>i * self.size, <const uint8_t *>datagram, self.size)
+            i += 1
+
+    def __dealloc__(self):
+        free(self.memory)
+
+    def look(self, uint32_t rounds):
+        """Look at all of them so many times; how many that were."""
+        cdef uint32_t i, _r
+        for _r in range(rounds):
+            for i in range(self.count):
+                self.stamp += 100000
+                look(&self.health.health, self.memory + <size_t>i * self.size, self.size, 0, self.stamp)
+        return rounds * self.count

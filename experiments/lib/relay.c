@@ -4,7 +4,9 @@
  *
  * PROTOCOL  all | ip          which AF_PACKET tap
  * VERSION   2 | 3             TPACKET ring; TIMEOUT_MS is how long an open V3 block may wait
- * WAY       none | send | sendmmsg | segment: a UDP socket; txring | packet | superframe: AF_PACKET, headers by hand
+ * WAY       none | send | sendmmsg | segment: a UDP socket; txring | packet | superframe: AF_PACKET, headers by hand;
+ *           kept | keptrun: sendmmsg and segment from the source address that the datagram came from (IP_TRANSPARENT);
+ *           raw | hdrincl: from its address and its port, UDP header by hand, or the IP header too (IP_HDRINCL)
  * RUN       at most so many datagrams go out together
  *
  * Prints "ready", relays EXPECT datagrams (or until a second of silence), prints one JSON line. CPU is this thread's,
@@ -43,7 +45,7 @@
 enum { BLOCK = 1 << 20, BLOCKS = 32, SLOT = 2048, SLOTS = BLOCK / SLOT * BLOCKS, RUN = 64, RUN_BYTES = 65507 };
 enum { TX_BLOCKS = 4, TX_SLOTS = BLOCK / SLOT * TX_BLOCKS, HEADERS = 14 + 20 + 8 };
 
-typedef enum { NONE, SEND, SENDMMSG, SEGMENT, TXRING, PACKET, SUPERFRAME } Way;
+typedef enum { NONE, SEND, SENDMMSG, SEGMENT, TXRING, PACKET, SUPERFRAME, KEPT, KEPTRUN, RAW, HDRINCL } Way;
 
 static struct {
     Way way;
@@ -54,6 +56,7 @@ static struct {
     uint8_t *tx;                    /* TX ring, its next slot, and the headers that every frame begins with */
     unsigned tx_next;
     uint8_t headers[HEADERS];
+    uint8_t ends[8];                /* of what is queued: source address, as it came, and the two UDP ports */
     unsigned long sent, sends, refused;
 } out;
 
@@ -141,13 +144,18 @@ static void open_packet(const char *link) {
 static void open_out(const char *link) {
     if (out.way == NONE)
         return;
-    if (out.way >= TXRING) {
+    if (out.way >= TXRING && out.way <= SUPERFRAME) {
         open_packet(link);
         return;
     }
-    int ttl = 8, buffer = 4 << 20;
+    int ttl = 8, buffer = 4 << 20, yes = 1;
     struct ip_mreqn via = {.imr_ifindex = if_nametoindex(link)};
-    out.fd = check(socket(AF_INET, SOCK_DGRAM, 0), "socket");
+    if (out.way == RAW || out.way == HDRINCL)
+        out.fd = check(socket(AF_INET, SOCK_RAW, out.way == RAW ? IPPROTO_UDP : IPPROTO_RAW), "raw socket");
+    else
+        out.fd = check(socket(AF_INET, SOCK_DGRAM, 0), "socket");
+    if (out.way >= KEPT)
+        check(setsockopt(out.fd, IPPROTO_IP, IP_TRANSPARENT, &yes, sizeof yes), "IP_TRANSPARENT");
     check(setsockopt(out.fd, IPPROTO_IP, IP_MULTICAST_IF, &via, sizeof via), "IP_MULTICAST_IF");
     check(setsockopt(out.fd, IPPROTO_IP, IP_MULTICAST_TTL, &ttl, sizeof ttl), "IP_MULTICAST_TTL");
     setsockopt(out.fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer);
@@ -177,15 +185,84 @@ static void put_on_tx_ring(const struct iovec *part) {
     out.tx_next = (out.tx_next + 1) % TX_SLOTS;
 }
 
+/* A control message that sets the source address (ip(7)), at the end of what the message has. */
+static void add_source(struct msghdr *message) {
+    struct cmsghdr *cmsg = (void *)((char *)message->msg_control + message->msg_controllen);
+    struct in_pktinfo info = {0};
+    memcpy(&info.ipi_spec_dst, out.ends, 4);
+    cmsg->cmsg_level = IPPROTO_IP;
+    cmsg->cmsg_type = IP_PKTINFO;
+    cmsg->cmsg_len = CMSG_LEN(sizeof info);
+    memcpy(CMSG_DATA(cmsg), &info, sizeof info);
+    message->msg_controllen += CMSG_SPACE(sizeof info);
+}
+
+static uint32_t sum_of(const uint8_t *data, unsigned size) {
+    uint64_t sum = 0;
+    uint32_t word;
+    for (; size >= 4; data += 4, size -= 4)
+        memcpy(&word, data, 4), sum += word;
+    word = 0;
+    memcpy(&word, data, size);
+    sum += word;
+    sum = (uint32_t)sum + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    return (sum & 0xffff) + (sum >> 16);
+}
+
+/* The UDP header that a datagram leaves with, its checksum written out; before it, for HDRINCL, the IP header, of which
+ * the kernel fills in checksum, total length and identification (raw(7)). */
+static void send_header(uint8_t *header, const struct iovec *part) {
+    uint8_t *udp = header + 20;
+    uint16_t length = htons(8 + part->iov_len), protocol = htons(IPPROTO_UDP), sum = 0;
+    memset(header, 0, 20);
+    header[0] = 0x45, header[8] = 8, header[9] = IPPROTO_UDP;
+    memcpy(header + 12, out.ends, 4);
+    memcpy(header + 16, &out.to.sin_addr, 4);
+    memcpy(udp, out.ends + 4, 2);
+    memcpy(udp + 2, &out.to.sin_port, 2);
+    memcpy(udp + 4, &length, 2);
+    memcpy(udp + 6, &sum, 2);
+    uint32_t total = sum_of(header + 12, 16) + sum_of(part->iov_base, part->iov_len) + length + protocol;
+    total = (total & 0xffff) + (total >> 16);
+    sum = ~((total & 0xffff) + (total >> 16));
+    sum = sum ? sum : 0xffff;
+    memcpy(udp + 6, &sum, 2);
+}
+
+static int send_kept(void) {
+    static struct mmsghdr messages[RUN];
+    static union {
+        char bytes[CMSG_SPACE(sizeof(struct in_pktinfo))];
+        struct cmsghdr align;
+    } controls[RUN];
+    static uint8_t headers[RUN][28];
+    static struct iovec parts[RUN][2];
+    for (unsigned i = 0; i < out.queued; i++) {
+        struct msghdr *message = &messages[i].msg_hdr;
+        *message = (struct msghdr){.msg_iov = parts[i], .msg_iovlen = 2, .msg_control = &controls[i]};
+        parts[i][1] = out.parts[i];
+        if (out.way != KEPT)
+            send_header(headers[i], &out.parts[i]);
+        parts[i][0] = out.way == HDRINCL ? (struct iovec){headers[i], 28} : (struct iovec){headers[i] + 20, 8};
+        if (out.way == KEPT)
+            message->msg_iov = &parts[i][1], message->msg_iovlen = 1;
+        if (out.way != HDRINCL)
+            add_source(message);
+        else
+            message->msg_control = NULL;
+    }
+    return sendmmsg(out.fd, messages, out.queued, 0) == (int)out.queued ? 0 : -1;
+}
+
 static int send_run(void) {
     union {
-        char bytes[CMSG_SPACE(sizeof(uint16_t))];
+        char bytes[CMSG_SPACE(sizeof(uint16_t)) + CMSG_SPACE(sizeof(struct in_pktinfo))];
         struct cmsghdr align;
     } control = {0};
-    struct msghdr message = {.msg_iov = out.parts, .msg_iovlen = out.queued};
+    struct msghdr message = {.msg_iov = out.parts, .msg_iovlen = out.queued, .msg_control = control.bytes};
     if (out.queued > 1) {
-        message.msg_control = control.bytes;
-        message.msg_controllen = sizeof control.bytes;
+        message.msg_controllen = CMSG_SPACE(sizeof(uint16_t));
         struct cmsghdr *cmsg = CMSG_FIRSTHDR(&message);
         cmsg->cmsg_level = IPPROTO_UDP;
         cmsg->cmsg_type = UDP_SEGMENT;
@@ -193,6 +270,8 @@ static int send_run(void) {
         uint16_t size = out.size;
         memcpy(CMSG_DATA(cmsg), &size, sizeof size);
     }
+    if (out.way == KEPTRUN)
+        add_source(&message);
     return sendmsg(out.fd, &message, 0);
 }
 
@@ -250,7 +329,13 @@ static void flush(void) {
         bad = sendmmsg(out.fd, messages, out.queued, 0) != (int)out.queued;
         break;
     case SEGMENT:
+    case KEPTRUN:
         bad = send_run() < 0;
+        break;
+    case KEPT:
+    case RAW:
+    case HDRINCL:
+        bad = send_kept() < 0;
         break;
     case TXRING:
         for (unsigned i = 0; i < out.queued; i++)
@@ -272,13 +357,16 @@ static void flush(void) {
     out.queued = 0;
 }
 
-static void queue(const uint8_t *payload, unsigned size) {
+static void queue(const uint8_t *eth, const uint8_t *payload, unsigned size) {
     if (out.way == NONE)
         return;
-    int one_message = out.way == SEGMENT || out.way == SUPERFRAME;
+    int one_message = out.way == SEGMENT || out.way == KEPTRUN || out.way == SUPERFRAME;
     unsigned room = one_message && size * out.run > RUN_BYTES ? RUN_BYTES / size : out.run;
-    if (out.queued && (size != out.size || out.queued >= room))
+    int other = memcmp(out.ends, eth + 26, 4) || memcmp(out.ends + 4, payload - 8, 4);
+    if (out.queued && (size != out.size || out.queued >= room || other))
         flush();
+    memcpy(out.ends, eth + 26, 4);
+    memcpy(out.ends + 4, payload - 8, 4);
     out.size = size;
     out.parts[out.queued++] = (struct iovec){(void *)payload, size};
 }
@@ -302,7 +390,7 @@ static void frame(const uint8_t *eth, unsigned captured) {
     if (seen.expect)
         note_time(udp + 24);
     seen.count++;
-    queue(udp + 8, size);
+    queue(eth, udp + 8, size);
 }
 
 static int more(void) {
@@ -394,7 +482,8 @@ static int by_value(const void *a, const void *b) {
 }
 
 int main(int argc, char **argv) {
-    static const char *ways[] = {"none", "send", "sendmmsg", "segment", "txring", "packet", "superframe"};
+    static const char *ways[] = {"none", "send", "sendmmsg", "segment", "txring", "packet", "superframe",
+                                 "kept", "keptrun", "raw", "hdrincl"};
     if (argc != 13)
         return 2;
     struct in_addr group;
@@ -402,7 +491,7 @@ int main(int argc, char **argv) {
     if (!inet_aton(argv[5], &group) || !inet_aton(argv[10], &out.to.sin_addr))
         return 2;
     while (strcmp(argv[7], ways[out.way]))
-        if (++out.way > SUPERFRAME)
+        if (++out.way > HDRINCL)
             return 2;
     out.run = out.way == SEND ? 1 : atoi(argv[8]);
     if (out.run < 1 || out.run > RUN)

@@ -1,4 +1,4 @@
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import final
 
 @final
@@ -18,13 +18,13 @@ class EgressSocket:
     def workers(self) -> int: ...
     def __new__(
         cls,
-        address: int,
+        address: int | bytes,
         port: int,
         gso: GsoState,
         *,
         ifindex: int = 0,
         link: str = "",
-        source_address: int = 0,
+        source_address: int | bytes | None = None,
         source_port: int = 0,
         exact_port: bool = False,
         ttl: int = 16,
@@ -33,9 +33,15 @@ class EgressSocket:
         workers: int = 1,
         df: bool = False,
         bind_source: bool = False,
+        keep_address: bool = False,
+        keep_port: bool = False,
+        port_sockets: int = 8,
+        addressed: bool = False,
+        vlan: int = 0,
+        mac: int = 0,
     ) -> EgressSocket: ...
     def ask_again(self) -> None: ...
     def close(self) -> None: ...
     def fileno(self) -> int: ...
     @property
-    def local_address(self) -> IPv4Address: ...
+    def local_address(self) -> IPv4Address | IPv6Address: ...

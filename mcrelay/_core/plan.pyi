@@ -3,6 +3,8 @@ from typing import final
 
 from .counters import CounterBlock
 from .egress import EgressSocket
+from .health import HealthState
+from .kept import KeptMemory
 from .policer import PolicerState
 from .queue import Scratch
 from .ring import RingSocket
@@ -13,7 +15,7 @@ class PlanOwner:
     def sealed(self) -> bool: ...
     def __new__(cls, generation: int, *, scratch: Scratch | None = None, worker: int = 0) -> PlanOwner: ...
     def add_ring(self, ring: RingSocket, *, loopback: bool = False) -> int: ...
-    def add_flow(self) -> int: ...
+    def add_flow(self, *, times: CounterBlock | None = None, addressed: bool = False, lanes: int = 1) -> int: ...
     def add_output(
         self,
         *,
@@ -24,22 +26,33 @@ class PlanOwner:
         keep_dscp: bool,
         keep_ttl: bool = False,
         hops: int = 0,
+        kept: KeptMemory | None = None,
+        mac: int = 0,
+        group: int | bytes = 0,
+        port: int = 0,
+        spans: Iterable[tuple[int, int, int]] = (),
     ) -> None: ...
     def add_input(
         self,
         *,
         flow: int,
         ring: int,
-        group: int,
-        source: int = 0,
-        port: int,
+        group: int | bytes,
+        source: int | bytes = 0,
+        port: int = 0,
+        spans: Iterable[tuple[int, int]] = (),
         counters: CounterBlock,
-        allow: Iterable[tuple[int, int]] = (),
+        allow: Iterable[tuple[int | bytes, int | bytes]] = (),
         policer: PolicerState | None = None,
         label: tuple[str, str] | None = None,
         bypassed: bool = False,
+        health: HealthState | None = None,
+        vlan: int | None = 0,
     ) -> int: ...
-    def add_own(self, *, source: int, source_port: int, address: int, port: int) -> None: ...
+    def add_own(
+        self, *, source: int | bytes, source_port: int, address: int | bytes, port: int, groups: int = 1
+    ) -> None: ...
+    def add_kept(self, memory: KeptMemory) -> None: ...
     def add_beginning(self, *, output: CounterBlock, of_input: CounterBlock) -> None: ...
     def explain(
         self, frame: bytes, *, ring: int, tci: int | None = None

@@ -3,54 +3,65 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import signal
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from mcrelay import __version__
+from mcrelay.commands.evidence import subject_of
 from mcrelay.commands.options import relay_options
+from mcrelay.commands.table import digits, say
+from mcrelay.commands.tools import ways
 from mcrelay.control.client import ask
 from mcrelay.errors import ControlError, LinkError, OperationError, UsageError
 from mcrelay.links.watch import links_now
 from mcrelay.linux import bpf, pcapng
 from mcrelay.linux.packets import PacketSocket
-from mcrelay.model.frame import cut
+from mcrelay.model.frame import cut, read_datagram
 from mcrelay.model.link_faults import no_ethernet
-from mcrelay.model.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from mcrelay.commands.evidence import Input, Output, Subject
     from mcrelay.model.frame import Frame
     from mcrelay.model.link import Link
 
 SNAPLEN = 262144  # bytes: whole frames
 DURATION_SECONDS = 60.0
-FILE_BYTES = 1 << 30  # a capture that nobody ends fills no disk
-LOOK_SECONDS = 0.1
+FILE_BYTES = 1 << 30  # bytes: a capture that nobody ends must not fill the disk
+LOOK_SECONDS = 0.01  # a buffer holds what comes meanwhile
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """What is captured on one link; *outgoing* are the destinations that this host sends to."""
+class Tap:
+    """One socket of the capture: a link, and what of its frames is wanted.
+
+    *streams* are of a rule: what arrives for them, or with *sent* what this host sends for them. Without any it is all
+    multicast that arrives on the link, and with *sent* also what this host sends there.
+    """
 
     link: str
-    groups: frozenset[IPv4Address] = frozenset()
-    outgoing: frozenset[IPv4Address] = frozenset()
+    streams: tuple[Input | Output, ...] = ()
+    sent: bool = False
 
-    def programs(self) -> list[bytes]:
-        """The filters: everything multicast, or what the rule takes in and what it sends."""
-        if not self.groups and not self.outgoing:
-            return [bpf.multicast_filter()]
-        both = ((self.groups, False), (self.outgoing, True))
-        return [bpf.fitting_filter(groups, outgoing=outgoing)[0] for groups, outgoing in both if groups]
+    def open(self) -> PacketSocket:
+        """Raises LinkError, OperationError."""
+        groups = {group for each in self.streams for group in each.groups}
+        program = bpf.fitting_filter(groups, outgoing=self.sent)[0] if groups else bpf.multicast_filter()
+        return PacketSocket(self.link, program, sent=self.sent)
+
+    def wants(self, frame: Frame) -> bool:
+        """Whether the frame is written: the filter of a rule knows its groups only."""
+        if not self.streams:
+            return True
+        flow = read_datagram(frame)
+        return flow is not None and any(each.carries(flow) for each in self.streams)
 
 
 @dataclass(slots=True)
@@ -76,114 +87,134 @@ class Limits:
     default=DURATION_SECONDS,
     help=f"End after so many seconds.  [default: {DURATION_SECONDS:g}]",
 )
+@click.option(
+    "--sent", is_flag=True, help="Also what this host sends there, of a rule its outputs; this costs the relay CPU."
+)
 @relay_options
-def capture(what: str, *, path: str, snaplen: int, count: int | None, duration: float, socket_path: str | None) -> None:
-    """Write what a rule takes in and sends, or all multicast UDP and IGMP of a link, as pcapng.
+def capture(
+    what: str, *, path: str, snaplen: int, count: int | None, duration: float, sent: bool, socket_path: str | None
+) -> None:
+    """Write what arrives for a rule, or all multicast UDP, IGMP and MLD that arrive on a link, as pcapng.
 
     Frames are as they were on the link: VLAN tags are in place, and datagrams that the kernel had merged are cut apart.
-    The relay does not notice. What the capture itself is too slow for is missing in the file alone, is told at the end,
-    and stands in the file's statistics. It ends at 1 GiB at the latest. Needs CAP_NET_RAW.
+    The relay waits for nothing here, and its worker pays nothing. If the capture is too slow, frames are missing only
+    in the file. It then prints their number, and writes it into the file's statistics. It ends at 1 GiB at the latest.
+    Needs CAP_NET_RAW.
+
+    With --sent the kernel copies each frame that is sent on the link, at the cost of who sends it: the relay's worker
+    then takes a third more CPU. The same is true of what this host sends for a rule with own = true, which is captured
+    because the rule takes it in.
     """
     if path == "-" and sys.stdout.isatty():
         raise UsageError("-w - writes binary data: send it through a pipe, e.g. | tshark -r -")
     links = links_now()
-    sources = sources_of(what, links, socket_path)
+    taps = taps_of(what, links, socket_path, sent=sent)
     limits = Limits(duration, count)
     begin = time.monotonic()
     try:
         with contextlib.ExitStack() as stack:
-            sockets = [
-                (number, stack.enter_context(PacketSocket(source.link, program)))
-                for number, source in enumerate(sources)
-                for program in source.programs()
-            ]
+            sockets = [(tap, stack.enter_context(tap.open())) for tap in taps]
             stack.enter_context(_stopped_by_signals(limits.stopped))
             file = sys.stdout.buffer if path == "-" else stack.enter_context(open(path, "wb"))  # noqa: PTH123
-            frames, dropped = write(file, [source.link for source in sources], sockets, snaplen, limits)
+            frames, dropped = write(file, sockets, snaplen, limits)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise OperationError(f"cannot write {path}: {error.strerror}") from error
-    lost = f"; {dropped} more came faster than they could be written" if dropped else ""
-    click.echo(f"{counted(frames, 'frame')} in {time.monotonic() - begin:.1f} s{lost}", err=True)
+    lost = f"; {digits(dropped)} more came faster than they could be written" if dropped else ""
+    say(f"{digits(frames)} {'frame' if frames == 1 else 'frames'} in {time.monotonic() - begin:.1f} s{lost}")
 
 
-def sources_of(what: str, links: Mapping[str, Link], socket_path: str | None) -> list[Source]:
-    """Say what to capture for a rule of the running relay, or else for a link. Raises McrelayError."""
+def taps_of(what: str, links: Mapping[str, Link], socket_path: str | None, *, sent: bool) -> list[Tap]:
+    """Choose the sockets for a rule of the running relay, or else for a link. Raises McrelayError."""
     rules = []
     trouble = ""
     try:
         rules = [rule for rule in ask(socket_path, "show", read_only=True, noun="rules") if rule["name"] == what]
     except ControlError as error:
         trouble = str(error)
-    if not rules:
-        if what not in links:
-            because = trouble or "`mcrelay show` and `ip link` list those that there are"
-            raise UsageError(f"{what!r} is neither a rule that runs nor a link: {because}")
-        return [_usable(Source(links[what].name), links)]
-    groups: dict[str, set[IPv4Address]] = {}
-    outgoing: dict[str, set[IPv4Address]] = {}
-    for each in rules[0]["inputs"]:
-        groups.setdefault(each["iif"], set()).add(IPv4Address(each["group"]))
-    for each in rules[0]["outputs"]:
-        if each["oif"]:
-            outgoing.setdefault(each["oif"], set()).add(IPv4Address(each["to"].partition(":")[0].partition("%")[0]))
-    names = [name for name in dict.fromkeys([*groups, *outgoing]) if name in groups or name in links]
+    if rules:
+        taps = _of_rule(subject_of(rules[0]), links, sent=sent)
+    elif what in links:
+        taps = [Tap(links[what].name, sent=sent)]
+    else:
+        because = trouble or "`mcrelay show` and `ip link` list those that there are"
+        raise UsageError(f"{what!r} is neither a rule that runs nor a link: {because}")
+    for each in taps:
+        if each.link not in links:
+            raise LinkError(f"link {each.link} does not exist")
+        if fault := no_ethernet(links[each.link]):
+            raise LinkError(fault)
+    return taps
+
+
+def _of_rule(subject: Subject, links: Mapping[str, Link], *, sent: bool) -> list[Tap]:
+    """One socket on each link for what arrives there, and one for what this host sends there, as far as wanted."""
+    arriving: dict[str, list[Input | Output]] = {}
+    leaving: dict[str, list[Input | Output]] = {}
+    for each in subject.inputs:
+        arriving.setdefault(each.link, []).append(each)
+        if each.own:
+            leaving.setdefault(each.link, []).append(each)
+    if sent:
+        routed = ways({("", str(each.address)) for each in subject.outputs if not each.link})
+        for output in subject.outputs:
+            way = routed.get(("", str(output.address)))
+            link = output.link or (way.link if way else "")
+            if link in links:
+                leaving.setdefault(link, []).append(output)
     return [
-        _usable(Source(name, frozenset(groups.get(name, ())), frozenset(outgoing.get(name, ()))), links)
-        for name in names
+        Tap(link, tuple(streams), sent=going)
+        for found, going in ((arriving, False), (leaving, True))
+        for link, streams in found.items()
     ]
 
 
-def _usable(source: Source, links: Mapping[str, Link]) -> Source:
-    if source.link not in links:
-        raise LinkError(f"link {source.link} does not exist")
-    if fault := no_ethernet(links[source.link]):
-        raise LinkError(fault)
-    return source
-
-
-def write(
-    file: BinaryIO, names: Sequence[str], sockets: Sequence[tuple[int, PacketSocket]], snaplen: int, limits: Limits
-) -> tuple[int, int]:
-    """Write frames until a limit is met; how many were written and how many were lost. Raises OSError."""
+def write(file: BinaryIO, sockets: Sequence[tuple[Tap, PacketSocket]], snaplen: int, limits: Limits) -> tuple[int, int]:
+    """Write frames until a limit is reached. Returns how many were written and how many were lost. Raises OSError."""
+    names = list(dict.fromkeys(tap.link for tap, _ in sockets))
     head = pcapng.section(f"mcrelay {__version__}") + b"".join(pcapng.interface(name, snaplen) for name in names)
     file.write(head)
     file.flush()
     until = time.monotonic() + limits.seconds
-    counts = [0] * len(names)
+    counts = dict.fromkeys(names, 0)
     size = len(head)
-    for number, frame in _frames(sockets, until, limits.stopped, file):
-        block = pcapng.packet(number, frame, snaplen)
+    for link, frame in _frames(sockets, until, limits.stopped, file):
+        block = pcapng.packet(names.index(link), frame, snaplen)
         if size + len(block) > limits.file_bytes:
             break
         file.write(block)
         size += len(block)
-        counts[number] += 1
-        if sum(counts) == limits.frames:
+        counts[link] += 1
+        if sum(counts.values()) == limits.frames:
             break
-    lost = [0] * len(names)
-    for number, each in sockets:
-        lost[number] += each.dropped()
-    for number, (count, dropped) in enumerate(zip(counts, lost, strict=True)):
-        file.write(pcapng.statistics(number, time.time_ns(), count + dropped, dropped))
+    lost = dict.fromkeys(names, 0)
+    for tap, each in sockets:
+        lost[tap.link] += each.dropped()
+    for number, link in enumerate(names):
+        file.write(pcapng.statistics(number, time.time_ns(), counts[link] + lost[link], lost[link]))
     file.flush()
-    return sum(counts), sum(lost)
+    return sum(counts.values()), sum(lost.values())
 
 
 def _frames(
-    sockets: Sequence[tuple[int, PacketSocket]], until: float, stopped: threading.Event, file: BinaryIO
-) -> Iterator[tuple[int, Frame]]:
-    """Frames as they come; whoever reads the file meanwhile has them soon."""
-    numbers = {each: number for number, each in sockets}
-    while not stopped.is_set() and (left := until - time.monotonic()) > 0:
-        ready, _, _ = select.select(list(numbers), [], [], min(left, LOOK_SECONDS))
-        for each in ready:
+    sockets: Sequence[tuple[Tap, PacketSocket]], until: float, stopped: threading.Event, file: BinaryIO
+) -> Iterator[tuple[str, Frame]]:
+    """Give wanted frames and their links as they come, and flush soon, for a reader of the file.
+
+    It looks now and then, and does not sleep on the sockets: whoever sends a frame, the relay's worker too, would have
+    to wake it for each.
+    """
+    while not stopped.is_set() and time.monotonic() < until:
+        seen = False
+        for tap, each in sockets:
             for frame in each.read():
-                for piece in cut(frame):
-                    yield numbers[each], piece
-        if not ready:
+                seen = True
+                for piece in cut(frame) if tap.wants(frame) else ():
+                    yield tap.link, piece
+        if not seen:
             file.flush()
+            stopped.wait(min(LOOK_SECONDS, max(0.0, until - time.monotonic())))
 
 
 @contextlib.contextmanager

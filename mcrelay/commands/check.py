@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING
 import click
 
 from mcrelay.commands.options import config_options, json_option
-from mcrelay.commands.table import print_json
-from mcrelay.config.checks import capture_complaints, link_warnings, narrow_warnings, port_privileges, port_warnings
+from mcrelay.commands.table import print_json, say
+from mcrelay.config import tags
+from mcrelay.config.checks import (
+    capture_complaints,
+    link_warnings,
+    master_complaints,
+    narrow_warnings,
+    port_privileges,
+    source_warnings,
+)
 from mcrelay.config.files import config_paths, parse
 from mcrelay.errors import ConfigError
 from mcrelay.links.watch import links_now
@@ -35,7 +43,7 @@ EXIT_BAD = 2
 def check(paths: tuple[Path, ...], instance: str | None, strict: bool, as_json: bool) -> None:
     """Check a configuration and say everything that is wrong with it.
 
-    Exits with 2 if anything is. Changes nothing, and needs neither privilege nor a running relay.
+    The exit code is 2 if anything is. It changes nothing, and needs neither privilege nor a running relay.
     """
     files: list[Path] = []
     rules = 0
@@ -47,9 +55,12 @@ def check(paths: tuple[Path, ...], instance: str | None, strict: bool, as_json: 
         links = {name for _, name in socket.if_nameindex()}
         about_links = link_warnings(parsed.config, parsed.where, links)
         known = _links()
-        about_links += port_warnings(parsed.config, parsed.where, known)
+        about_links += master_complaints(parsed.config.rules.values(), parsed.where, known)
         about_links += capture_complaints(parsed.config, parsed.where, known)
         about_links += narrow_warnings(parsed.config, parsed.where, known)
+        about_links += tags.warnings(parsed.config, parsed.where)
+        about_links += tags.link_complaints(parsed.config, parsed.where, known)
+        about_links += source_warnings(parsed.config, parsed.where, known)
         about_links += port_privileges(parsed.config, parsed.where, reserved_ports(parsed.config))
         complaints = sorted([*parsed.warnings, *about_links])
     except ConfigError as error:
@@ -59,7 +70,7 @@ def check(paths: tuple[Path, ...], instance: str | None, strict: bool, as_json: 
         print_json({"files": [str(f) for f in files], "rules": rules, "complaints": [*map(_json, complaints)]})
     else:
         for complaint in complaints:
-            click.echo(f"warning: {complaint}" if complaint.warning else str(complaint), err=True)
+            say(f"warning: {complaint}" if complaint.warning else str(complaint))
         if not bad:
             found = counted(len(complaints), "warning") if complaints else "no complaints"
             click.echo(f"{counted(len(files), 'file')}, {counted(rules, 'rule')}: {found}")
@@ -67,7 +78,7 @@ def check(paths: tuple[Path, ...], instance: str | None, strict: bool, as_json: 
 
 
 def _links() -> Mapping[str, Link]:
-    """What the kernel says of the links; nothing where netlink is closed, and then the rest is checked all the same."""
+    """The links of this machine; none if netlink is closed, and then only the rest is checked."""
     with contextlib.suppress(OSError):
         return links_now()
     return {}

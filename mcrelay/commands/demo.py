@@ -1,7 +1,7 @@
 """``mcrelay demo``: see it work, without hardware or configuration.
 
-The relay runs as a user would run it, between an appliance that the relay's host has no route to and a receiver, behind
-a bridge that passes a group only to ports that joined it. The verdict is drawn from both ends, not from the relay.
+The relay runs as a user would run it, between an appliance to which its host has no route and a receiver. It stands
+behind a bridge that passes a group only to ports that joined it. The result comes from both ends, not from the relay.
 """
 
 from __future__ import annotations
@@ -14,51 +14,81 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcrelay.commands.lab import SOURCE_ADDRESS, missing_privilege, standard_lab
-from mcrelay.commands.table import BOLD, GREEN, RED, colourful, digits, paint
+from mcrelay.commands.lab import SOURCE_ADDRESS, SOURCE_ADDRESS6, missing_privilege, standard_lab
+from mcrelay.commands.table import BOLD, GREEN, RED, colourful, columns, digits, fold, paint
 from mcrelay.control.client import ask
 from mcrelay.errors import ControlError, OperationError
+from mcrelay.model.address import host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mcrelay.commands.lab import Namespace, StandardLab
 
-GROUP = "226.2.2.2"
-INPUT = f"{SOURCE_ADDRESS}@{GROUP}:2068%in0"
-OUTPUT = "239.10.0.1:5004%out0"
 RATE = 5000  # datagrams a second
 SECONDS = 6
 SIZE = 1316
-ETH_P_IP = 0x0800
 CONTROL = 100  # datagrams sent before the relay starts
 
-PICTURE = f"""\
-  source               switch                  relay                receiver
-  {SOURCE_ADDRESS} -- bridge, snooping -- in0      out0 --- joined 239.10.0.1:5004
-  sends {GROUP}       with a querier          no route back to the source
-"""
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """The streams of the demo: where they come from, and the groups that are joined and sent to."""
+
+    source: str
+    group: str
+    sent: str
+    ether_type: int
+    group_at: int  # where the destination is in an Ethernet frame
+
+    @property
+    def input(self) -> str:
+        return f"{host(ip_address(self.source))}@{self.end_of(self.group, 2068)}%in0"
+
+    @property
+    def output(self) -> str:
+        return f"{self.end_of(self.sent, 5004)}%out0"
+
+    @staticmethod
+    def end_of(address: str, port: int) -> str:
+        return f"{host(ip_address(address))}:{port}"
+
+    @property
+    def picture(self) -> str:
+        return (
+            "  source               switch                  relay                receiver\n"
+            f"  {self.source} -- bridge, snooping -- in0      out0 -- joined {self.end_of(self.sent, 5004)}\n"
+            f"  sends {self.group:<14} with a querier          no route back to the source\n"
+        )
 
 
-@click.command(epilog="\b\nExample:\n  mcrelay demo")
-def demo() -> None:
+IPV4 = _Family(SOURCE_ADDRESS, "226.2.2.2", "239.10.0.1", 0x0800, 30)
+IPV6 = _Family(SOURCE_ADDRESS6, "ff1e::2:2:2", "ff1e::a", 0x86DD, 38)
+
+
+@click.command(epilog="\b\nExamples:\n  mcrelay demo\n  mcrelay demo --ipv6")
+@click.option("--ipv6", is_flag=True, help="The same over IPv6.")
+def demo(*, ipv6: bool) -> None:
     """See it work: a sender, the relay and a receiver in network namespaces of their own, about 10 seconds."""
     trouble = missing_privilege()
     if trouble:
         raise OperationError(trouble)
-    with standard_lab() as lab, tempfile.TemporaryDirectory(prefix="mcrelay-demo-") as folder:
-        click.echo(PICTURE)
-        passed = _Demo(lab, Path(folder)).run()
+    family = IPV6 if ipv6 else IPV4
+    with standard_lab(ipv6=ipv6) as lab, tempfile.TemporaryDirectory(prefix="mcrelay-demo-") as folder:
+        click.echo(family.picture)
+        passed = _Demo(lab, Path(folder), family).run()
     sys.exit(0 if passed else 1)
 
 
 def own_command() -> list[str]:
-    """How to start this very program again, also from a frozen executable."""
+    """The command that starts this program again, also from a frozen executable."""
     frozen = getattr(sys, "frozen", False)
     return [sys.executable] if frozen else [sys.executable, "-m", "mcrelay"]
 
@@ -66,8 +96,9 @@ def own_command() -> list[str]:
 class _Demo:
     """One run: control, relay, traffic, verdict."""
 
-    def __init__(self, lab: StandardLab, folder: Path) -> None:
+    def __init__(self, lab: StandardLab, folder: Path, family: _Family) -> None:
         self._lab = lab
+        self._family = family
         self._config = folder / "mcrelay.toml"
         self._control = str(folder / "mcrelay.sock")
         self._colour = colourful()
@@ -88,11 +119,12 @@ class _Demo:
         click.echo()
         return all([
             self._say(unjoined == 0, f"before it joined, the switch passed it {unjoined} of {CONTROL} datagrams"),
-            self._say(joined, f"the relay joined: the switch lists {GROUP} on its port"),
-            self._say(
+            self._say(joined, f"the relay joined: the switch lists {self._family.group} on its port"),
+            self._family is IPV6  # which has no reverse-path filter: there the kernel routes no groups by itself
+            or self._say(
                 refused >= sent["sent"],
                 f"the kernel alone would have dropped them: it refused {digits(refused)}"
-                f" (no route to {SOURCE_ADDRESS})",
+                f" (no route to {self._family.source})",
             ),
             self._say(
                 exact,
@@ -105,20 +137,22 @@ class _Demo:
         ])  # fmt: skip
 
     def _try_unjoined(self) -> int:
-        """Datagrams that reach the relay's link while nobody has joined: the control of the experiment."""
-        wanted = socket.inet_aton(GROUP)
+        """Datagrams that reach the relay's link before anybody has joined: the control of the experiment."""
+        wanted, at = ip_address(self._family.group).packed, self._family.group_at
         found = 0
-        with self._lab.relay.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP)) as tap:
+        ether_type = socket.htons(self._family.ether_type)
+        with self._lab.relay.socket(socket.AF_PACKET, socket.SOCK_RAW, ether_type) as tap:
             tap.setblocking(False)
             self._send(rate=1000, total=CONTROL).communicate(timeout=10)
             with contextlib.suppress(BlockingIOError):
                 while True:
-                    found += tap.recv(2048)[30:34] == wanted  # the IPv4 destination behind an Ethernet header
+                    found += tap.recv(2048)[at : at + len(wanted)] == wanted
         return found
 
     def _start_relay(self) -> subprocess.Popen[str]:
-        self._config.write_text(f'[rules.demo]\ninput = "{INPUT}"\noutputs = ["{OUTPUT}"]\n')
-        click.echo(f"$ mcrelay relay {INPUT} {OUTPUT}\n")
+        taken, sent = self._family.input, self._family.output
+        self._config.write_text(f'[rules.demo]\ninput = "{taken}"\noutputs = ["{sent}"]\n')
+        click.echo(f"$ mcrelay relay {taken} {sent}\n")
         arguments = ["run", "-c", str(self._config), "--socket", self._control]
         relay = self._lab.relay.popen(*own_command(), *arguments, stderr=subprocess.PIPE)
         for _ in _until(10):
@@ -132,38 +166,41 @@ class _Demo:
         raise OperationError("the relay did not start within 10 s")
 
     def _see_join(self) -> bool:
-        return any(_lists(self._lab) for _ in _until(3))
+        return any(self._lists() for _ in _until(3))
 
     def _see_leave(self) -> bool:
-        return any(not _lists(self._lab) for _ in _until(3))
+        return any(not self._lists() for _ in _until(3))
+
+    def _lists(self) -> bool:
+        return any(self._family.group in group for group in self._lab.mdb().get("to-relay", set()))
 
     def _pass_traffic(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Send, watch, receive; returns what each end says of itself."""
+        """Send, watch, receive. Returns the result of each end."""
         total = RATE * SECONDS
+        stream = f"{self._family.end_of(self._family.sent, 5004)}%eth0"
         receiver = self._lab.sink.popen(
-            *own_command(), "recv", "239.10.0.1:5004%eth0", "--count", str(total), "--idle", "2", "-j",
-            stdout=subprocess.PIPE,
+            *own_command(), "recv", stream, "--count", str(total), "--idle", "2", "-j",
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         for _ in _until(5):
-            if self._lab.sink.call(lambda: "239.10.0.1" in _joined()):
+            if self._lab.sink.call(lambda: self._family.sent in _joined()):
                 break
         sender = self._send(rate=RATE, total=total)
         while sender.poll() is None:
             self._live()
             time.sleep(0.5)
         self._live(last=True)
-        sent = json.loads(sender.communicate()[0])
-        return sent, json.loads(receiver.communicate(timeout=10)[0])
+        return _result(sender), _result(receiver)
 
     def _send(self, *, rate: int, total: int) -> subprocess.Popen[str]:
+        stream = f"{self._family.end_of(self._family.group, 2068)}%eth0"
         return self._lab.source.popen(
-            *own_command(), "send", f"{GROUP}:2068%eth0", "--rate", str(rate), "--count", str(total),
-            "--size", str(SIZE), "-j",
-            stdout=subprocess.PIPE,
+            *own_command(), "send", stream, "--rate", str(rate), "--count", str(total), "--size", str(SIZE), "-j",
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     def _live(self, *, last: bool = False) -> None:
-        """One line of what has come how far, in place on a terminal."""
+        """One line of progress, which a terminal overwrites."""
         stats = ask(self._control, "show", read_only=True, noun="stats")["rules"][0]
         errors = sum(sum(each["tx_errors"].values()) for each in stats["outputs"])
         arrived = udp_delivered(self._lab.sink)
@@ -178,12 +215,18 @@ class _Demo:
 
     def _say(self, good: bool, text: str) -> bool:
         mark = paint("ok  ", GREEN, on=self._colour) if good else paint("FAIL", RED, on=self._colour)
-        click.echo(f"{mark}  {text if good else paint(text, BOLD, on=self._colour)}")
+        said = fold(f"      {text}", columns(), 6)[6:]
+        click.echo(f"{mark}  {said if good else paint(said, BOLD, on=self._colour)}")
         return good
 
 
-def _lists(lab: StandardLab) -> bool:
-    return any(GROUP in group for group in lab.mdb().get("to-relay", set()))
+def _result(end: subprocess.Popen[str]) -> dict[str, Any]:
+    """Read what a sender or a receiver says at its end. Its own progress, on stderr, would disturb the live line."""
+    result, said = end.communicate(timeout=10)
+    if not result:
+        raise OperationError(said.strip())
+    found: dict[str, Any] = json.loads(result)
+    return found
 
 
 def _until(seconds: float) -> Iterator[None]:
@@ -195,18 +238,22 @@ def _until(seconds: float) -> Iterator[None]:
 
 
 def _joined() -> str:
-    """Groups joined in this thread's namespace, as `ip maddr` has them."""
+    """Groups joined in this thread's namespace, as `ip maddr` lists them."""
     return subprocess.run(["ip", "maddr"], capture_output=True, text=True, check=True).stdout
 
 
 def reverse_path_drops(namespace: Namespace) -> int:
-    """Datagrams a kernel dropped for want of a route back to their source (IPReversePathFilter)."""
+    """Datagrams that the kernel dropped for lack of a route back to their source (IPReversePathFilter)."""
     return _counter(namespace, "netstat", "TcpExt", "IPReversePathFilter")
 
 
 def udp_delivered(namespace: Namespace) -> int:
-    """Datagrams sockets of a namespace were given."""
-    return _counter(namespace, "snmp", "Udp", "InDatagrams")
+    """Datagrams that the sockets of a namespace received, of both families."""
+    delivered = _counter(namespace, "snmp", "Udp", "InDatagrams")
+    with contextlib.suppress(FileNotFoundError):  # IPv6 is not compiled in
+        lines = namespace.call(Path("/proc/thread-self/net/snmp6").read_text).splitlines()
+        delivered += int(dict(line.split() for line in lines).get("Udp6InDatagrams", 0))
+    return delivered
 
 
 def _counter(namespace: Namespace, file: str, family: str, name: str) -> int:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import select
 import shutil
 import signal
 import sys
 import time
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mcrelay.commands.options import json_option
-from mcrelay.commands.table import bit_rate, colourful, render
+from mcrelay.commands.table import BOLD, bit_rate, colourful, columns, digits, paint, render, say
 from mcrelay.config import schema
 from mcrelay.config.protocols import MDNS
 from mcrelay.errors import LinkError, NotationError, UsageError
@@ -23,11 +24,11 @@ from mcrelay.igmp.membership import Memberships
 from mcrelay.links.watch import links_now
 from mcrelay.linux import bpf
 from mcrelay.linux.packets import PacketSocket
+from mcrelay.model.address import host, parse_network
 from mcrelay.model.flows import FlowTable
 from mcrelay.model.frame import read_datagram
 from mcrelay.model.link import Membership
 from mcrelay.model.link_faults import no_ethernet
-from mcrelay.model.notation import parse_network
 from mcrelay.model.wording import counted
 
 if TYPE_CHECKING:
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
 
     from mcrelay.model.flows import Flow
     from mcrelay.model.link import Link
+    from mcrelay.model.stream import Address
 
 ANNOUNCED = "announced"
-SAP_GROUPS = ("224.2.127.254", "239.195.255.255", "239.255.255.255")  # RFC 2974, 3, and the scopes that are in use
+# RFC 2974, 3, and the scopes that are in use
+SAP_GROUPS = ("224.2.127.254", "239.195.255.255", "239.255.255.255", "ff05::2:7ffe", "ff08::2:7ffe", "ff0e::2:7ffe")
 JOINED_MAX = 4096
 LOOK_SECONDS = 1.0
 CLEAR = "\033[H\033[J"  # to the first column of the first line, and nothing after it
@@ -80,23 +83,23 @@ def discover(name: str, *, joins: tuple[str, ...], duration: float | None, as_js
             memberships.reconcile(wanted_there, [link.id])
             if live:
                 width, height = shutil.get_terminal_size()
-                text = show(table, link, seconds=time.monotonic() - begin, width=width).splitlines()
+                text = show(table, link, seconds=time.monotonic() - begin, width=width, live=True).splitlines()
                 click.echo(CLEAR + "\n".join(text[: height - 1]))
         missed = packets.dropped()
         refused = sorted(memberships.failed.values())
     if as_json:
         click.echo(json.dumps(_json(table, link), indent=2))
     else:
-        click.echo((CLEAR if live else "") + show(table, link, seconds=time.monotonic() - begin))
+        click.echo((CLEAR if live else "") + show(table, link, seconds=time.monotonic() - begin, width=columns()))
         if rules := rules_of(table, link):
             click.echo(f"\n{rules}")
     for each in refused[:3]:
-        click.echo(f"warning: {each}", err=True)
+        say(f"warning: {each}")
     if missed:
-        click.echo(f"warning: {missed} frames came faster than they could be looked at: rates are too low", err=True)
+        say(f"warning: {digits(missed)} frames came faster than they could be looked at: rates are too low")
 
 
-def groups_of(joins: Iterable[str]) -> Iterator[IPv4Address]:
+def groups_of(joins: Iterable[str]) -> Iterator[Address]:
     """Every group that is asked for by name or range. Raises UsageError."""
     count = 0
     for text in joins:
@@ -106,17 +109,17 @@ def groups_of(joins: Iterable[str]) -> Iterator[IPv4Address]:
             network = parse_network(text)
         except NotationError as error:
             raise UsageError(f"--join {text}: {error}") from error
-        if not network.subnet_of(IPv4Network("224.0.0.0/4")):
-            raise UsageError(f"--join {text}: groups are 224.0.0.1 to 239.255.255.255")
+        if not network.is_multicast:
+            raise UsageError(f"--join {text}: groups are 224.0.0.1 to 239.255.255.255, and those of IPv6 begin with ff")
         count += network.num_addresses
         if count > JOINED_MAX:
             raise UsageError(f"--join asks for more than {JOINED_MAX} groups; ask for fewer at a time")
         yield from network
 
 
-def announced(table: FlowTable) -> set[IPv4Address]:
+def announced(table: FlowTable) -> set[Address]:
     """The groups of SAP, and those that it announces."""
-    return {*map(IPv4Address, SAP_GROUPS), *(session.group for session in table.announced.values())}
+    return {*map(ip_address, SAP_GROUPS), *(session.group for session in table.announced.values())}
 
 
 def _looks(packets: PacketSocket, table: FlowTable, until: float | None) -> Iterator[None]:
@@ -144,18 +147,18 @@ def _looks(packets: PacketSocket, table: FlowTable, until: float | None) -> Iter
             signal.signal(number, handler)
 
 
-def show(table: FlowTable, link: Link, *, seconds: float, width: int | None = None) -> str:
-    """Draw one line a flow; cut to *width* columns where that is given."""
+def show(table: FlowTable, link: Link, *, seconds: float, width: int | None = None, live: bool = False) -> str:
+    """Draw one line a flow; what is wider than *width* columns is cut if *live*, else goes on in a second line."""
     rows = []
     for flow in table.all():
         key = flow.key
         sizes = f"{flow.smallest}-{flow.largest}" if flow.smallest != flow.largest else str(flow.largest)
         rows.append([
             "this host" if key.outgoing else str(key.source),
-            f"{key.group}:{key.port}",
+            f"{host(key.group)}:{key.port}",
             "-" if key.vlan is None else str(key.vlan),
             str(flow.ttl),
-            f"{flow.rate:.0f}" if flow.rate >= 10 else f"{flow.rate:.1f}",
+            digits(flow.rate, 0 if flow.rate >= 10 else 1),
             bit_rate(flow.bit_rate),
             sizes,
             ("fragments " if flow.fragments else "") + (table.told(flow) or "?"),
@@ -163,18 +166,21 @@ def show(table: FlowTable, link: Link, *, seconds: float, width: int | None = No
     header = ["SOURCE", "GROUP", "VLAN", "TTL", "PKT/S", "RATE", "SIZE", "CONTENT"]
     head = f"{link.name}: {counted(len(rows), 'flow')} in {seconds:.0f} s"
     if table.forgotten:
-        head += f"; {table.forgotten} more that sent once are forgotten"
+        head += f"; {digits(table.forgotten)} more that sent once are forgotten"
     if not rows:
         return f"{head}. A switch that snoops passes on only what somebody has joined: see --join"
-    drawn = render(header, rows, colour=colourful(), right=["VLAN", "TTL", "PKT/S", "RATE", "SIZE"])
-    return "\n".join([head, *(line if width is None else line[:width] for line in drawn.splitlines())])
+    numbers = ["VLAN", "TTL", "PKT/S", "RATE", "SIZE"]
+    if not live:
+        return f"{head}\n{render(header, rows, colour=colourful(), right=numbers, width=width)}"
+    heading, *lines = [line[:width] for line in render(header, rows, colour=False, right=numbers).splitlines()]
+    return "\n".join([head, paint(heading, BOLD, on=colourful()), *lines])
 
 
 def rules_of(table: FlowTable, link: Link) -> str:
     """A table of TOML for each destination that others send to."""
-    by_destination: dict[tuple[IPv4Address, int, int | None], list[Flow]] = {}
+    by_destination: dict[tuple[Address, int, int | None], list[Flow]] = {}
     for flow in table.all():
-        if not flow.key.outgoing and flow.key.port and not flow.fragments:
+        if not flow.key.outgoing and flow.key.port:
             by_destination.setdefault((flow.key.group, flow.key.port, flow.key.vlan), []).append(flow)
     return "\n\n".join(rule_of(flows, table.told(flows[0]), link.name) for flows in by_destination.values())
 
@@ -183,7 +189,7 @@ def rule_of(flows: Sequence[Flow], told: str, link: str) -> str:
     """The rule that takes these flows, which have one destination; its output wants a LINK."""
     key = flows[0].key
     sources = {flow.key.source for flow in flows}
-    name = f"{str(key.group).replace('.', '-')}-{key.port}"
+    name = f"{re.sub('[.:]+', '-', str(key.group))}-{key.port}"
     lines = []
     if key.vlan is not None and schema.not_yet("vlan", key.vlan) is not None:
         lines.append(f"# ip link add link {link} name {link}.{key.vlan} type vlan id {key.vlan}")
@@ -191,11 +197,12 @@ def rule_of(flows: Sequence[Flow], told: str, link: str) -> str:
     vlan = [f"vlan = {key.vlan}"] if key.vlan is not None and not lines else []
     if key.vlan is not None:
         name += f"-vlan{key.vlan}"
-    source = f"{key.source}@" if len(sources) == 1 else ""
+    source = f"{host(key.source)}@" if len(sources) == 1 else ""
+    group = host(key.group)
     lines += [f"[rules.{name}]", *([f"# {told}"] if told else [])]
-    lines += [f'input = "{source}{key.group}:{key.port}%{link}"', f'outputs = ["{key.group}:{key.port}%LINK"]', *vlan]
-    if (key.group, key.port) == MDNS:
-        lines += ["ttl = 255", f"source_port = {MDNS[1]}"]
+    lines += [f'input = "{source}{group}:{key.port}%{link}"', f'outputs = ["{group}:{key.port}%LINK"]', *vlan]
+    if (key.group, key.port) in MDNS:
+        lines += ["ttl = 255", f"source_port = {key.port}"]
     return "\n".join(lines)
 
 

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
-from ipaddress import IPv4Address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcrelay.commands.evidence import Flow, subject_of
+from mcrelay.commands import health
+from mcrelay.commands.evidence import subject_of
 from mcrelay.commands.options import json_option, relay_options
-from mcrelay.commands.stages import differences
+from mcrelay.commands.stages_frames import differences
+from mcrelay.commands.table import end
 from mcrelay.control.client import ask
 from mcrelay.errors import UsageError
+from mcrelay.model.address import host
 from mcrelay.model.frame import Datagram, build
-from mcrelay.model.notation import parse_stream
+from mcrelay.model.notation import parse_stream, stream_of
+from mcrelay.model.ports import Ports, mapping
 
 if TYPE_CHECKING:
     from mcrelay.commands.evidence import Subject
+    from mcrelay.model.stream import Address
 
-SOMEBODY = IPv4Address("192.0.2.1")  # where no source is named and the rules name none
+# Where no source is named and the rules name none.
+SOMEBODY: dict[int, Address] = {4: IPv4Address("192.0.2.1"), 6: IPv6Address("2001:db8::1")}
 SOURCE_PORT = 40000
 VLAN_MAX = 4094
 
@@ -61,34 +68,36 @@ def explain(
     The relay puts the packet through the parser and the table that it forwards by, and counts nothing. Where nothing
     takes it, the rules that nearly do are named. A limit, and what a second relay sends back, depend on other packets
     and are left out. Without SOURCE@ it comes from where the first rule of that group wants it to. Exits with 1 if it
-    would not be relayed.
+    would not be relayed. Of a rule with `health` it also says what was found in its stream.
     """
     asked = parse_stream(stream)
     if not isinstance(asked.port, int) or asked.link is None or asked.length is not None:
         raise UsageError(f"a packet has one group, port and link: write GROUP:PORT%LINK in place of {stream}")
-    group = IPv4Address(str(asked.address))
+    group = asked.address
     rules = ask(socket_path, "show", read_only=True, noun="rules")
     subjects = [subject_of(row) for row in rules]
-    source = IPv4Address(str(asked.source)) if asked.source else _source_of(subjects, group, asked.link)
+    source = asked.source or _source_of(subjects, group, asked.link)
     datagram = Datagram(source, source_port, group, asked.port, vlan, ttl, bytes(size))
     tag = {} if vlan is None else {"tci": vlan}
     found = ask(socket_path, "explain", read_only=True, link=asked.link, frame=build(datagram).hex(), **tag)
     result = _result(datagram, asked.link, found, rules, subjects)
+    if result["rule"]:
+        stats = ask(socket_path, "show", read_only=True, noun="stats")
+        result["health"] = next((row["health"] for row in stats["rules"] if row["name"] == result["rule"]), None)
     click.echo(json.dumps(result, indent=2) if as_json else _readable(result))
     sys.exit(result["verdict"] != "relayed")
 
 
-def _source_of(subjects: list[Subject], group: IPv4Address, link: str) -> IPv4Address:
-    wanted = [
-        each.source for subject in subjects for each in subject.inputs if (each.group, each.link) == (group, link)
-    ]
-    return next((source for source in wanted if source), SOMEBODY)
+def _source_of(subjects: list[Subject], group: Address, link: str) -> Address:
+    wanted = [each.source for subject in subjects for each in subject.inputs if each.takes(group) and each.link == link]
+    return next((source for source in wanted if source and source.version == group.version), SOMEBODY[group.version])
 
 
 def _result(
     datagram: Datagram, link: str, found: dict[str, Any] | None, rules: list[dict[str, Any]], subjects: list[Subject]
 ) -> dict[str, Any]:
     verdict = found["verdict"] if found else None
+    taken_by: str | None = found["input"] if found else None
     rule = next((row for row in rules if found and row["name"] == found["rule"]), None)
     return {
         "ifname": link,
@@ -99,40 +108,50 @@ def _result(
         "vlan": datagram.vlan,
         "verdict": verdict,
         "rule": found["rule"] if found else None,
-        "input": found["input"] if found else None,
+        "input": taken_by,
         "reason": found["reason"] if found else None,
         "engine": rule["engine"] if rule else None,
-        "outputs": rule["outputs"] if rule and verdict == "relayed" else [],
+        "health": None,
+        "outputs": [
+            {**each, "destination": _destination(each["to"], str(taken_by), datagram)}
+            for each in (rule["outputs"] if rule and taken_by and verdict == "relayed" else ())
+        ],
         "near_misses": [] if rule else near_misses(datagram, link, subjects),
     }
 
 
+def _destination(to: str, taken_by: str, datagram: Datagram) -> str:
+    """Where an output sends this very packet: of a range, or of several ports, one."""
+    sent, taken = stream_of(to), parse_stream(taken_by)
+    port = sent.port if isinstance(sent.port, int) else datagram.port
+    for low, high, becomes in mapping(taken.port, sent.port) if isinstance(sent.port, Ports) else ():
+        if low <= datagram.port <= high:
+            port = becomes + datagram.port - low
+    return f"{host(sent.address + (int(datagram.group) - int(taken.address)))}:{port}"
+
+
 def near_misses(datagram: Datagram, link: str, subjects: list[Subject]) -> list[dict[str, Any]]:
     """The rules of that group, or of that port on that link, and what each wants otherwise."""
-    flow = Flow(
-        datagram.source, datagram.source_port, datagram.group, datagram.port, datagram.vlan or None, datagram.ttl,
-        fragment=False, outgoing=False,
-    )  # fmt: skip
+    flow = replace(datagram, vlan=datagram.vlan or None)  # VLAN 0 is a priority alone
     found: list[tuple[int, dict[str, Any]]] = []
     for subject in subjects:
         for each in subject.inputs:
             differs = differences(flow, each)
-            if each.group != datagram.group:
-                differs.insert(0, f"takes group {each.group}")
+            if not each.takes(datagram.group):
+                differs.insert(0, f"takes group {each.named}")
             if each.link != link:
                 differs.insert(0, f"takes it from {each.link}")
             if each.state not in {"active", "parked"}:
                 differs.append(f"is {each.state}" + (f": {each.reason}" if each.reason else ""))
-            if each.group == datagram.group or (each.link == link and len(differs) == 1):
+            if each.takes(datagram.group) or (each.link == link and len(differs) == 1):
                 found.append((len(differs), {"rule": subject.rule, "input": each.text, "differs": differs}))
     return [row for _, row in sorted(found, key=lambda each: each[0])[:5]]
 
 
 def _readable(result: dict[str, Any]) -> str:
     tag = "untagged" if result["vlan"] is None else f"VLAN {result['vlan']}"
-    lines = [
-        f"{result['source']}:{result['source_port']} to {result['group']}:{result['port']} on {result['ifname']}, {tag}"
-    ]
+    source = end(result["source"], result["source_port"])
+    lines = [f"{source} to {end(result['group'], result['port'])} on {result['ifname']}, {tag}"]
     verdict = result["verdict"]
     if verdict is None:
         lines.append(f"  not captured: no rule that runs listens on {result['ifname']}")
@@ -140,12 +159,15 @@ def _readable(result: dict[str, Any]) -> str:
         lines.append(f"  {verdict}: {VERDICTS.get(verdict, verdict)}")
     if result["rule"]:
         lines.append(f"  by rule {result['rule']}, input {result['input']}, engine {result['engine']}")
+    if words := health.summary(result["health"]):
+        lines.append(f"  health of that input's stream so far: {words}")
     if result["reason"]:
         lines.append(f"  because {DROPS.get(result['reason'], result['reason'])}")
     for each in result["outputs"]:
-        source = f"{each['source_address'] or '?'}:{each['source_port']}"
+        source = end(each["source_address"] or "?", each["source_port"])
         dscp = "" if each["dscp"] == "keep" else f" dscp {each['dscp']}"
         state = "" if each["state"] == "active" else f" ({each['state']}: {each['reason']})"
-        lines.append(f"  to {each['to']} from {source} ttl {each['ttl']}{dscp}{state}")
+        where = "" if each["to"].startswith(each["destination"]) else f" ({each['destination']})"
+        lines.append(f"  to {each['to']}{where} from {source} ttl {each['ttl']}{dscp}{state}")
     lines += [f"  rule {each['rule']} {' and '.join(each['differs']) or 'takes it'}" for each in result["near_misses"]]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""``mcrelay help``: what ``--help`` prints, for those who look for it there."""
+"""``mcrelay help``: prints the same as ``--help``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 @click.argument("command", required=False)
 @click.pass_context
 def help(context: click.Context, command: str | None) -> None:  # noqa: A001  the command's own name
-    """Show how COMMAND is used; without it, which commands there are."""
+    """Show how COMMAND is used; without it, list the commands."""
     parent = context.parent
     assert parent is not None
     assert isinstance(parent.command, click.Group)

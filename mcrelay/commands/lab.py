@@ -26,19 +26,23 @@ from mcrelay.errors import OperationError
 from mcrelay.linux.programs import search_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 T = TypeVar("T")
 
 NAMES = Path("/run/netns")
 CLONE_NEWNET = 0x40000000  # setns(2): linux/sched.h
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1  # netdevice(7): linux/sockios.h, linux/if.h
-PRUNED_AFTER_SECONDS = 0.15  # one query response interval after the querier is switched on, and a little
+PRUNED_AFTER_SECONDS = 0.15  # a little more than one query response interval after the querier is switched on
 
-SOURCE_ADDRESS = "192.168.168.55"  # an appliance whose addresses nothing has a route to
+SOURCE_ADDRESS = "192.168.168.55"  # an appliance to which nothing has a route
 RELAY_IN_ADDRESS = "192.0.2.1"
 RELAY_OUT_ADDRESS = "198.51.100.1"
 SINK_ADDRESS = "198.51.100.2"
+SOURCE_ADDRESS6 = "2001:db8:168::55"  # as unroutable
+RELAY_IN_ADDRESS6 = "2001:db8:1::1"
+
+QUIET = ("accept_dad", "accept_ra", "router_solicitations")  # sysctls of IPv6 links that a lab has at 0
 
 _serial = itertools.count(1)
 
@@ -68,7 +72,7 @@ class Namespace:
         return _run(self.command(*arguments), check=check, timeout=timeout, text=text)
 
     def popen(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        """Start a command inside; whatever still runs when the lab ends is killed then."""
+        """Start a command inside. The lab kills it at its end if it still runs."""
         child = subprocess.Popen(self.command(*arguments), **{"text": True, "env": _environment(), **options})
         self._children.append(child)
         return child
@@ -80,7 +84,7 @@ class Namespace:
     def call(self, function: Callable[[], T]) -> T:
         """Call *function* inside, on a thread of its own that ends with it.
 
-        setns(2) moves one thread only. Sockets made there stay in the namespace; so does what the thread starts.
+        setns(2) moves one thread only. Its sockets and child processes stay in the namespace.
         """
         result: list[T] = []
         failure: list[BaseException] = []
@@ -104,7 +108,7 @@ class Namespace:
         return self.call(lambda: socket.socket(family, kind, protocol))
 
     def sysctl(self, settings: dict[str, int | str]) -> None:
-        """Write kernel settings, keys less ``net.``: /proc/sys/net shows each thread its own namespace."""
+        """Write kernel settings; keys come without ``net.``. /proc/sys/net shows each thread its own namespace."""
 
         def write() -> None:
             for key, value in settings.items():
@@ -117,7 +121,7 @@ class Namespace:
         self.call(write)
 
     def wait_until_up(self, seconds: float = 5) -> None:
-        """Wait until every link inside is up: raised, with carrier, its queue no longer the one that drops all."""
+        """Wait until every link inside is up: raised, with carrier, and with a queue that no longer drops all."""
         until = time.monotonic() + seconds
         while waiting := [
             link["ifname"]
@@ -147,7 +151,7 @@ class Namespace:
 
 
 class Lab:
-    """Namespaces that live as long as the ``with`` block, however it ends, and the links between them."""
+    """Namespaces, and links between them, that exist until the end of the ``with`` block in every case."""
 
     def __init__(self) -> None:
         self.prefix = f"mcr-{os.getpid()}-{next(_serial)}"
@@ -160,21 +164,27 @@ class Lab:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def add(self, *names: str) -> tuple[Namespace, ...]:
-        """Make namespaces, without IPv6 (its chatter would only disturb) and with lo up."""
+    def add(self, *names: str, ipv6: bool = False) -> tuple[Namespace, ...]:
+        """Make namespaces, with lo up. Without *ipv6* they have none, because its own traffic would only disturb.
+
+        With it, addresses can be used at once: nobody else could have them, so nobody is asked (RFC 4862, 5.1).
+        """
         made = tuple(Namespace(f"{self.prefix}-{name}") for name in names)
         self.namespaces += made  # before they exist: an interrupted start is cleaned up too
         _batch(["ip"], [f"netns add {namespace.name}" for namespace in made])
         for namespace in made:
-            namespace.sysctl({"ipv6.conf.all.disable_ipv6": 1, "ipv6.conf.default.disable_ipv6": 1})
+            if ipv6:
+                namespace.sysctl({f"ipv6.conf.default.{key}": 0 for key in QUIET})
+            else:
+                namespace.sysctl({"ipv6.conf.all.disable_ipv6": 1, "ipv6.conf.default.disable_ipv6": 1})
             namespace.call(_raise_loopback)
         return made
 
     def veth(self, *pairs: tuple[Namespace, str, Namespace, str], mtu: int = 1500) -> None:
         """Join namespaces by veth pairs: (namespace, link name, namespace, link name). The links are left down.
 
-        Every link of a lab has its own number: where both ends have the same one the kernel takes them for plain
-        devices and may let a second pass before their carrier counts (linux/net/core/link_watch.c).
+        Every link of a lab has its own number. If both ends have the same one, the kernel takes them for plain devices,
+        and may wait a second before their carrier counts (linux/net/core/link_watch.c).
         """
         lines = []
         for a, left, b, right in pairs:
@@ -205,9 +215,11 @@ class StandardLab:
 
         source eth0 ---- to-source [br0] to-relay ---- in0 relay out0 ---- eth0 sink
         192.168.168.55/24   (switch)            192.0.2.1/24   198.51.100.1/24  198.51.100.2/24
+        2001:db8:168::55/64                     2001:db8:1::1/64   2001:db8:100::1/64   2001:db8:100::2/64
 
     The relay has no route to the source and rp_filter 1, so the kernel would never route this. The bridge snoops:
-    once ``settle`` has returned, what nobody has joined does not reach in0. More sinks hang on out1 (198.18.1.0/24), …
+    once ``settle`` has returned, what nobody has joined does not reach in0. More sinks hang on out1 (198.18.1.0/24,
+    2001:db8:101::/64), … Without ``ipv6`` there are no IPv6 addresses.
     """
 
     lab: Lab
@@ -223,7 +235,12 @@ class StandardLab:
         return self.sinks[0]
 
     def settle(self) -> None:
-        """Wait until every link is up and the bridge prunes. The control then: nothing comes before a join.
+        """Wait until every link is up and the bridge prunes: nothing arrives before a join."""
+        self.wait_until_up()
+        self.wait_until_pruned()
+
+    def wait_until_up(self) -> None:
+        """Wait until every link is up and the bridge forwards.
 
         A port forwards only once the kernel has noticed its carrier, up to a second late (net/core/link_watch.c).
         """
@@ -231,6 +248,9 @@ class StandardLab:
             namespace.wait_until_up()
         while not forwarding(self.switch):
             time.sleep(0.02)
+
+    def wait_until_pruned(self) -> None:
+        """Wait until the bridge prunes: what it hears of joins meanwhile, it keeps."""
         time.sleep(max(0.0, self.querying_since + PRUNED_AFTER_SECONDS - time.monotonic()))
 
     def mdb(self) -> dict[str, set[str]]:
@@ -246,14 +266,16 @@ def standard_lab(
     querier: bool = True,
     mtu: int = 1500,
     segmentation: bool = True,
+    ipv6: bool = False,
 ) -> Iterator[StandardLab]:
     """Build the lab that StandardLab draws.
 
-    ``igmp_version`` is what the bridge speaks (hosts fall back to 2). Without ``querier`` it floods.
+    ``igmp_version`` is what the bridge speaks (hosts fall back to 2), and its MLD version is one less. Without
+    ``querier`` it floods.
     ``segmentation`` off makes every datagram that the relay sends a wire packet (ethtool tx-udp-segmentation).
     """
     with Lab() as lab:
-        source, switch, relay, *rest = lab.add("source", "switch", "relay", *_sink_names(sinks))
+        source, switch, relay, *rest = lab.add("source", "switch", "relay", *_sink_names(sinks), ipv6=ipv6)
         relay.sysctl({"ipv4.conf.all.rp_filter": 1, "ipv4.conf.default.rp_filter": 1})
         lab.veth(
             (source, "eth0", switch, "to-source"),
@@ -262,7 +284,7 @@ def standard_lab(
             mtu=mtu,
         )
         networks = [_network(i) for i in range(sinks)]
-        # Tools that name no link for a group find one by this route; only the relay must know better.
+        # Tools that name no link for a group find one by this route; only the relay does not need it.
         source.ip(f"addr add {SOURCE_ADDRESS}/24 dev eth0", "link set eth0 up", "route add 224.0.0.0/4 dev eth0")
         relay.ip(
             f"addr add {RELAY_IN_ADDRESS}/24 dev in0",
@@ -272,11 +294,23 @@ def standard_lab(
         )
         for sink, network in zip(rest, networks, strict=True):
             sink.ip(f"addr add {network}.2/24 dev eth0", "link set eth0 up", "route add 224.0.0.0/4 dev eth0")
+        if ipv6:
+            _add_ipv6(source, relay, rest)
         bridge(switch, "br0", ["to-source", "to-relay"], igmp_version=igmp_version, querier=querier)
         if not segmentation:
             for i in range(sinks):
                 relay.run("ethtool", "-K", f"out{i}", "tx-udp-segmentation", "off")
         yield StandardLab(lab, source, switch, relay, tuple(rest), time.monotonic())
+
+
+def _add_ipv6(source: Namespace, relay: Namespace, sinks: Sequence[Namespace]) -> None:
+    source.ip(f"addr add {SOURCE_ADDRESS6}/64 dev eth0")
+    relay.ip(
+        f"addr add {RELAY_IN_ADDRESS6}/64 dev in0",
+        *(f"addr add 2001:db8:{100 + i}::1/64 dev out{i}" for i in range(len(sinks))),
+    )
+    for i, sink in enumerate(sinks):
+        sink.ip(f"addr add 2001:db8:{100 + i}::2/64 dev eth0")
 
 
 def bridge(
@@ -288,7 +322,8 @@ def bridge(
     """
     namespace.ip(
         f"link add {name} type bridge stp_state 0 forward_delay 0 mcast_snooping 1 mcast_query_response_interval 10"
-        f" mcast_startup_query_interval 10 mcast_last_member_interval 20 mcast_igmp_version {igmp_version}",
+        f" mcast_startup_query_interval 10 mcast_last_member_interval 20 mcast_igmp_version {igmp_version}"
+        f" mcast_mld_version {igmp_version - 1}",
         *(f"link set {port} master {name} up" for port in ports),
         f"link set {name} up",
         *([f"link set {name} type bridge mcast_querier 1"] if querier else []),

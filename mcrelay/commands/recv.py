@@ -1,29 +1,24 @@
-"""``mcrelay recv``: receive what ``mcrelay send`` sent, and account for every datagram (pyx/receiving.pxd)."""
+"""``mcrelay recv``: receive the traffic of ``mcrelay send``, and account for every datagram (pyx/receiving.pxd)."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import functools
 import select
-import socket
-import struct
 import threading
 import time
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mcrelay.commands.options import json_option
-from mcrelay.commands.send import allow_files, consecutive, drive, link_index, set_buffer
+from mcrelay.commands.receivers import can_be_tapped, open_receiver, open_taps
+from mcrelay.commands.send import allow_files, consecutive, drive
 from mcrelay.commands.table import bit_rate, digits, print_json
-from mcrelay.errors import MembershipError, OperationError
-from mcrelay.linux import bpf
-from mcrelay.model import refusals
-from mcrelay.model.notation import format_stream
+from mcrelay.errors import OperationError
+from mcrelay.model.address import host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,23 +26,11 @@ if TYPE_CHECKING:
     from mcrelay._core.traffic import Receiver
     from mcrelay.model.stream import Stream
 
-TAPS = 16  # each frame meets the filter of every one
-GRACE_SECONDS = 0.1  # within which a UDP socket has what its tap has
-BUFFERS_BYTES = 128 << 20  # of all sockets together; a bound, not an allocation
-IDLE_SECONDS = 2.0  # once a count was given
+GRACE_SECONDS = 0.1  # seconds until a UDP socket has the datagram that its tap has
+IDLE_SECONDS = 2.0  # seconds, if a count was given
 COUNTS = (
     "received unique lost duplicated reordered corrupted foreign unnumbered socket_dropped bytes".split()  # noqa: SIM905
 )
-
-# linux/socket.h and linux/in.h: the socket module lacks these.
-SO_ATTACH_FILTER = 26
-SO_RCVBUFFORCE = 33
-SOL_PACKET, PACKET_VNET_HDR = 263, 15  # linux/if_packet.h
-ETH_P_IP = 0x0800
-IP_RECVTTL = 12
-IP_RECVTOS = 13
-MCAST_JOIN_SOURCE_GROUP = 46
-IP_MULTICAST_ALL = 49
 
 
 @click.command()
@@ -108,27 +91,29 @@ def recv(
         click.echo(_readable(result))
     wrong = [f"{digits(result[key])} {key}" for key in ("lost", "duplicated", "corrupted") if result[key]]
     if not result["received"]:
-        raise OperationError(f"nothing was received of {stream}; {_why_nothing(targets[0], refused)}")
+        # What the kernel refuses to the sockets reaches the taps: then these are other streams'.
+        raise OperationError(f"nothing was received of {stream}; {_why_nothing(targets, 0 if taps else refused)}")
     if wrong:
         raise OperationError(f"not as it was sent: {', '.join(wrong)}")
 
 
-def _why_nothing(target: Stream, refused: int) -> str:
+def _why_nothing(targets: Sequence[Stream], refused: int) -> str:
     if not refused:
         return "is it sent there, and on that link?"
-    link = target.link or "LINK"
+    link = targets[0].link or "LINK"
+    root = "run this as root, and it captures them before that, or " if can_be_tapped(targets) else ""
     return (
-        f"meanwhile the kernel refused {digits(refused)} for want of a route back to their source (rp_filter): run "
-        f"this as root, and it captures them before that, or give {link} a route to the source, or set "
+        f"meanwhile the kernel refused {digits(refused)} datagrams of this host, perhaps these, for want of a route "
+        f"back to their source (rp_filter): {root}give {link} a route to the source, or set "
         f"net.ipv4.conf.{link}.rp_filter and net.ipv4.conf.all.rp_filter to 0"
     )
 
 
 class Listening:
-    """Receives by the sockets; or by the taps, packet sockets, where those bring what the kernel keeps from these.
+    """Receives by the sockets, or by the taps (packet sockets) if the kernel refuses the datagrams to the sockets.
 
-    The kernel refuses a source that it has no route to (rp_filter), which is what a relay is for. Both are open from
-    the start, so nothing is missed: what speaks first decides.
+    The kernel refuses a source to which it has no route (rp_filter): a relay's usual case. Both are open from the
+    start, so nothing is missed; the first datagram decides.
     """
 
     def __init__(
@@ -154,17 +139,17 @@ class Listening:
             self.receiver.run()
 
     def stop(self) -> None:
-        """Let ``run`` return within some 20 ms."""
+        """Make ``run`` return within about 20 ms."""
         self._stopped.set()
         self.receiver.stop()
 
     @property
     def received(self) -> int:
-        """Datagrams so far, of whatever kind."""
+        """Datagrams so far, of every kind."""
         return self.receiver.received
 
     def _refused(self) -> bool:
-        """Wait for the first datagram; whether it came by a tap alone."""
+        """Wait for the first datagram. Returns whether only a tap got it."""
         until = time.monotonic() + self._duration if self._duration else None
         ready = select.poll()
         for fd in (*self._sockets, *self._taps):
@@ -177,67 +162,6 @@ class Listening:
         return False
 
 
-def open_taps(targets: Sequence[Stream], stack: contextlib.ExitStack) -> list[socket.socket]:
-    """Open a packet socket for each stream, which gets what UDP sockets may be refused; none where we may not."""
-    if len(targets) > TAPS or any(not each.address.is_multicast for each in targets):
-        return []
-    taps = []
-    for each in targets:
-        assert isinstance(each.address, IPv4Address)
-        assert isinstance(each.port, int)
-        assert each.source is None or isinstance(each.source, IPv4Address)
-        try:
-            tap = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
-        except PermissionError:
-            return []
-        program = bpf.stream_filter(each.address, each.port, each.source)
-        instructions = ctypes.create_string_buffer(program)
-        header = struct.pack("HL", len(program) // 8, ctypes.addressof(instructions))  # struct sock_fprog
-        tap.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, header)
-        tap.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-        set_buffer(tap, SO_RCVBUFFORCE, socket.SO_RCVBUF, max(BUFFERS_BYTES // len(targets), 1 << 20))
-        tap.bind((each.link or "", ETH_P_IP))
-        taps.append(tap)
-    return taps
-
-
-def open_receiver(stream: Stream, share: int) -> socket.socket:
-    """Open a socket that receives *stream* alone, with one of *share* parts of the buffers; closing it leaves.
-
-    Bound to the group, so that no other group's datagrams mix in (ip(7), IP_MULTICAST_ALL). One group a socket keeps
-    clear of net.ipv4.igmp_max_memberships.
-    """
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    port = stream.port
-    assert isinstance(port, int)
-    try:
-        size = min(max(BUFFERS_BYTES // share, 1 << 20), 64 << 20)
-        set_buffer(sock, SO_RCVBUFFORCE, socket.SO_RCVBUF, size)
-        sock.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
-        sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
-        if stream.address.is_multicast:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # several may listen to one group
-            sock.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
-        elif stream.link is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, stream.link.encode())
-        sock.bind((str(stream.address), port))
-        if stream.address.is_multicast:
-            _join(sock, stream)
-    except OSError as error:
-        sock.close()
-        remedies = {
-            errno.EADDRNOTAVAIL: f"{stream.address} is not an address of this host; see `ip address`",
-            errno.EADDRINUSE: f"port {port} is taken; see `ss -lun`",
-            errno.EACCES: "ports below 1024 need root",
-        }
-        remedy = refusals.of_socket(error) or remedies.get(error.errno or 0, error.strerror)
-        raise OperationError(f"cannot receive {format_stream(stream)}: {remedy}") from error
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
 def summary(receiver: Receiver, targets: list[Stream]) -> dict[str, Any]:
     """Return what ``recv -j`` prints: sums over all streams, then each stream."""
     streams = [receiver.stream(i) for i in range(len(targets))]
@@ -248,7 +172,7 @@ def summary(receiver: Receiver, targets: list[Stream]) -> dict[str, Any]:
     delays = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
     latency = {name: ns / 1e3 for name, share in delays.items() if (ns := receiver.delay_ns(share)) is not None}
     sources = {
-        "other" if key is None else f"{IPv4Address(key[0])}:{key[1]}": n for key, n in receiver.sources().items()
+        "other" if key is None else f"{host(ip_address(key[0]))}:{key[1]}": n for key, n in receiver.sources().items()
     }
     return total | {
         "seconds": round(seconds, 6),
@@ -266,17 +190,17 @@ def summary(receiver: Receiver, targets: list[Stream]) -> dict[str, Any]:
 
 
 def checksum_errors() -> int:
-    """Return how many datagrams this namespace has refused for a bad UDP checksum: a relay's fault, not the sink's."""
-    return _counter("snmp", "Udp:", "InCsumErrors")
+    """Datagrams that this namespace has refused for a bad UDP checksum: a fault of the relay, not of the sink."""
+    return _counter("snmp", "Udp:", "InCsumErrors") + _counter6("Udp6InCsumErrors")
 
 
 def reverse_path_refusals() -> int:
-    """Return how many datagrams this namespace has refused for want of a route back to their source (rp_filter)."""
+    """Datagrams that this namespace has refused for lack of a route back to their source (rp_filter)."""
     return _counter("netstat", "TcpExt:", "IPReversePathFilter")
 
 
 def _counter(file: str, family: str, name: str) -> int:
-    """One counter of this namespace; 0 where /proc is not mounted, and nobody can tell."""
+    """One counter of this namespace; 0 if /proc is not mounted."""
     try:
         lines = Path("/proc/thread-self/net", file).read_text().splitlines()  # proc(5): a line of names, then of values
     except FileNotFoundError:
@@ -285,23 +209,13 @@ def _counter(file: str, family: str, name: str) -> int:
     return int(dict(zip(names, values, strict=True)).get(name, 0))
 
 
-def _join(sock: socket.socket, stream: Stream) -> None:
-    """Join by ifindex, the only way that never picks another link (ip(7), RFC 3678)."""
-    index = link_index(stream.link or "")
-    group = stream.address.packed
+def _counter6(name: str) -> int:
+    """The same for IPv6, which has a line for each; 0 where it is not compiled in."""
     try:
-        if stream.source is None:
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack("=4s4si", group, b"", index))
-        else:
-            address = "HH4s120x"  # sockaddr_in in a sockaddr_storage
-            request = struct.pack(  # struct group_source_req; 0L aligns as the kernel does
-                f"@I0L{address}{address}", index, socket.AF_INET, 0, group, socket.AF_INET, 0, stream.source.packed
-            )
-            sock.setsockopt(socket.IPPROTO_IP, MCAST_JOIN_SOURCE_GROUP, request)
-    except OSError as error:
-        known = {errno.ENOBUFS: "net.ipv4.igmp_max_memberships or net.core.optmem_max is too small for even one group"}
-        reason = known.get(error.errno or 0, error.strerror)
-        raise MembershipError(f"cannot join {format_stream(stream)}: {reason}") from error
+        lines = Path("/proc/thread-self/net/snmp6").read_text().splitlines()
+    except FileNotFoundError:
+        return 0
+    return int(dict(line.split() for line in lines).get(name, 0))
 
 
 def _readable(result: dict[str, Any]) -> str:

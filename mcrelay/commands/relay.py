@@ -1,4 +1,4 @@
-"""``mcrelay relay``: one stream, no file, until Ctrl-C."""
+"""``mcrelay relay``: one stream, without a file, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,27 +19,31 @@ import msgspec
 from mcrelay import __version__
 from mcrelay.commands.show import near_miss
 from mcrelay.commands.sightings import Sightings
-from mcrelay.commands.table import bit_rate, columns, digits, fold
+from mcrelay.commands.table import bit_rate, columns, digits, fold, say
+from mcrelay.config.checks import master_complaints
 from mcrelay.config.flags import read_table, rule_arguments, rule_options, words
-from mcrelay.config.parse import parse_rule
+from mcrelay.config.parse import RUNTIME, parse_rule
+from mcrelay.control.protocol import Command, Nothing
 from mcrelay.control.running import command_folder, same_input, sweep
-from mcrelay.control.server import Command, ControlServer, Nothing
-from mcrelay.errors import ControlError, LinkError, McrelayError, OperationError, UsageError
+from mcrelay.control.server import ControlServer
+from mcrelay.errors import ConfigError, ControlError, LinkError, McrelayError, OperationError, UsageError
 from mcrelay.links.watch import links_now
 from mcrelay.linux import capabilities, logs
 from mcrelay.linux.features import probe
 from mcrelay.linux.process import admin_uses, prepare, reserved_ports
 from mcrelay.linux.systemd import Notifier
 from mcrelay.model.rule import Config
+from mcrelay.model.wording import counted
 from mcrelay.relay import views
 from mcrelay.relay.build import build
 
 if TYPE_CHECKING:
-    from mcrelay.control.server import Peer
+    from mcrelay.control.protocol import Peer
     from mcrelay.model.rule import Rule
     from mcrelay.relay.service import Service
+    from mcrelay.relay.shapes import OutputStatsRow, StatsRow
 
-NOTHING_SECONDS = 3.0  # after which it is said what is seen instead
+NOTHING_SECONDS = 3.0  # seconds without a datagram after which it says what is seen instead
 LOOK_SECONDS = 0.25
 LINE_LOOKS = 2  # looks for each time that the line is written anew
 
@@ -50,8 +54,8 @@ LINE_LOOKS = 2  # looks for each time that the line is written anew
 def relay(source: str, outputs: tuple[str, ...], **options: Any) -> None:
     """Relay one stream until Ctrl-C, then say what was relayed.
 
-    A terminal sees a live line. Where nothing arrives for 3 s, it is said what does instead. `mcrelay show` finds it.
-    Exits with 1 if nothing could be relayed.
+    A terminal shows a live line. If nothing arrives for 3 s, it says what arrives instead. `mcrelay show` finds it.
+    The exit code is 1 if nothing could be relayed.
     """
     rule = parse_rule("relay", read_table(source, outputs, options), {})
     _insist_on_links(rule)
@@ -60,7 +64,7 @@ def relay(source: str, outputs: tuple[str, ...], **options: Any) -> None:
         _log_over_the_line()
     prepare()
     for text in same_input(rule):
-        click.echo(f"warning: {text}", err=True)
+        say(f"warning: {text}")
     config = Config(rules={rule.name: rule})
     account = capabilities.successor()
     server = _bound(_Answers(rule), account)
@@ -70,15 +74,15 @@ def relay(source: str, outputs: tuple[str, ...], **options: Any) -> None:
     finally:
         if server is not None:
             server[0].remove()
-    click.echo(summary(last.stats))
+    click.echo("\n".join(fold(line, columns(), 4) for line in summary(last.stats)))
     failure = last.failure()
     if failure:
         raise OperationError(failure)
 
 
 def _insist_on_links(rule: Rule) -> None:
-    """Raise LinkError for a link that does not exist: whoever types this wants it to work now."""
-    with contextlib.suppress(OSError):  # netlink is closed to us: the rule then waits for its link
+    """Raise LinkError for a link that does not exist, ConfigError for an input on a port: it is wanted to work now."""
+    with contextlib.suppress(OSError):  # netlink is closed to us: the rule waits for its link
         links = links_now()
         streams = [each.stream for each in rule.inputs] + [each.stream for each in rule.outputs]
         for name in filter(None, (each.link for each in streams)):
@@ -86,12 +90,21 @@ def _insist_on_links(rule: Rule) -> None:
                 near = difflib.get_close_matches(name, links, n=3, cutoff=0.5)
                 hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(links)}"
                 raise LinkError(f"no link is called {name}; {hint}")
+        if refused := master_complaints([rule], lambda _: RUNTIME, links):
+            raise ConfigError(refused)
+
+
+class _OverTheLine(logging.Formatter):
+    """Makes each line of the log wipe the live line first, and fit the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"\r\x1b[K{fold(super().format(record), columns())}"
 
 
 def _log_over_the_line() -> None:
-    """Have each line of the log wipe the live line first."""
+    """Make each line of the log wipe the live line first."""
     for handler in logging.getLogger().handlers:
-        handler.setFormatter(logging.Formatter("\r\x1b[K%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(_OverTheLine("%(asctime)s %(levelname)s %(message)s"))
 
 
 class _Show(msgspec.Struct, forbid_unknown_fields=True):
@@ -99,7 +112,7 @@ class _Show(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Answers:
-    """What the control socket answers: it only reads."""
+    """Handlers of the control socket, which only reads."""
 
     def __init__(self, rule: Rule) -> None:
         self.service: Service | None = None
@@ -117,7 +130,7 @@ class _Answers:
 
 
 def _bound(answers: _Answers, account: capabilities.Account | None) -> tuple[ControlServer, _Answers] | None:
-    """A control socket that `show` finds; relaying does without one where there is no place for it."""
+    """A control socket that `show` finds. If there is no place for one, the command relays without it."""
     folder = command_folder()
     sweep(folder)
     path = folder / f"{os.getpid()}.sock"
@@ -126,13 +139,13 @@ def _bound(answers: _Answers, account: capabilities.Account | None) -> tuple[Con
     try:
         server.bind(account)
     except ControlError as error:
-        click.echo(f"warning: `mcrelay show` will not find this: {error}", err=True)
+        say(f"warning: `mcrelay show` will not find this: {error}")
         return None
     return server, answers
 
 
 class _Last:
-    """How it stood at the end."""
+    """The state at the end."""
 
     def __init__(self, service: Service) -> None:
         state = service.state()
@@ -140,7 +153,7 @@ class _Last:
         (self._rule,) = views.rules(state)
 
     def failure(self) -> str:
-        """Why nothing could be relayed, or what could not; nothing if all went well."""
+        """Why nothing could be relayed, or which part could not; "" if all went well."""
         rule = self._rule
         if rule["state"] in {"error", "pending"}:
             return f"nothing could be relayed: {rule['reason']}"
@@ -156,7 +169,7 @@ class _Last:
 
 
 class _Relaying:
-    """The relay, with what a person sees of it meanwhile."""
+    """The relay, with its live line."""
 
     def __init__(self, config: Config, server: tuple[ControlServer, _Answers] | None) -> None:
         self._config = config
@@ -184,7 +197,7 @@ class _Relaying:
                 await self._server[0].close()
 
     async def _watch(self, service: Service, asked: asyncio.Event, stop: asyncio.Event) -> _Last:
-        """Show how it goes until it is asked to end; how it stands then, before the service gives its counters back."""
+        """Show the live line until the end. Returns the state then, before the service closes its counters."""
         begin = time.monotonic()
         wanted = self._rule.inputs[0]
         with contextlib.suppress(McrelayError):  # the rule itself says what is wrong with its link
@@ -204,9 +217,11 @@ class _Relaying:
                 if seconds >= NOTHING_SECONDS and not said:
                     said = True
                     for text in self._instead(service, seconds):
-                        _say(text, wipe=shown)
+                        click.echo("\r\x1b[K" if shown else "", nl=False, err=True)
+                        say(text)
                 if sys.stdout.isatty() and looks % LINE_LOOKS == 0:
-                    click.echo(f"\r\x1b[K{live_line(views.stats(service.state()))[: (columns() or 80) - 1]}", nl=False)
+                    line = live_line(views.stats(service.state()), (columns() or 80) - 1)
+                    click.echo(f"\r\x1b[K{line}", nl=False)
                     shown = True
             if shown:
                 click.echo("\r\x1b[K", nl=False)
@@ -221,7 +236,7 @@ class _Relaying:
             self._sightings = None
 
     def _instead(self, service: Service, seconds: float) -> list[str]:
-        """What to say after some seconds without a datagram; nothing where one came."""
+        """The text for some seconds without a datagram; "" if one came."""
         state = service.state()
         if views.stats(state)["rules"][0]["rx_packets"]:
             return []
@@ -239,8 +254,8 @@ class _Relaying:
         if not wanted.address.is_multicast:
             return lines
         lines.append(f"no multicast at all arrives on {name}")
-        igmp = state.igmp.get(name)
-        if igmp is None or igmp.querier is None:
+        heard = (state.mld if wanted.address.version == 6 else state.igmp).get(name)
+        if heard is None or heard.querier is None:
             lines.append(
                 f"nor was a querier heard on {name}: without one, a switch that snoops may pass no group on; have the "
                 f"switch or the router query there"
@@ -248,28 +263,30 @@ class _Relaying:
         return lines
 
 
-def live_line(stats: dict[str, Any]) -> str:
-    """How it goes, in one line that is written again and again."""
+def live_line(stats: StatsRow, width: int) -> str:
+    """The live line, which is written again and again: as many outputs that lose something as there is room for."""
     (rule,) = stats["rules"]
     lost = sum(rule["drops"].values()) + sum(link["ring_dropped_frames"] for link in stats["links"])
+    lost += sum(sum(each["tx_errors"].values()) for each in rule["outputs"])
     sent = sum(each["tx_packets"] for each in rule["outputs"])
-    refused = [f"{each['to']}: {_refusals(each)}" for each in rule["outputs"] if any(each["tx_errors"].values())]
     speed = f"{digits(rule['rx_rate'])}/s {bit_rate(rule['rx_bit_rate'])}"
-    parts = [f"in {digits(rule['rx_packets'])}", f"out {digits(sent)}", f"lost {digits(lost)}", speed, *refused]
-    return "  ".join(parts)
+    line = f"in {digits(rule['rx_packets'])}  out {digits(sent)}  lost {digits(lost)}  {speed}"
+    losing = [f"{each['to']}: {_refusals(each)}" for each in rule["outputs"] if any(each["tx_errors"].values())]
+    for number, text in enumerate(losing):
+        left = len(losing) - number
+        more = f"  {counted(left, 'output')} losing"
+        if len(line) + 2 + len(text) + (len(more) if left > 1 else 0) > width:
+            return (line + more)[:width]
+        line += f"  {text}"
+    return line[:width]
 
 
-def _refusals(output: dict[str, Any]) -> str:
-    named = [f"{digits(n)} {reason}" for reason, n in output["tx_errors"].items() if n]
-    return f"not sent: {', '.join(named) or 'none was sent'}"
+def _refusals(output: OutputStatsRow) -> str:
+    return ", ".join(f"{digits(n)} {reason}" for reason, n in output["tx_errors"].items() if n) or "none was sent"
 
 
-def _say(text: str, *, wipe: bool) -> None:
-    click.echo(f"{chr(13) + chr(27) + '[K' if wipe else ''}{fold(text, columns())}", err=True)
-
-
-def summary(stats: dict[str, Any]) -> str:
-    """What one rule did, as a person would tell it."""
+def summary(stats: StatsRow) -> list[str]:
+    """The result of one rule, in sentences."""
     (rule,) = stats["rules"]
     amount = f"{digits(rule['rx_packets'])} datagrams, {digits(rule['rx_bytes'])} bytes"
     lines = [f"received {amount} in {stats['uptime_seconds']:.1f} s"]
@@ -282,4 +299,4 @@ def summary(stats: dict[str, Any]) -> str:
     for output in rule["outputs"]:
         lines.append(f"sent {digits(output['tx_packets'])} to {output['to']}")
         lines += [f"  not sent {digits(n)}: {reason}" for reason, n in output["tx_errors"].items() if n]
-    return "\n".join(lines)
+    return lines

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from mcrelay.commands.options import json_option, relay_options, rule_names
-from mcrelay.commands.table import print_json
+from mcrelay.commands.options import as_typed, json_option, relay_options, rule_names
+from mcrelay.commands.table import answer, print_json, say
 from mcrelay.config.flags import read_table, rule_arguments, rule_options
 from mcrelay.control.client import ask
 from mcrelay.errors import UsageError
@@ -53,17 +53,16 @@ def add(
     write it as a file does: '{ to = "10.9.0.7:7000", ttl = 64 }'.
     """
     if file is None:
-        _standing(ask(socket_path, "add", name=name, rule=read_table(source, outputs, options)))
+        _stand(ask(socket_path, "add", name=name, rule=read_table(source, outputs, options)))
         return
     if name is not None:
         raise UsageError(f"--file names the rules; leave {name} out")
     rules = read_rules(_text_of(file), file)
-    for each in ask(socket_path, "add_all", rules=rules)["rules"]:
-        _standing(each)
+    _stand(*ask(socket_path, "add_all", rules=rules)["rules"])
 
 
 def read_rules(text: str, file: str) -> list[dict[str, Any]]:
-    """Read rules, each as ``name`` and ``rule``: TOML where a line begins with [, else a rule a line. UsageError."""
+    """Read rules, each as ``name`` and ``rule``: TOML if a line begins with [, else one rule a line. UsageError."""
     if any(line.lstrip().startswith("[") for line in text.splitlines()):
         return _tables(text, file)
     found = []
@@ -125,7 +124,7 @@ def replace(name: str, source: str, outputs: tuple[str, ...], socket_path: str |
 
     The command line says everything: nothing is taken from the rule before, nor from [defaults] of the files.
     """
-    _standing(ask(socket_path, "replace", name=name, rule=read_table(source, outputs, options)))
+    _stand(ask(socket_path, "replace", name=name, rule=read_table(source, outputs, options)))
 
 
 @click.command(epilog="\b\nExample:\n  mcrelay delete lobby")
@@ -134,7 +133,7 @@ def replace(name: str, source: str, outputs: tuple[str, ...], socket_path: str |
 def delete(name: str, socket_path: str | None) -> None:
     """Delete a rule of the running relay. One that stands in a file comes back with the next reload or restart."""
     result = ask(socket_path, "delete", name=name)
-    click.echo(
+    answer(
         f"{name}: deleted" + (f" ({NOT_SAVED.partition(';')[0]}: it stands in a file)" if result["in_files"] else "")
     )
 
@@ -144,7 +143,7 @@ def delete(name: str, socket_path: str | None) -> None:
 @relay_options
 def enable(name: str, socket_path: str | None) -> None:
     """Enable a rule that was disabled."""
-    _standing(ask(socket_path, "enable", name=name))
+    _stand(ask(socket_path, "enable", name=name))
 
 
 @click.command(epilog="\b\nExample:\n  mcrelay disable lobby")
@@ -152,7 +151,7 @@ def enable(name: str, socket_path: str | None) -> None:
 @relay_options
 def disable(name: str, socket_path: str | None) -> None:
     """Stop relaying by a rule, and keep it."""
-    _standing(ask(socket_path, "disable", name=name))
+    _stand(ask(socket_path, "disable", name=name))
 
 
 @click.command(epilog="\b\nExample:\n  mcrelay reload --dry-run")
@@ -171,7 +170,7 @@ def reload(dry_run: bool, keep_runtime: bool, as_json: bool, socket_path: str | 
         print_json(result)
         return
     for warning in result["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {as_typed(warning)}")
     lines = [f"+ {name}" for name in result["added"]]
     lines += [f"- {name}" for name in result["removed"]]
     for name, differences in result["changed"].items():
@@ -182,18 +181,23 @@ def reload(dry_run: bool, keep_runtime: bool, as_json: bool, socket_path: str | 
         lines.append(f"run-time changes that {'would go' if dry_run else 'went'}, and what brings each back:")
         lines += [f"  {command}" for command in result["gone"].values()]
     rules = counted(result["rules"], "rule")
+    nothing = "nothing else" if result["needs_restart"] else "nothing"
     if dry_run:
-        lines.append(f"nothing was changed; it would be {rules}" if different else f"nothing would change: {rules}")
+        lines.append(f"nothing was changed; it would be {rules}" if different else f"{nothing} would change: {rules}")
     else:
         stand = ", ".join(f"{number} {state}" for state, number in result["states"].items())
-        lines.append(f"{'reloaded' if different else 'nothing changed'}: {rules}{': ' if stand else ''}{stand}")
+        lines.append(f"{'reloaded' if different else f'{nothing} changed'}: {rules}{': ' if stand else ''}{stand}")
     click.echo("\n".join(lines))
 
 
-def _standing(result: dict[str, Any]) -> None:
-    """Say how the rule stands that was changed."""
-    for warning in result["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
-    reason = f": {result['reason']}" if result["reason"] else ""
-    kept = f" ({NOT_SAVED})" if result["origin"] == "runtime" else ""
-    click.echo(f"{result['rule']}: {result['state']}{reason}{kept}")
+def _stand(*results: dict[str, Any]) -> None:
+    """Print the state of each changed rule; of several, what is so of all stands once, at the end."""
+    one = len(results) == 1
+    for result in results:
+        for warning in result["warnings"]:
+            say(f"warning: {as_typed(warning)}")
+        reason = f": {result['reason']}" if result["reason"] else ""
+        kept = f" ({NOT_SAVED})" if one and result["origin"] == "runtime" else ""
+        answer(f"{result['rule']}: {result['state']}{reason}{kept}")
+    if not one:
+        answer(f"added {counted(len(results), 'rule')}, {NOT_SAVED.replace('writes it', 'writes them')}")

@@ -21,10 +21,12 @@ from mcrelay import __version__
 from mcrelay.commands.options import config_options, socket_option
 from mcrelay.config.files import load, watched_paths
 from mcrelay.control.handlers import Changer
-from mcrelay.control.server import Command, ControlServer, Nothing
+from mcrelay.control.protocol import Command, Nothing
+from mcrelay.control.server import ControlServer
 from mcrelay.errors import UsageError
 from mcrelay.exclusive.droptable import table_name
 from mcrelay.linux import capabilities, logs
+from mcrelay.linux.aside import aside
 from mcrelay.linux.features import probe
 from mcrelay.linux.installed import Installed
 from mcrelay.linux.process import admin_uses, prepare, reserved_ports
@@ -37,12 +39,15 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from mcrelay.config.parse import Parsed
-    from mcrelay.control.server import Peer
+    from mcrelay.control.protocol import Peer
     from mcrelay.control.web import WebServer
     from mcrelay.linux.capabilities import Account
     from mcrelay.relay.state import RelayState
 
 log = logging.getLogger(__name__)
+
+FEW_RULES = 500  # answers about more are made beside the main loop, which has other things to do
+ANSWER_SECONDS = 4.0  # for one: a client waits 5 s
 
 
 @click.command(epilog="\b\nExample:\n  mcrelay run -c /etc/mcrelay/mcrelay.toml")
@@ -62,15 +67,15 @@ def run(
     source_port is below 1024).
     SIGTERM and SIGINT stop it cleanly, SIGHUP reloads the configuration, SIGUSR1 logs how everything stands.
     """
-    gc.disable()  # thousands of rules are made and stay: looking at them again and again finds nothing
+    gc.disable()  # thousands of rules stay for ever: the garbage collector need not look at them again
     parsed = load(paths, instance)
     logs.set_up(as_json=log_format == "json", level=log_level)
     for warning in parsed.warnings:
-        log.warning("%s", warning)
+        log.warning("warns of %s", warning)
     prepare()
     daemon = _Daemon(
         parsed, paths, instance, socket_path
-    )  # connects the notify socket, which may refuse the other user
+    )  # connects the notify socket now: it may refuse the other user
     account = capabilities.successor()
     watched = watched_paths(paths, instance)
     daemon.bind(account)
@@ -81,7 +86,7 @@ def run(
         try:
             asyncio.run(daemon.run())
         finally:
-            if not written():  # nobody reads the log, and Python would wait for that at its end
+            if not written():  # nobody reads the log, and Python would wait for it at its end
                 daemon.server.remove()
                 os._exit(1 if sys.exc_info()[0] else 0)
     finally:
@@ -139,19 +144,19 @@ class _Daemon:
             log.info("stopped")
 
     def bind(self, account: Account | None) -> None:
-        """Take the addresses of this relay, with the privileges that it was started with."""
+        """Bind the addresses of this relay, with the privileges of its start."""
         self.server.bind(account)
         if self._web:
             self._web.bind()
 
     async def state(self, *, links: bool = False) -> RelayState:
-        """How the relay stands; with *links* also what is known of those that no rule names."""
+        """The state of the relay; with *links* it is up to date for links that no rule names too."""
         if links:
             await self._service.look_at_all_links()
         return self._service.state()
 
     def daemon(self) -> DaemonState:
-        """What else there is to say of this process."""
+        """Facts about this process."""
         changer = self._changer
         return DaemonState(__version__, self._installed.replaced, changer.reload_successful, changer.reload_time)
 
@@ -169,7 +174,10 @@ class _Daemon:
     async def _show(self, _: Peer, show: _Show) -> Any:
         if show.noun not in views.NOUNS:
             raise UsageError(f"show {show.noun!r}: say one of {', '.join(views.NOUNS)}")
-        return views.NOUNS[show.noun](await self.state(links=show.noun == "links"))
+        make, relay = views.NOUNS[show.noun], await self.state(links=show.noun == "links")
+        if len(relay.rules) <= FEW_RULES:
+            return make(relay)
+        return await aside("making the answer", lambda: make(relay), ANSWER_SECONDS)
 
     async def _explain(self, _: Peer, asked: _Explain) -> dict[str, Any] | None:
         try:
@@ -182,7 +190,7 @@ class _Daemon:
     def _dump(self) -> None:
         state = self._service.state()
         for noun in ("rules", "stats", "groups"):
-            log.info("%s %s", noun, json.dumps(views.NOUNS[noun](state)))
+            log.info("reports %s %s", noun, json.dumps(views.NOUNS[noun](state)))
 
     async def _version(self, _: Peer, __: Nothing) -> dict[str, Any]:
         return {
@@ -193,7 +201,7 @@ class _Daemon:
 
 
 def _web_server(address: str | None, daemon: _Daemon) -> WebServer | None:
-    """What serves metrics; its libraries are imported where somebody asks for it, and nowhere else."""
+    """The server of metrics. Its libraries are imported only if somebody asks for it."""
     if address is None:
         return None
     from mcrelay.control.web import WebServer  # noqa: PLC0415

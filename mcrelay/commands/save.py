@@ -1,8 +1,9 @@
-"""``mcrelay save``: what only runs goes into a file, by the hand and with the rights of who says so."""
+"""``mcrelay save``: writes rules that only run into a file, with the rights of the user who asks."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mcrelay.commands.options import relay_options
+from mcrelay.commands.table import answer, say
 from mcrelay.config import lines as toml_lines
-from mcrelay.config.checks import rule_key
+from mcrelay.config.ends import rule_key
 from mcrelay.config.files import config_paths, read, saved_path
 from mcrelay.config.parse import parse_config, parse_rule
 from mcrelay.config.writer import rule_table, toml_table
@@ -40,14 +42,14 @@ HEADING = "# Rules that were added at run time, written by `mcrelay save`, which
 def save(target: Path | None, socket_path: str | None) -> None:
     """Write the rules that only run into conf.d/90-saved.toml beside the main configuration.
 
-    It is done with your rights, atomically, and no other file is touched: what would have to be changed in another one
-    is named instead, and the exit code is then 1. Rules saved before stay, and so does whatever else the file holds.
+    The command writes with your rights, in one step, and touches no other file. If another file has to be changed, it
+    says where, and the exit code is 1. Rules that were saved before stay, and so does all else in the file.
     """
     asked = ask(socket_path, "changes", read_only=True)
     paths, instance = [Path(path) for path in asked["paths"]], asked["instance"]
     wanted = [Wanted(each["name"], _rule(each["name"], each["rule"])) for each in asked["changes"]]
     if not wanted:
-        click.echo("nothing to save: what runs is what the files say")
+        answer("nothing to save: what runs is what the files say")
         return
     try:
         target = (target or saved_path(paths, instance)).absolute()
@@ -58,26 +60,29 @@ def save(target: Path | None, socket_path: str | None) -> None:
                 _write(target, saving.text, folder, like=target if target.exists() else read_there[0])
     except OSError as error:
         what = f"cannot write {target or 'beside the configuration'}: {error.strerror}"
-        raise OperationError(f"{what}; run as who may, or name another file with --to") from error
-    for name in saving.written:
-        click.echo(f"saved {name} to {target}")
-    for name in saving.removed:
-        click.echo(f"removed {name} from {target}")
-    for name in saving.there:
-        click.echo(f"{name} stands in a file already")
+        missing = error.errno in {errno.ENOENT, errno.ENOTDIR}
+        cure = "make its folder" if missing else "run this as a user who may write there"
+        raise OperationError(f"{what}; {cure}, or name another file with --to") from error
+    if saving.written:
+        answer(f"saved {', '.join(saving.written)} to {target}")
+    if saving.removed:
+        answer(f"removed {', '.join(saving.removed)} from {target}")
+    if saving.there:
+        answer(f"in a file already: {', '.join(saving.there)}")
     if saving.text is not None:
         if os.path.realpath(target) in map(os.path.realpath, config_paths(paths, instance)):
-            click.echo("nothing else is to be done: the next reload or start reads it there")
+            rest = "" if saving.refused else "nothing else is to be done: "
+            answer(f"{rest}the next reload or start reads {target.name}")
         else:
-            click.echo(f"warning: the relay does not read {target}: start it with a further -c {target}", err=True)
+            say(f"warning: the relay does not read {target}: start it with a further -c {target}")
     for refusal in saving.refused:
-        click.echo(f"mcrelay: {refusal}", err=True)
+        say(f"mcrelay: {refusal}")
     sys.exit(OperationError.exit_code if saving.refused else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How a rule is to be after the next reload; ``rule`` is None for one that was deleted."""
+    """A rule as it should be after the next reload; ``rule`` is None if it was deleted."""
 
     name: str
     rule: Rule | None
@@ -85,7 +90,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class Saving:
-    """What is to be written, and which rules with it; ``text`` is None where the file stays as it is."""
+    """The text to write, and its rules; ``text`` is None if the file stays as it is."""
 
     text: str | None = None
     written: list[str] = field(default_factory=list)
@@ -97,7 +102,7 @@ class Saving:
 def merge(wanted: Iterable[Wanted], files: Sequence[tuple[str, str]], target: str, control: str) -> Saving:
     """Work the wanted rules into the text of *target*, one of the files or a new one. Pure.
 
-    Raises ConfigError where the files are not good as they are, or would not be with what is to be written.
+    Raises ConfigError if the files have faults, or would have them with the new text.
     """
     parsed = parse_config(files, control)
     text = dict(files).get(target, HEADING)
@@ -136,12 +141,12 @@ def _alike(filed: Rule, rule: Rule) -> bool:
 def _elsewhere(wanted: Wanted, filed: Rule, place: str) -> str:
     """Say why a change cannot be saved, and what to write in the file that has the rule."""
     if wanted.rule is None:
-        return f"{wanted.name} was deleted, but stands at {place}: delete it there"
+        return f"{wanted.name} was deleted, but stands in a file that save leaves alone: delete it at {place}"
     if _alike(filed, replace(wanted.rule, enabled=filed.enabled)):
         enabled = str(wanted.rule.enabled).lower()
-        return f"{wanted.name} stands at {place}, and would be defined twice: write enabled = {enabled} there"
+        return f"{wanted.name} stands in a file that save leaves alone: write enabled = {enabled} at {place}"
     table = toml_table(("rules", wanted.name), rule_table(wanted.rule)).rstrip()
-    return f"{wanted.name} stands at {place}, and would be defined twice: put this in its place there\n{table}"
+    return f"{wanted.name} stands in a file that save leaves alone: put this in its place at {place}\n{table}"
 
 
 def _written(rule: Rule, parsed: Parsed) -> str:
@@ -153,10 +158,10 @@ def _append(text: str, table: str) -> str:
 
 
 def _replaced(text: str, target: str, name: str, table: str) -> str:
-    """Put a table in the place of a rule's, with the comment lines that stood in that; an empty one takes it out.
+    """Replace the table of a rule, and keep its comment lines; an empty *table* removes it.
 
-    Comments after its last key are the next table's, and stay. Raises OperationError where anything else would change:
-    there are ways to write a rule that are not cut out so.
+    Comments after its last key belong to the next table, and stay. Raises OperationError if anything else would change:
+    not every way to write a rule can be cut out.
     """
     lines = toml_lines.read(target, text)[1]
     rule = ("rules", name)
@@ -191,7 +196,7 @@ def _but_rules(text: str) -> dict[str, Any]:
 
 
 def _read(paths: Sequence[Path], target: Path) -> list[tuple[str, str]]:
-    """Read what the relay would, and the target by the name that was given for it."""
+    """Read the files of the relay, and the target by the name that the user gave."""
     real = os.path.realpath(target)
     others = [path for path in paths if os.path.realpath(path) != real]
     texts, complaints = read([*others, *([target] if target.exists() else [])])
@@ -202,11 +207,11 @@ def _read(paths: Sequence[Path], target: Path) -> list[tuple[str, str]]:
 
 @contextlib.contextmanager
 def _folder(target: Path) -> Iterator[int]:
-    """Hold the folder that the target is in: it is made if it is missing, and one saves at a time."""
+    """Lock the folder of the target, so that one command saves at a time; make the folder if it is missing."""
     folder = Path(os.path.realpath(target)).parent
     if not folder.exists():
         folder.mkdir()
-        folder.chmod(0o755)  # whatever the umask: the relay is another user, and must read there
+        folder.chmod(0o755)  # independent of the umask: the relay is another user, and must read there
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -216,9 +221,9 @@ def _folder(target: Path) -> Iterator[int]:
 
 
 def _write(target: Path, text: str, folder: int, like: Path) -> None:
-    """Replace the file in one step: whoever reads it, or loses power, has the old text or the new one.
+    """Replace the file in one step: a reader, or a power failure, finds the old text or the new one.
 
-    It belongs to whom *like* does, with the same rights: the relay is another user, and must be able to read it.
+    It gets the owner and mode of *like*: the relay is another user, and must be able to read it.
     """
     example = like.stat()
     name = Path(os.path.realpath(target)).name

@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import resource
 import signal
 import socket
-import struct
 import sys
 import threading
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Protocol
 
 import click
 
 from mcrelay.commands.options import json_option
+from mcrelay.commands.senders import open_sender, source_of
 from mcrelay.commands.table import bit_rate, digits, print_json
-from mcrelay.errors import LinkError, OperationError, SettingError, UsageError
-from mcrelay.links.sources import sends_from
-from mcrelay.model import refusals
-from mcrelay.model.notation import format_stream, parse_stream
+from mcrelay.errors import OperationError, SettingError, UsageError
+from mcrelay.model.notation import parse_stream
+from mcrelay.model.ports import spans_of
 from mcrelay.model.rate import parse_rate
-from mcrelay.model.rule import GROUP_TTL, HOST_TTL, default_ttl
+from mcrelay.model.rule import GROUP_TTL, HOST_TTL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from mcrelay.model.stream import Stream
+    from mcrelay.model.stream import Address, Stream
 
+MOST_STREAMS = 65536
 SIZE_MAX = 65507  # bytes of UDP payload that IPv4 can carry
-SNDBUF_BYTES = 4 << 20
-SO_SNDBUFFORCE = 32  # linux/socket.h; the socket module lacks these
-IP_RECVERR = 11  # linux/in.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +47,7 @@ class Sizes:
 
 
 class Worker(Protocol):
-    """What ``drive`` runs: a Sender or a Receiver."""
+    """A Sender or a Receiver, which ``drive`` runs."""
 
     def run(self) -> None: ...
     def stop(self) -> None: ...
@@ -86,7 +82,10 @@ def pace_of(text: str, sizes: Sizes) -> float:
 
 
 def consecutive(text: str, streams: int | None) -> list[Stream]:
-    """Return the streams that STREAM and ``--streams`` name: consecutive groups, or each group of a range."""
+    """Return the streams that STREAM and ``--streams`` name: consecutive groups, or each group of a range.
+
+    Each of them comes once for every port that STREAM names.
+    """
     stream = parse_stream(text)
     if stream.port is None or stream.port == "any":
         raise UsageError(f"{text} names no port; write one, e.g. 233.252.0.1:5000%eth0")
@@ -96,42 +95,28 @@ def consecutive(text: str, streams: int | None) -> list[Stream]:
     if stream.length is not None:
         if streams is not None:
             raise UsageError(f"{text} is a range already; leave --streams out")
-        count = 1 << (32 - stream.length)
+        count = stream.group_count
     if count > 1 and not stream.address.is_multicast:
         raise UsageError(f"{text} is one host; --streams counts groups, e.g. 233.252.0.1:5000%{_some_link()}")
-    last = int(stream.address) + count - 1
-    if count > 1 and last >> 28 != 0xE:
-        raise UsageError(f"{count} groups from {stream.address} on go beyond 239.255.255.255; start lower")
+    highest = _highest(stream.address)
+    if count > 1 and int(stream.address) + count - 1 > int(highest):
+        raise UsageError(f"{count} groups from {stream.address} on go beyond {highest}; start lower")
+    ports = [port for low, high in spans_of(stream.port) for port in range(low, high + 1)]
+    if count * len(ports) > MOST_STREAMS:
+        raise UsageError(f"{text} is {count * len(ports)} streams; at most {MOST_STREAMS} are sent at once")
     first = replace(stream, length=None)
-    return [replace(first, address=type(first.address)(int(first.address) + i)) for i in range(count)]
-
-
-def link_index(name: str) -> int:
-    """Return the number of a link of this namespace."""
-    try:
-        return socket.if_nametoindex(name)
-    except OSError as error:
-        there = ", ".join(known for _, known in socket.if_nameindex())
-        raise LinkError(f"no link is called {name}; there are {there}") from error
+    return [replace(first, address=first.address + i, port=port) for i in range(count) for port in ports]
 
 
 def allow_files(count: int) -> None:
-    """Raise the limit of open files as far as this process may, for *count* sockets and some more."""
+    """Raise the limit of open files for *count* sockets and some more, as far as this process may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < count + 64:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, count + 64), hard))
 
 
-def set_buffer(sock: socket.socket, forced: int, plain: int, size_bytes: int) -> None:
-    """Ask for a socket buffer: forced where CAP_NET_ADMIN allows, else up to net.core.[rw]mem_max (socket(7))."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, forced, size_bytes)
-    except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, plain, size_bytes)
-
-
 def drive(worker: Worker, show: Callable[[], str]) -> None:
-    """Run *worker* on a thread. SIGINT and SIGTERM stop it; a terminal sees the line that *show* makes meanwhile."""
+    """Run *worker* on a thread. SIGINT and SIGTERM stop it; a terminal shows the line that *show* makes."""
     failure: list[OSError] = []
 
     def run() -> None:
@@ -173,7 +158,9 @@ def drive(worker: Worker, show: Callable[[], str]) -> None:
 @click.option(
     "--duration", "--timeout", metavar="SECONDS", type=click.FloatRange(0, min_open=True), help="End after so long."
 )
-@click.option("--streams", metavar="N", type=click.IntRange(1, 65536), help="So many consecutive groups, in turn.")
+@click.option(
+    "--streams", metavar="N", type=click.IntRange(1, MOST_STREAMS), help="So many consecutive groups, in turn."
+)
 @click.option(
     "--ttl", metavar="N", type=click.IntRange(1, 255), help=f"{GROUP_TTL} for a group, {HOST_TTL} for a host."
 )
@@ -256,6 +243,13 @@ def send(
         raise OperationError(f"nothing was sent to {stream}: {sender.last_error or 'it was stopped before'}")
 
 
+def _highest(group: Address) -> Address:
+    """The last group, of IPv6 the last with the same flags and scope (RFC 4291, 2.7)."""
+    if isinstance(group, IPv6Address):
+        return IPv6Address(int(group) | (1 << 112) - 1)
+    return IPv4Address("239.255.255.255")
+
+
 @contextlib.contextmanager
 def _stopped_by_signals(worker: Worker) -> Iterator[None]:
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -267,81 +261,6 @@ def _stopped_by_signals(worker: Worker) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def source_of(stream: Stream) -> IPv4Address | None:
-    """Choose the address that a group's datagrams leave with by their link; None leaves it to the kernel."""
-    if stream.link is None or not isinstance(stream.address, IPv4Address) or not stream.address.is_multicast:
-        return None
-    number = link_index(stream.link)
-    if _chosen(stream.address, number, 0) == _chosen(stream.address, number, 1):  # nearly always, and cheap to ask
-        return None
-    from mcrelay.links.watch import links_now  # noqa: PLC0415  a heavy import
-
-    with contextlib.suppress(OSError):  # netlink is closed to us
-        for link in links_now().values():
-            if link.ifindex == number:
-                return sends_from(link, stream.address)
-    return None
-
-
-def _chosen(group: IPv4Address, ifindex: int, dontroute: int) -> str:
-    """What the kernel chooses; without a route it takes an address of link scope first."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_DONTROUTE, dontroute)
-        _choose_link(probe, ifindex, None)
-        with contextlib.suppress(OSError):
-            probe.connect((str(group), 9))
-        return str(probe.getsockname()[0])
-
-
-def _choose_link(sock: socket.socket, ifindex: int, source: IPv4Address | None) -> None:
-    choice = struct.pack("=4s4si", b"", source.packed if source else b"", ifindex)  # struct ip_mreqn
-    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, choice)
-
-
-def open_sender(
-    stream: Stream, ttl: int | None, dscp: int, source_port: int | None, source: IPv4Address | None = None
-) -> socket.socket:
-    """Open a UDP socket connected to *stream* (ip(7), udp(7)); a group's datagrams leave with *source*."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    group = stream.address.is_multicast
-    port = stream.port
-    assert isinstance(port, int)
-    try:
-        set_buffer(sock, SO_SNDBUFFORCE, socket.SO_SNDBUF, SNDBUF_BYTES)
-        sock.setsockopt(
-            socket.IPPROTO_IP, socket.IP_MULTICAST_TTL if group else socket.IP_TTL, ttl or default_ttl(stream)
-        )
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)  # 192.0.2.255 is as good a destination
-        if stream.link is not None and not group:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, stream.link.encode())
-        elif stream.link is not None:
-            # The link is chosen: a route for groups by a gateway would put the gateway's MAC on the frames.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_DONTROUTE, 1)
-            _choose_link(sock, link_index(stream.link), source)
-            sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)  # else a full device queue drops in silence
-        if source_port is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one port for all streams
-        sock.bind((str(stream.source or "0.0.0.0"), source_port or 0))  # noqa: S104  any address of ours: the route's
-        sock.connect((str(stream.address), port))
-    except OSError as error:
-        sock.close()
-        remedies = {
-            errno.EADDRNOTAVAIL: f"{stream.source} is not an address of this host; see `ip address`",
-            errno.EADDRINUSE: f"port {source_port} is taken; choose another --source-port",
-            errno.ENETUNREACH: "there is no route; see `ip route`",
-            errno.EACCES: "a prohibit route refuses it, or the source port is reserved; see `ip route` and run as root",
-            errno.EINVAL: "a blackhole route takes it; see `ip route`",
-            errno.EHOSTUNREACH: "an unreachable route refuses it; see `ip route`",
-        }
-        remedy = refusals.of_socket(error) or remedies.get(error.errno or 0, error.strerror)
-        raise OperationError(f"cannot send to {format_stream(stream)}: {remedy}") from error
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _some_link() -> str:

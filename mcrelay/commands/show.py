@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mcrelay import __version__
+from mcrelay.commands import health
 from mcrelay.commands.options import json_option, relay_options, rule_names
-from mcrelay.commands.table import bit_rate, colourful, columns, digits, fold, print_json, render
+from mcrelay.commands.table import bit_rate, colourful, columns, digits, end, fold, print_json, render, say
 from mcrelay.control.client import NotRunningError, ask
 from mcrelay.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from mcrelay.relay.shapes import NearMissRow
 
 Row = dict[str, Any]
 NOUNS = ("rules", "stats", "links", "groups", "config")
@@ -34,17 +37,11 @@ def _nouns(_context: click.Context, _parameter: click.Parameter, text: str) -> l
 def show(noun: str, names: tuple[str, ...], as_json: bool, socket_path: str | None) -> None:
     """Show what the running relay does. The noun may be shortened: `mcrelay show st`.
 
-    With NAMEs, of these rules or links alone. config is the effective configuration as TOML: what differs from the
-    built-in defaults, [defaults] already applied.
+    NAMEs choose single rules or links. config is the effective configuration as TOML: the values that differ from the
+    built-in defaults, with [defaults] already applied.
     """
     noun = complete(noun)
-    try:
-        result = ask(socket_path, "show", read_only=True, noun=noun)
-    except NotRunningError:
-        if socket_path is not None or "MCRELAY_SOCKET" in os.environ or (found := _relay_command()) is None:
-            raise
-        socket_path = found
-        result = ask(socket_path, "show", read_only=True, noun=noun)
+    result, socket_path = ask_any(socket_path, "show", noun=noun)
     if names:
         result = named(noun, result, names)
     if as_json:
@@ -55,11 +52,24 @@ def show(noun: str, names: tuple[str, ...], as_json: bool, socket_path: str | No
     due = restart_due(relay)
     keys = relay.get("needs_restart", ())
     for line in filter(None, [due, *(f"{key} changed: restart the relay to apply it" for key in keys)]):
-        click.echo(f"\n{fold(line, columns())}", err=True)
+        say(f"\n{line}")
+
+
+def ask_any(socket_path: str | None, command: str, **arguments: str) -> tuple[Any, str | None]:
+    """What the daemon says, or a relay command where none runs and nobody named one; and the socket that it was.
+
+    Raises ControlError.
+    """
+    try:
+        return ask(socket_path, command, read_only=True, **arguments), socket_path
+    except NotRunningError:
+        if socket_path is not None or "MCRELAY_SOCKET" in os.environ or (found := _relay_command()) is None:
+            raise
+    return ask(found, command, read_only=True, **arguments), found
 
 
 def _relay_command() -> str | None:
-    """The socket of a `mcrelay relay` that runs, where no daemon does; None where nothing is to be chosen."""
+    """The socket of a running `mcrelay relay`, if no daemon runs; None if there is no choice."""
     from mcrelay.control.running import relay_commands  # noqa: PLC0415  where no daemon runs
 
     found = relay_commands()
@@ -67,13 +77,13 @@ def _relay_command() -> str | None:
         raise UsageError(f"several relay commands run; name one with --socket: {', '.join(found)}")
     for path in found:
         command = ask(path, "version", read_only=True).get("command", "mcrelay relay")
-        click.echo(f"no daemon, but a relay command runs: {command}\n", err=True)
+        say(f"no daemon, but a relay command runs: {command}\n")
         return path
     return None
 
 
 def named(noun: str, result: Any, names: tuple[str, ...]) -> Any:
-    """Keep what is of these rules or links. Raises UsageError for a name that there is not."""
+    """Keep the rows of these rules or links. Raises UsageError for an unknown name."""
     lists = {"stats": ("rules", "links"), "config": ("rules", "links")}
     rows = [row for part in lists[noun] for row in result[part]] if noun in lists else result
     known = dict.fromkeys(row if isinstance(row, str) else row.get("name") or row["ifname"] for row in rows)
@@ -95,7 +105,7 @@ def named(noun: str, result: Any, names: tuple[str, ...]) -> Any:
 
 
 def complete(noun: str) -> str:
-    """The one noun that starts like this. Raises UsageError."""
+    """The only noun that begins like this. Raises UsageError."""
     found = [each for each in NOUNS if each.startswith(noun)]
     if len(found) != 1:
         raise UsageError(f"show {noun!r}: say one of {', '.join(NOUNS)}")
@@ -103,7 +113,7 @@ def complete(noun: str) -> str:
 
 
 def restart_due(relay: Row) -> str:
-    """Say that the relay is not the mcrelay that is installed, if so: an upgrade leaves the one that runs alone."""
+    """Say if another mcrelay is installed than the one that runs: an upgrade leaves a running relay alone."""
     if relay["version"] == __version__ and not relay.get("restart_due"):
         return ""
     installed = "another build of it" if relay["version"] == __version__ else f"mcrelay {__version__}"
@@ -124,7 +134,7 @@ def show_rules(rules: list[Row], *, colour: bool) -> str:
         inputs = ", ".join(each["from"] for each in rule["inputs"]) + mark
         first = [rule["name"], state, rule["origin"], inputs, rule["description"] or "-"]
         for output in rule["outputs"]:
-            source = f"{output['source_address'] or '?'}:{output['source_port']}"
+            source = end(output["source_address"] or "?", output["source_port"])
             if output["state"] == "active":
                 sent = f"from {source} ttl {output['ttl']}" + (
                     "" if output["dscp"] == "keep" else f" dscp {output['dscp']}"
@@ -144,7 +154,7 @@ def show_rules(rules: list[Row], *, colour: bool) -> str:
         if rule.get("engine_reason"):
             reasons.append(f"{rule['name']}: by the ring: {rule['engine_reason']}")
     header = ["RULE", "STATE", "ORIGIN", "INPUT", "DESCRIPTION", "OUTPUT", "SENT"]
-    order = [0, 1, 2, 3, 4, 5, 6] if columns() else [0, 1, 3, 5, 6, 2, 4]  # in a pipe what came later stands behind
+    order = [0, 1, 2, 3, 4, 5, 6] if columns() else [0, 1, 3, 5, 6, 2, 4]  # in a pipe, newer columns come last
     if not any(rule["description"] for rule in rules):
         order.remove(4)
     header, rows = [header[i] for i in order], [[row[i] for i in order] for row in rows]
@@ -165,19 +175,24 @@ def show_stats(stats: Row, *, colour: bool) -> str:
             _sum(rule["drops"]),
             _ago(rule["last_packet_time"]),
         ]
+        within = health.within(rule.get("relay_seconds"))
         for output in rule["outputs"]:
             sent = [digits(output["tx_packets"]), digits(output["tx_rate"]), _sum(output["tx_errors"])]
-            rows.append([*first, output["to"], *sent])
-            first = [""] * len(first)
+            rows.append([*first, output["to"], *sent, within])
+            first, within = [""] * len(first), ""
             notes += _detail(f"{rule['name']} -> {output['to']}: errors", output["tx_errors"])
         notes += _detail(f"{rule['name']}: drops", rule["drops"])
+        notes += health.notes(rule)
+        notes += _detail(f"{rule['name']}: answers to who searched", rule.get("answers", {}))
     numbers = [
         "RX PACKETS", "RX/S", "IN 10 S", "RX RATE", "DROPS", "TX PACKETS", "TX/S", "ERRORS", "FRAMES", "RING DROPS",
         "SNDBUF",
     ]  # fmt: skip
-    header = ["RULE", *numbers[:5], "LAST", "OUTPUT", *numbers[5:8]]
+    header = ["RULE", *numbers[:5], "LAST", "OUTPUT", *numbers[5:8], "99 % WITHIN"]
     width = columns()
     parts = [render(header, rows, colour=colour, right=numbers, width=width) if rows else "no rules"]
+    if looked_at := [row for rule in stats["rules"] for row in health.rows(rule)]:
+        parts.append(render(health.HEADER, looked_at, colour=colour, right=health.NUMBERS, width=width))
     links = []
     for link in stats["links"]:
         sndbuf = "-" if link["sndbuf"] is None else f"{link['sndbuf'] >> 10} KiB"
@@ -197,17 +212,18 @@ def show_stats(stats: Row, *, colour: bool) -> str:
     return "\n\n".join(parts)
 
 
-def near_miss(miss: Row) -> str:
-    """Say of frames that no rule took what they are, and which rule they almost met."""
+def near_miss(miss: NearMissRow) -> str:
+    """Describe frames that no rule took, and the rule that they almost met."""
     port = "" if miss["port"] is None else f" port {miss['port']}"
     tag = "" if miss["vlan"] == "none" else f" in VLAN {miss['vlan']}"
     rule = f", almost rule {miss['rule']}" if miss["rule"] else ""
-    seen = f"{digits(miss['packets'])} frames, last {_ago(miss['last_time'])}"
+    number = miss["packets"]
+    seen = f"{digits(number)} {'frame' if number == 1 else 'frames'}, last {_ago(miss['last_time'])}"
     return f"near miss: {miss['source']} sends to {miss['group']}{port}{tag}: {miss['verdict']}: {seen}{rule}"
 
 
 def _with_notes(table: str, notes: list[str]) -> str:
-    """A table, and under it sentences about some of its rows."""
+    """A table with sentences about some of its rows under it."""
     return "\n".join([table, *([""] if notes else []), *(fold(note, columns()) for note in notes)])
 
 
@@ -215,8 +231,8 @@ def show_links(links: list[Row], *, colour: bool) -> str:
     """Draw one line for each link."""
     rows = []
     for link in links:
-        querier = link["querier"]
-        seen = f"{querier['address']} v{querier['version']}, {_ago(querier['last_seen_time'])}" if querier else "-"
+        queriers = [each for each in (link["querier"], link.get("mld_querier")) if each]
+        seen = "; ".join(f"{each['address']} v{each['version']}, {_ago(each['last_seen_time'])}" for each in queriers)
         rows.append(
             [
                 link["ifname"],
@@ -224,7 +240,7 @@ def show_links(links: list[Row], *, colour: bool) -> str:
                 link["operstate"],
                 str(link["mtu"]),
                 " ".join(link["addresses"]) or "-",
-                seen,
+                seen or "-",
             ]
         )
     header = ["LINK", "INDEX", "STATE", "MTU", "ADDRESSES", "QUERIER"]
@@ -263,7 +279,7 @@ def _warnings(rows: list[Row]) -> list[str]:
 
 
 def show_config(tables: Row, *, colour: bool) -> str:
-    """Write a file that would make a relay run the same."""
+    """Write the running configuration as a file."""
     from mcrelay.config.writer import toml_text  # noqa: PLC0415  for this alone
 
     return toml_text(tables)
@@ -288,7 +304,7 @@ def _detail(what: str, counts: dict[str, int]) -> list[str]:
 
 
 def _ago(moment: float | None) -> str:
-    """How long ago, as one short word."""
+    """The time since then, in one short word."""
     if moment is None:
         return "never"
     seconds = max(0.0, time.time() - moment)

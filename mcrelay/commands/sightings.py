@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from mcrelay.config.overlaps import meet
 from mcrelay.linux import bpf
 from mcrelay.linux.packets import PacketSocket
 from mcrelay.model.frame import read_datagram
+from mcrelay.model.ports import names_port
+from mcrelay.model.stream import Stream
 
 if TYPE_CHECKING:
     from mcrelay.model.frame import Datagram
@@ -36,9 +39,8 @@ class Sightings:
     def __init__(self, link: str, wanted: Input) -> None:
         """Raises LinkError or OperationError where the link cannot be looked at."""
         address = wanted.stream.address
-        assert isinstance(address, IPv4Address)
         program = bpf.multicast_filter() if address.is_multicast else bpf.fitting_filter([address])[0]
-        self._tap = PacketSocket(link, program)
+        self._tap = PacketSocket(link, program, sent=False)
         self._link = link
         self._wanted = wanted
         self._seen: Counter[Sighting] = Counter()
@@ -50,7 +52,7 @@ class Sightings:
     def look(self) -> None:
         """Take in what has come since."""
         for frame in self._tap.read():
-            datagram = None if frame.outgoing else read_datagram(frame)
+            datagram = read_datagram(frame)
             if datagram is not None:
                 kind = _kind(datagram)
                 if kind in self._seen or len(self._seen) < MOST:
@@ -63,11 +65,11 @@ class Sightings:
 
 def describe(seen: Counter[Sighting], wanted: Input, link: str, seconds: float) -> list[str]:
     """Say what was seen in so many seconds, the most frequent first."""
-    group = str(wanted.stream.address)
+    groups = replace(wanted.stream, port="any")
     near: Counter[Sighting] = Counter()
     others: Counter[Sighting] = Counter()
     for each, n in seen.items():
-        if each.group == group:
+        if meet(Stream(ip_address(each.group), "any"), groups):
             near[each] += n
         else:
             others[replace(each, source="", fragment=False)] += n
@@ -95,13 +97,15 @@ def _difference(each: Sighting, wanted: Input) -> str:
     stream = wanted.stream
     wants = []
     if each.vlan and wanted.vlan == "none":
-        wants.append(f"it untagged: take the input from a link of that VLAN (ip link add link {stream.link} type vlan)")
+        wants.append(f"it untagged: take the input from a link of that VLAN, or say vlan = {each.vlan}")
+    elif isinstance(wanted.vlan, int) and each.vlan != wanted.vlan:
+        wants.append(f"VLAN {wanted.vlan}")
     if stream.source is not None and str(stream.source) != each.source:
         wants.append(f"source {stream.source}")
-    if each.port and stream.port not in {each.port, "any"}:
+    if each.port and not names_port(stream.port, each.port):
         wants.append(f"port {stream.port}")
     if wants:
         return f"this rule wants {' and '.join(wants)}"
     if each.fragment:
-        return "it comes in fragments, which are not relayed: have the sender send smaller datagrams"
+        return "it comes in fragments, of which no datagram was whole: some are lost on the way"
     return "`mcrelay show stats` says as what it was counted"

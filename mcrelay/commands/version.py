@@ -13,7 +13,7 @@ import click
 
 from mcrelay import __version__
 from mcrelay.commands.options import json_option
-from mcrelay.commands.table import colourful, print_json, render
+from mcrelay.commands.table import colourful, columns, print_json, render
 from mcrelay.engine.program import BUILT
 from mcrelay.linux.features import probe
 
@@ -44,7 +44,7 @@ def version(as_json: bool, licenses: bool) -> None:
 
 
 def inside() -> list[dict[str, str]]:
-    """What an executable is made of, as its build wrote it down; elsewhere what pip has installed for us."""
+    """The components of an executable, as its build recorded them; else the packages that pip has installed for us."""
     try:
         listed: list[dict[str, str]] = json.loads((Path(__file__).parents[1] / "licenses.json").read_text("utf-8"))
     except FileNotFoundError:
@@ -70,4 +70,4 @@ def _installed(name: str) -> dict[str, str]:
 def show_licenses(components: list[dict[str, str]]) -> str:
     """Draw one line for each component."""
     rows = [[each["name"], each["version"], each["license"]] for each in components]
-    return render(["INSIDE", "VERSION", "LICENCE"], rows, colour=colourful())
+    return render(["INSIDE", "VERSION", "LICENCE"], rows, colour=colourful(), width=columns())

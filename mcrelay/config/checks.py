@@ -5,95 +5,68 @@ Pure. Disabled rules take part, so that enabling one can never be what breaks a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
-from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from mcrelay.config import protocols
+from mcrelay.config import circles, protocols, scopes, tags
+from mcrelay.config.ends import In, Out, Where, complaint, named, needs_link, rule_key
 from mcrelay.config.lines import key_text
-from mcrelay.config.schema import not_yet
-from mcrelay.errors import Complaint
+from mcrelay.config.overlaps import Overlaps
 from mcrelay.model import refusals
-from mcrelay.model.link_faults import narrower, no_ethernet, port_of, reports_from_nobody
-from mcrelay.model.notation import EXAMPLE, format_stream
-from mcrelay.model.rule import DEFAULT_LINK
+from mcrelay.model.address import LINK_LOCAL, scope_of
+from mcrelay.model.link_faults import (
+    OPEN_VSWITCH,
+    addresses_of,
+    is_bare,
+    narrower,
+    no_packets,
+    nobody_has,
+    port_fault,
+    reports_from_nobody,
+)
+from mcrelay.model.notation import format_stream, name_output
+from mcrelay.model.ports import HIGHEST_PORT, Ports, port_count
+from mcrelay.model.rule import DEFAULT_LINK, PresetRule
+from mcrelay.model.wording import counted
 
 if TYPE_CHECKING:
+    from mcrelay.errors import Complaint
+    from mcrelay.model.address import Network
     from mcrelay.model.link import Link
-    from mcrelay.model.rule import Config, Input, Output, Rule
-    from mcrelay.model.stream import Address, Stream
+    from mcrelay.model.rule import Config, Input, Rule
+    from mcrelay.model.stream import Stream
 
-Place: TypeAlias = tuple[str, int]
-Where: TypeAlias = Callable[[str], Place]
-
-_LINK_LOCAL = IPv4Network("224.0.0.0/24")
-_SOURCE_SPECIFIC = IPv4Network("232.0.0.0/8")
 MOST_GUESSES = 20  # links that are missing, and compared with all that there are
-
-
-@dataclass(frozen=True, slots=True)
-class _In:
-    rule: Rule
-    key: str
-    input: Input
-
-    @property
-    def stream(self) -> Stream:
-        return self.input.stream
-
-
-@dataclass(frozen=True, slots=True)
-class _Out:
-    rule: Rule
-    key: str
-    output: Output
-
-    @property
-    def stream(self) -> Stream:
-        return self.output.stream
-
-    @property
-    def target(self) -> tuple[object, ...] | None:
-        """What makes two outputs the same one; None while a part of it is missing."""
-        s = self.stream
-        missing = s.port is None or (s.address.is_multicast and s.link is None)
-        return None if missing else (s.address, s.length, s.port, s.link)
-
-
-_Feeds: TypeAlias = dict[str, dict[str, tuple[_Out, _In]]]  # rule -> rule that its output is an input of -> by which
-
-
-def rule_key(name: str) -> str:
-    """Give the key path of a rule."""
-    return key_text(("rules", name))
+MOST_HELD = 64  # ports of an input that is no group: each costs a socket
+MOST_STREAMS = 65536  # groups times ports that one input names: each has an entry in the table of the loop
 
 
 def find(rules: Mapping[str, Rule], where: Where, kept: Mapping[str, Sequence[int]] | None = None) -> list[Complaint]:
     """Find everything wrong within and across rules.
 
-    *where* gives the place of a key such as ``rules.x.outputs[1]``. Rules may lack an input or outputs that could not
-    be read: what is there is checked. *kept* then tells, by rule, which place in the file each output had.
+    *where* gives the place of a key such as ``rules.x.outputs[1]``. A rule may lack an input or outputs that could not
+    be read; the rest is checked. *kept* then gives, by rule, the place in the file of each output.
     """
-    inputs = [_In(rule, f"{rule_key(name)}.input", item) for name, rule in rules.items() for item in rule.inputs]
+    inputs = [In(rule, f"{rule_key(name)}.input", item) for name, rule in rules.items() for item in rule.inputs]
     outputs = []
     for name, rule in rules.items():
         places = (kept or {}).get(name, range(len(rule.outputs)))
-        outputs += [_Out(rule, f"{rule_key(name)}.outputs[{i}]", o) for i, o in zip(places, rule.outputs, strict=True)]
+        outputs += [Out(rule, f"{rule_key(name)}.outputs[{i}]", o) for i, o in zip(places, rule.outputs, strict=True)]
     checks: tuple[Iterable[Complaint], ...] = (
         (c for item in inputs for c in _of_input(item, where)),
         (c for item in outputs for c in _of_output(item, where)),
         _same_inputs(inputs, where),
         _mixed_joins(inputs, where),
         _same_outputs(outputs, where),
-        _feeding(rules, inputs, outputs, where),
+        circles.find(rules, inputs, outputs, where),
     )
     return [complaint for check in checks for complaint in check]
 
 
 def link_warnings(config: Config, where: Where, existing: Collection[str]) -> list[Complaint]:
-    """Warn of links that rules name and this machine does not have; a disabled rule waits for nothing."""
+    """Warn of links that rules name and this machine does not have. A disabled rule gets no warning."""
     wanted = [(key_text(("links", name)), name, "its settings wait") for name in config.links if name != DEFAULT_LINK]
     for name, rule in config.rules.items():
         if rule.enabled:
@@ -109,12 +82,12 @@ def link_warnings(config: Config, where: Where, existing: Collection[str]) -> li
             near = guesses.get(link)
             hint = f" (did you mean {near}?)" if near else ""
             remedy = f"{effect} until it appears{hint}"
-            found.append(_complaint(where, key, f"link {link} does not exist here", remedy, warning=True))
+            found.append(complaint(where, key, f"link {link} does not exist here", remedy, warning=True))
     return found
 
 
 def _near(name: str, existing: Collection[str] | Mapping[str, Link]) -> str:
-    """A link that may be meant: one that has this for its address, or a name nearly like it."""
+    """A link that may be meant: one with this address, or with a similar name."""
     if isinstance(existing, Mapping):
         for link in existing.values():
             if any(str(address.ip) == name for address in link.addresses):
@@ -122,324 +95,302 @@ def _near(name: str, existing: Collection[str] | Mapping[str, Link]) -> str:
     return next(iter(get_close_matches(name, sorted(existing), n=1)), "")
 
 
-def port_warnings(config: Config, where: Where, links: Mapping[str, Link]) -> list[Complaint]:
-    """Warn of inputs on links that are ports of a bridge, bond or the like, which takes what arrives on them."""
+def master_complaints(rules: Iterable[Rule], where: Where, links: Mapping[str, Link]) -> list[Complaint]:
+    """Refuse inputs on links that are ports of a bridge, bond or the like, which takes what arrives on them.
+
+    A stream would come at first, and end when switches forget this host: it hears no query on a port. What can be
+    taken from a port can be taken from its master.
+    """
     found = []
-    for name, rule in config.rules.items():
+    for rule in rules:
         for taken in rule.inputs if rule.enabled else ():
             link = links.get(taken.stream.link or "")
-            if link is not None and (text := port_of(link)):
-                effect = "else the stream ends when switches forget this host, which hears no query on a port"
-                found.append(_complaint(where, f"{rule_key(name)}.input", text, effect, warning=True))
+            if link is not None and (fault := port_fault(link)):
+                problem, remedy = fault
+                if link.master_kind != OPEN_VSWITCH:
+                    remedy = f"{remedy}: {format_stream(replace(taken.stream, link=link.master))}"
+                problem = f"{problem}, where this host hears no query, so the stream would end"
+                found.append(complaint(where, f"{rule_key(rule.name)}.input", problem, remedy))
     return found
 
 
 def port_privileges(config: Config, where: Where, reserved: Collection[int]) -> list[Complaint]:
-    """Warn of source ports that only CAP_NET_BIND_SERVICE opens: who starts the relay is not known here."""
+    """Warn of source ports that need CAP_NET_BIND_SERVICE. It is not known here who will start the relay."""
     found = []
     for name, rule in config.rules.items():
         for index, output in enumerate(rule.outputs if rule.enabled else ()):
             if output.source_port in reserved:
                 key = f"{rule_key(name)}.outputs[{index}]"
                 problem = f"source port {output.source_port} is a reserved one and needs CAP_NET_BIND_SERVICE"
-                found.append(_complaint(where, key, problem, refusals.port_remedy(output.source_port), warning=True))
+                found.append(complaint(where, key, problem, refusals.port_remedy(output.source_port), warning=True))
     return found
 
 
 def capture_complaints(config: Config, where: Where, links: Mapping[str, Link]) -> list[Complaint]:
-    """Refuse inputs on links that cannot be captured on (tun, wireguard, ppp); warn of those without an address."""
+    """Refuse inputs on links that cannot be captured on (InfiniBand, ...); warn of those without an address."""
     found = []
     for name, rule in config.rules.items():
         for taken in rule.inputs if rule.enabled else ():
             link = links.get(taken.stream.link or "")
             key = f"{rule_key(name)}.input"
-            if link is not None and (text := no_ethernet(link)):
-                found.append(_complaint(where, key, text, "take the input from an Ethernet link"))
-            elif link is not None and not link.addresses and not link.master:
+            if link is not None and (text := no_packets(link)):
+                found.append(complaint(where, key, text, "take the input from a link that carries Ethernet or IP"))
+            elif link is not None and not taken.stream.address.is_multicast:
+                if not _reaches_host(taken.stream, link, links):
+                    effect = "the rule stays parked until it is"
+                    found.append(complaint(where, key, nobody_has(taken.stream.address, link), effect, warning=True))
+            elif taken.stream.address.version == 6:
+                continue
+            elif link is not None and not link.addresses and not link.master and not is_bare(link):
                 problem, advice = reports_from_nobody(link.name).split("; ", 1)
-                found.append(_complaint(where, key, problem, advice, warning=True))
+                found.append(complaint(where, key, problem, advice, warning=True))
     return found
+
+
+def _reaches_host(stream: Stream, link: Link, links: Mapping[str, Link]) -> bool:
+    own = (each.ip for other in links.values() for each in addresses_of(other))
+    return link.broadcasts(stream.address) or stream.address in own
 
 
 def narrow_warnings(config: Config, where: Where, links: Mapping[str, Link]) -> list[Complaint]:
     """Warn of outputs whose link has a smaller MTU than that of their input, where both are here."""
     found = []
     for name, rule in config.rules.items():
-        taken = (links.get(each.stream.link or "") for each in rule.inputs if rule.enabled)
-        widest = max((link.mtu for link in taken if link is not None), default=0)
+        ends = [(links.get(each.stream.link or ""), each.stream.address) for each in rule.inputs if rule.enabled]
+        taken = [(link, address) for link, address in ends if link is not None]
         for index, output in enumerate(rule.outputs):
             link = links.get(output.stream.link or "")
-            if link is not None and link.mtu < widest:
-                key = f"{rule_key(name)}.outputs[{index}]"
-                found.append(_complaint(where, key, *narrower(link, widest, df=output.df), warning=True))
+            if link is not None and (said := narrower(link, output.stream.address, taken, df=output.df)):
+                found.append(complaint(where, f"{rule_key(name)}.outputs[{index}]", *said, warning=True))
     return found
 
 
-def _complaint(where: Where, key: str, problem: str, remedy: str, *, warning: bool = False) -> Complaint:
-    file, line = where(key)
-    return Complaint(file, line, key, problem, remedy, warning)
+def source_warnings(config: Config, where: Where, links: Mapping[str, Link]) -> list[Complaint]:
+    """Warn of addresses that are kept and that receivers may have no route to: which they have is not known here.
+
+    A source that is on the output's own link is every receiver's neighbour there.
+    """
+    found = []
+    for name, rule in config.rules.items():
+        taken = rule.inputs[0] if rule.inputs else None
+        for index, output in enumerate(rule.outputs if rule.enabled else ()):
+            if output.source_address != "keep":
+                continue
+            link = links.get(output.stream.link or "")
+            if taken is None or not _are_neighbours(taken, link):
+                whose = taken.stream.source if taken and taken.stream.source else "the senders"
+                key = f"{rule_key(name)}.outputs[{index}]"
+                problem = f"receivers without a route back to {whose} drop what keeps that address (rp_filter)"
+                remedy = "give them a route by the link that it arrives on, or set net.ipv4.conf.LINK.rp_filter=0 there"
+                found.append(complaint(where, key, problem, remedy, warning=True))
+    return found
 
 
-def _named(where: Where, rule: Rule, key: str) -> str:
-    """Name another rule and where it stands."""
-    file, line = where(key)
-    return f"{rule_key(rule.name)} ({file}:{line})" if line else rule_key(rule.name)
+def _are_neighbours(taken: Input, link: Link | None) -> bool:
+    """Whether all sources that an input lets in are in a subnet of the link."""
+    if link is None:
+        return False
+    source = taken.stream.source
+    if source is not None:
+        return any(source in address.network for address in link.addresses)
+    return bool(taken.allow) and all(
+        any(_within(each, address.network) for address in link.addresses) for each in taken.allow or ()
+    )
+
+
+def _within(a: Network, b: Network) -> bool:
+    return a.version == b.version and a.prefixlen >= b.prefixlen and a.network_address in b
 
 
 def _whole(stream: Stream) -> str:
-    """Write the stream with an example for what it lacks."""
+    """Write the stream, with an example in place of each missing part."""
     return format_stream(replace(stream, port=stream.port or 5000, link=stream.link or "eth0"))
 
 
-def _of_input(item: _In, where: Where) -> Iterator[Complaint]:
+def _of_input(item: In, where: Where) -> Iterator[Complaint]:
     stream, allow = item.stream, item.input.allow
     text = format_stream(stream)
-    if not stream.address.is_multicast:
-        problem = f"{stream.address} is {_no_group(stream.address)}"
-        yield _complaint(where, item.key, problem, f"name the group to receive, e.g. {EXAMPLE}")
-        return
     if stream.link is None:
         remedy = f"add the link that it arrives on, e.g. {_whole(stream)}"
-        yield _complaint(where, item.key, f"{text} names no link", remedy)
+        yield complaint(where, item.key, f"{text} names no link", remedy)
     if stream.port is None:
-        yield _complaint(where, item.key, f"{text} names no port", f"add it, e.g. {_whole(stream)}")
+        yield complaint(where, item.key, f"{text} names no port", f"add it, e.g. {_whole(stream)}")
     if stream.source is not None and allow is not None and not any(stream.source in network for network in allow):
         problem = f"source {stream.source} is outside allow, so nothing would ever match"
-        yield _complaint(where, item.key, problem, "add it to allow, or leave allow out of this rule")
-    if stream.source is None and stream.address in _SOURCE_SPECIFIC:
-        problem = f"{stream.address} is for source-specific multicast, and routers ignore a join there without a source"
-        remedy = f"name the source, e.g. {_whole(replace(stream, source=IPv4Address('192.0.2.1')))}"
-        yield _complaint(where, item.key, problem, remedy, warning=True)
+        yield complaint(where, item.key, problem, "add it to allow, or leave allow out of this rule")
+    if (most := stream.group_count * port_count(stream.port)) > MOST_STREAMS:
+        problem = f"{text} is {most} streams: {stream.group_count} groups times {port_count(stream.port)} ports"
+        remedy = f"a rule has {MOST_STREAMS} at most: say any for the port, or name fewer"
+        yield complaint(where, item.key, problem, remedy)
+    if not stream.address.is_multicast and (stream.port == "any" or port_count(stream.port) > MOST_HELD):
+        problem = f"{text} is no group, and this host would have to keep {_ports_of(stream)} open for it"
+        yield complaint(where, item.key, problem, f"name the ports that are used, {MOST_HELD} at most")
+    if item.rule.health != "none" and (stream.length is not None or not isinstance(stream.port, int | None)):
+        key = f"{rule_key(item.rule.name)}.health"
+        problem = f"health looks at one stream, and {text} is many"
+        yield complaint(where, key, problem, "write one rule for each stream that is to be looked at")
+    if stream.port == "any" and item.rule.exclusive:
+        key = f"{rule_key(item.rule.name)}.exclusive"
+        problem = "exclusive would drop every UDP port of the group, also what other programs of this host listen to"
+        yield complaint(where, key, problem, "name the ports, or leave exclusive out")
+    yield from tags.of_input(item, where)
+    yield from scopes.of_input(item, where)
 
 
-def _no_group(address: Address) -> str:
-    """Say what an input's address is that is no group, as far as the address alone tells."""
-    if int(address) & 0xFF == 0xFF:  # 2.255.255.255 of Art-Net, 192.0.2.255
-        return "a broadcast address, and broadcast input is not supported"
-    return "a host, and unicast input is not supported"
+def _ports_of(stream: Stream) -> str:
+    return "every port" if stream.port == "any" else counted(port_count(stream.port), "port")
 
 
-def _of_output(item: _Out, where: Where) -> Iterator[Complaint]:
+def _of_output(item: Out, where: Where) -> Iterator[Complaint]:
     stream = item.stream
-    if stream.address.is_multicast and stream.link is None:
+    if needs_link(stream.address) and stream.link is None:
         remedy = f"add the link to send on, e.g. {_whole(stream)}"
-        yield _complaint(where, item.key, f"{format_stream(stream)} names no link", remedy)
+        yield complaint(where, item.key, f"{format_stream(stream)} names no link", remedy)
     if stream.source is not None:
         bare = format_stream(replace(stream, source=None))
         remedy = f'write {{ to = "{bare}", source_address = "{stream.source}" }}'
-        yield _complaint(where, item.key, f"source {stream.source} stands in an output", remedy)
+        yield complaint(where, item.key, f"source {stream.source} stands in an output", remedy)
+    yield from scopes.of_output(item, where)
+    yield from tags.of_output(item, where)
     for taken in item.rule.inputs:
+        if item.whole and circles.carries_on(taken, item.output):
+            remedy = "send to another group, port or link"
+            yield complaint(where, item.key, f"{name_output(item.output)} is the rule's own input", remedy)
         yield from _against_input(item, taken.stream, where)
 
 
-def _against_input(item: _Out, taken: Stream, where: Where) -> Iterator[Complaint]:
+def _against_input(item: Out, taken: Stream, where: Where) -> Iterator[Complaint]:
     """Check an output against an input of its own rule."""
     stream = item.stream
-    if item.target is not None and stream.link == taken.link and _overlap(stream, taken):
-        remedy = "send to another group, port or link"
-        yield _complaint(where, item.key, f"{format_stream(stream)} is the rule's own input", remedy)
-    if hint := protocols.hint(taken, item.output):
-        yield _complaint(where, item.key, *hint, warning=True)
-    crosses = stream.address in _LINK_LOCAL and stream.link != taken.link
+    if item.output.source_address == "keep" and stream.address.version != taken.address.version:
+        families = f"IPv{taken.address.version}, and the output sends IPv{stream.address.version}"
+        problem = f"the source address that is kept is of {families}"
+        yield complaint(where, item.key, problem, "leave source_address out, or stay in one family")
+    if not isinstance(item.rule, PresetRule) and (hint := protocols.hint(taken, item.output)):
+        yield complaint(where, item.key, *hint, warning=True)
+    crosses = stream.address.is_multicast and scope_of(stream.address) == LINK_LOCAL and stream.link != taken.link
     if crosses and item.output.ttl not in {1, 255} and not protocols.knows_ttl(stream):
         problem = f"{stream.address} is a link-local group, which no router forwards"
-        yield _complaint(where, item.key, problem, "say ttl = 1", warning=True)
-    if stream.length != taken.length and not _refused("range", stream, taken):
+        yield complaint(where, item.key, problem, "say ttl = 1", warning=True)
+    if stream.host_bits != taken.host_bits:
         text = format_stream(stream)
+        length = stream.address.max_prefixlen - taken.host_bits
         if taken.length is None:
             problem, remedy = f"{text} is a range, and the input is not", "name one group, or a range as input"
+        elif not stream.address.is_multicast:
+            problem = f"{text} is one host, and the input is a range of groups"
+            remedy = f"name a range of groups of the same length, here /{length}"
         else:
             problem = f"{text} is not as long a range as the input"
-            remedy = f"both ends have the same length, here /{taken.length}"
-        yield _complaint(where, item.key, problem, remedy)
-    if stream.port == "any" and taken.port != "any" and not _refused("any", stream):
-        yield _complaint(where, item.key, "port any needs an input with port any", f"name a port, e.g. {taken.port}")
+            remedy = f"both ends have the same length, here /{length}"
+        yield complaint(where, item.key, problem, remedy)
+    yield from _against_ports(item, taken, where)
 
 
-def _refused(feature: str, *streams: Stream) -> bool:
-    """Whether the feature is refused already at one of the streams; one complaint of it is enough."""
-    return any(not_yet(feature, stream) is not None for stream in streams)
+def _against_ports(item: Out, taken: Stream, where: Where) -> Iterator[Complaint]:
+    """An output keeps the port, or names as many as its input; port any may become one that is named."""
+    sent = item.stream
+    many = taken.length is not None or isinstance(taken.port, Ports) or taken.port == "any"
+    for key, value in (("source_address", item.output.source_address), ("source_port", item.output.source_port)):
+        if many and value == "keep":
+            problem = f'{key} = "keep" is of outputs with one destination, and {format_stream(taken)} is many streams'
+            yield complaint(where, item.key, problem, "write one rule for each stream whose sender is to be kept")
+    if sent.port == "any" and taken.port != "any":
+        yield complaint(where, item.key, "port any needs an input with port any", f"name a port, e.g. {taken.port}")
+    elif (isinstance(sent.port, Ports) or isinstance(taken.port, Ports)) and None not in {sent.port, taken.port}:
+        mine, theirs = port_count(sent.port), port_count(taken.port)
+        if mine != theirs and sent.port != "any":
+            of_input = "takes any" if taken.port == "any" else f"has {counted(theirs, 'port')}"
+            problem = f"{format_stream(sent)} names {counted(mine, 'port')}, and the input {of_input}"
+            remedy = (
+                "leave the port out, then each is kept" if taken.port == "any" else "name as many, or leave them out"
+            )
+            yield complaint(where, item.key, problem, remedy)
 
 
-def _same_inputs(inputs: Iterable[_In], where: Where) -> Iterator[Complaint]:
-    first: dict[tuple[object, ...], _In] = {}
+def _same_inputs(inputs: Sequence[In], where: Where) -> Iterator[Complaint]:
+    """Two rules for one datagram. Port any gives way to a port, and a range to what is longer than it."""
+    seen: Overlaps[In] = Overlaps(item.stream for item in inputs)
     for item in inputs:
         s = item.stream
         if s.link is None or s.port is None:
             continue
-        other = first.setdefault((s.link, item.input.vlan, s.source, s.address, s.length, s.port), item)
-        if other is not item:
-            problem = f"{_named(where, other.rule, other.key)} has the same input"
-            yield _complaint(where, item.key, problem, "put all outputs into one rule")
+        alike = (s.link, item.input.vlan, s.source, s.length, s.port == "any")
+        other = next((each for _, each in seen.meeting(alike, s)), None)
+        seen.add(alike, s, item)
+        if other is None:
+            continue
+        whose = named(where, other.rule, other.key)
+        problem, remedy = f"{whose} has the same input", "put all outputs into one rule"
+        if other.stream.port != s.port:
+            problem = f"{whose} takes some of these ports too: {format_stream(other.stream)}"
+            remedy = "name each port in one rule alone"
+        yield complaint(where, item.key, problem, remedy)
 
 
-def _mixed_joins(inputs: Iterable[_In], where: Where) -> Iterator[Complaint]:
-    """One link joins a group for any source or for named ones, whatever the port and VLAN."""
-    joins: dict[tuple[object, ...], list[_In]] = {}
+def _mixed_joins(inputs: Sequence[In], where: Where) -> Iterator[Complaint]:
+    """Refuse a group that one link would join both for any source and for named ones, on any port or VLAN."""
+    joins: dict[tuple[object, ...], list[In]] = {}
     for item in inputs:
         if item.stream.link is not None and item.stream.address.is_multicast:
             joins.setdefault((item.stream.link, item.stream.address, item.stream.length), []).append(item)
     for same in joins.values():
         first = same[0]
         others = [item for item in same if (item.stream.source is None) != (first.stream.source is None)]
-        if not others:
-            continue
-        kinds = ("for any source", "for one source")
-        mine, theirs = kinds if first.stream.source is not None else kinds[::-1]
-        also = ", as does " + ", ".join(rule_key(o.rule.name) for o in others[1:]) if len(others) > 1 else ""
-        problem = (
-            f"takes {first.stream.address} on {first.stream.link} {mine}{also}, "
-            f"but {_named(where, first.rule, first.key)} {theirs}"
-        )
-        yield _complaint(
-            where, others[0].key, problem, "name a source in every rule for this group and link, or in none"
-        )
+        if others:
+            yield _mixed(first, others, where)
+    seen: Overlaps[In] = Overlaps(item.stream for item in inputs)
+    for same in joins.values():
+        item = same[0]
+        for _, other in seen.meeting(item.stream.link, item.stream, ports=False):
+            if (item.stream.source is None) != (other.stream.source is None):
+                yield _mixed(other, [item], where)
+                break
+        seen.add(item.stream.link, item.stream, item)
 
 
-def _same_outputs(outputs: Iterable[_Out], where: Where) -> Iterator[Complaint]:
-    first: dict[tuple[object, ...], _Out] = {}
-    alone: dict[tuple[object, ...], _Out] = {}  # the first whose rule does not share
-    of_rule: dict[tuple[object, ...], _Out] = {}
+def _mixed(first: In, others: Sequence[In], where: Where) -> Complaint:
+    item = others[0]
+    kinds = ("for any source", "for one source")
+    mine, theirs = kinds if first.stream.source is not None else kinds[::-1]
+    also = ", as does " + ", ".join(rule_key(o.rule.name) for o in others[1:]) if len(others) > 1 else ""
+    groups = format_stream(replace(item.stream, source=None, port=None, link=None))
+    problem = f"takes {groups} on {item.stream.link} {mine}{also}, but {named(where, first.rule, first.key)} {theirs}"
+    remedy = "name a source in every rule for this group and link, or in none"
+    return complaint(where, item.key, problem, remedy)
+
+
+def _same_outputs(outputs: Sequence[Out], where: Where) -> Iterator[Complaint]:
+    streams = [item.stream for item in outputs]
+    first: Overlaps[Out] = Overlaps(streams)
+    alone: Overlaps[Out] = Overlaps(streams)  # those whose rule does not share
+    of_rule: Overlaps[Out] = Overlaps(streams)
     for item in outputs:
-        if item.target is None:
+        if not item.whole:
             continue
-        text = format_stream(item.stream)
-        if (twice := of_rule.setdefault((item.rule.name, *item.target), item)) is not item:
+        stream, lane = item.stream, (item.stream.link, item.output.vlan)
+        own = (item.rule.name, *lane)
+        text = name_output(item.output)
+        twice = next((other for _, other in of_rule.meeting(own, stream)), None)
+        of_rule.add(own, stream, item)
+        if twice is not None:
             place = twice.key.rpartition(".")[2]
-            yield _complaint(where, item.key, f"{text} stands there already as {place}", "remove one of the two")
+            part = "" if twice.stream == stream else "in part "
+            yield complaint(where, item.key, f"{text} stands there already {part}as {place}", "remove one of the two")
             continue
-        clash = (alone if item.rule.shared else first).get(item.target)
+        rivals = alone if item.rule.shared else first
+        clash = next((other for _, other in rivals.meeting(lane, stream)), None)
         if clash is not None:
-            problem = f"{_named(where, clash.rule, clash.key)} sends to {text} too"
+            problem = f"{named(where, clash.rule, clash.key)} sends to {_common(clash.stream, stream)} too"
             remedy = "send to another group or port, or say shared = true in both rules"
-            yield _complaint(where, item.key, problem, remedy)
-        first.setdefault(item.target, item)
+            yield complaint(where, item.key, problem, remedy)
+        first.add(lane, stream, item)
         if not item.rule.shared:
-            alone.setdefault(item.target, item)
+            alone.add(lane, stream, item)
 
 
-def _overlap(a: Stream, b: Stream) -> bool:
-    """Whether one datagram can be of both, links and sources aside."""
-    ports = a.port == b.port or "any" in {a.port, b.port}
-    shift = 32 - min(a.length or 32, b.length or 32)
-    return ports and int(a.address) >> shift == int(b.address) >> shift
-
-
-def _would_hear(taken: Input, output: Output) -> bool:
-    """Whether what the output sends is what the input takes, as far as the configuration tells.
-
-    An "auto" address is not known here: it is not taken for the one source that an input names.
-    """
-    stream, source = taken.stream, output.source_address
-    if stream.link != output.stream.link or not _overlap(stream, output.stream) or taken.vlan not in {"none", "any"}:
-        return False
-    if stream.source is not None and source not in {"keep", stream.source}:
-        return False
-    outside = taken.allow is not None and isinstance(source, IPv4Address)
-    return not (outside and not any(source in network for network in taken.allow or ()))
-
-
-def _feeds(inputs: Iterable[_In], outputs: Iterable[_Out]) -> _Feeds:
-    """Find the rules whose output is another rule's input."""
-    exact: dict[tuple[object, ...], list[_In]] = {}
-    ranges: dict[str, list[_In]] = {}
-    for taken in inputs:
-        s = taken.stream
-        if s.link is not None and s.port is not None:
-            exact.setdefault((s.link, s.address), []).append(taken)
-            if s.length is not None:
-                ranges.setdefault(s.link, []).append(taken)
-    feeds: _Feeds = {}
-    for sent in outputs:
-        link = sent.stream.link
-        if link is None or sent.target is None:
-            continue
-        near = exact.get((link, sent.stream.address), []) + ranges.get(link, [])
-        if sent.stream.length is not None:
-            near = [taken for (name, _), items in exact.items() if name == link for taken in items]
-        if any(_overlap(own.stream, sent.stream) and own.stream.link == link for own in sent.rule.inputs):
-            continue  # the rule's own input: that is said already
-        for taken in near:
-            if taken.rule is not sent.rule and _would_hear(taken.input, sent.output):
-                feeds.setdefault(sent.rule.name, {}).setdefault(taken.rule.name, (sent, taken))
-    return feeds
-
-
-def _reach(graph: Mapping[str, Iterable[str]], start: str) -> dict[str, str]:
-    """Every rule that can be come to from *start*, each with the one before it on a shortest way."""
-    before: dict[str, str] = {}
-    border = [start]
-    while border:
-        reached = []
-        for name in border:
-            for after in graph.get(name, ()):
-                if after not in before:
-                    before[after] = name
-                    reached.append(after)
-        border = reached
-    return before
-
-
-def _peeled(graph: Mapping[str, Collection[str]], back: Mapping[str, Collection[str]]) -> set[str]:
-    """Rules that no circle comes before: those that nothing leads to, and what only they lead to."""
-    waits = {name: len(before) for name, before in back.items()}
-    ends = [name for name in graph if name not in waits]
-    peeled = set(ends)
-    while ends:
-        for after in graph.get(ends.pop(), ()):
-            waits[after] -= 1
-            if not waits[after]:
-                ends.append(after)
-                peeled.add(after)
-    return peeled
-
-
-def _feeding(
-    rules: Mapping[str, Rule], inputs: Iterable[_In], outputs: Iterable[_Out], where: Where
-) -> Iterator[Complaint]:
-    """Each circle once, and every other input that is a rule's output on the same link."""
-    feeds = _feeds(inputs, outputs)
-    fed_by: dict[str, list[str]] = {}
-    for name, others in feeds.items():
-        for other in others:
-            fed_by.setdefault(other, []).append(name)
-    circle: dict[str, str] = {}  # rule -> the first rule of the circles that it is part of
-    chained = _peeled(feeds, fed_by) | _peeled(fed_by, feeds)  # to go along each of them from each would take too long
-    for name in feeds:
-        if name in circle or name in chained or name not in (forth := _reach(feeds, name)):
-            continue
-        together = forth.keys() & _reach(fed_by, name).keys()
-        circle.update(dict.fromkeys(together, name))
-        plain = next((n for n in rules if n in together and not rules[n].reflect), None)
-        if plain is not None:
-            yield _circle(feeds, plain, where)
-        elif not any(_ends_by_itself(rules[each]) for each in together):
-            problem = "rules that reflect each other without a limit allow one relay only"
-            remedy = 'a second relay with the same rules returns everything: add a limit to one of them, e.g. "20kpps"'
-            yield _complaint(where, f"{rule_key(name)}.reflect", problem, remedy, warning=True)
-    blamed = set()
-    for name, others in feeds.items():
-        for other, (sent, taken) in others.items():
-            if (name in circle and circle[name] == circle.get(other)) or taken.key in blamed:
-                continue
-            blamed.add(taken.key)
-            feeder = _named(where, sent.rule, sent.key)
-            problem = f"{feeder} sends to this on {sent.stream.link}, and a relay does not hear itself"
-            source = f": {format_stream(sent.rule.inputs[0].stream)}" if sent.rule.inputs else ""
-            yield _complaint(where, taken.key, problem, f"take what {rule_key(name)} takes{source}")
-
-
-def _ends_by_itself(rule: Rule) -> bool:
-    """Whether a datagram that goes round by this rule is stopped some time, or many of them are slowed down."""
-    return any(taken.limit for taken in rule.inputs) or any(sent.ttl == "decrement" for sent in rule.outputs)
-
-
-def _circle(feeds: _Feeds, start: str, where: Where) -> Complaint:
-    before = _reach(feeds, start)
-    way = [start]
-    while len(way) == 1 or way[-1] != start:
-        way.append(before[way[-1]])
-    way.reverse()
-    sent, _ = feeds[start][way[1]]
-    remedy = "relay in one direction only, or say reflect = true in each of them"
-    return _complaint(where, sent.key, f"rules feed each other in a circle: {' -> '.join(way)}", remedy)
+def _common(a: Stream, b: Stream) -> str:
+    """Write what is in both: the longer prefix, with the fewer ports."""
+    longer = a if a.host_bits < b.host_bits else b
+    fewer = min(a.port, b.port, key=lambda port: port_count(port) or HIGHEST_PORT)
+    return format_stream(replace(longer, port=fewer))

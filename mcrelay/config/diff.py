@@ -11,27 +11,34 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from mcrelay.config import checks
+from mcrelay.config.ends import rule_key
 from mcrelay.config.flags import words
 from mcrelay.config.parse import RUNTIME
 from mcrelay.config.writer import facts
 from mcrelay.errors import Complaint, ConfigError, UsageError
-from mcrelay.model.notation import shown
+from mcrelay.model.address import shown
 from mcrelay.model.rule import DEFAULT_CONTROL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mcrelay.config.checks import Place, Where
+    from mcrelay.config.ends import Place, Where
     from mcrelay.model.rule import Config, Rule
 
 Kind: TypeAlias = Literal["delete", "enable", "disable", "replace", "add"]
 
-_ORDER: tuple[Kind, ...] = ("delete", "enable", "disable", "replace", "add")  # each may need what is left of it
+_ORDER: tuple[Kind, ...] = (
+    "delete",
+    "enable",
+    "disable",
+    "replace",
+    "add",
+)  # each must be read after the ones before it
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One rule that runs otherwise than the files say; ``rule`` is None where it was deleted."""
+    """One rule that runs differently from the files; ``rule`` is None if it was deleted."""
 
     kind: Kind
     name: str
@@ -40,7 +47,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What one configuration changes of another; ``restart`` are keys that only a restart applies."""
+    """The changes from one configuration to another; ``restart`` holds keys that only a restart applies."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -49,7 +56,7 @@ class Difference:
 
 
 def same(a: Rule | None, b: Rule | None) -> bool:
-    """Whether two rules do the same, wherever they come from."""
+    """Whether two rules do the same, whatever their origin."""
     return (a is None) == (b is None) and (a is None or b is None or replace(a, origin=b.origin) == b)
 
 
@@ -63,7 +70,7 @@ def find_rule(running: Config, name: str) -> Rule:
 
 
 def with_rule(running: Config, files: Config, rule: Rule) -> Config:
-    """Put a rule in, at its old place if it has one; one that is as in the files is theirs again."""
+    """Put a rule in, at its old place if it has one. A rule equal to the one in the files has origin "file" again."""
     filed = files.rules.get(rule.name)
     rule = filed if filed is not None and same(rule, filed) else replace(rule, origin="runtime")
     return replace(running, rules={**running.rules, rule.name: rule})
@@ -75,7 +82,7 @@ def without_rule(running: Config, name: str) -> Config:
 
 
 def runtime_changes(files: Config, running: Config) -> list[Change]:
-    """Find every rule that runs otherwise than the files say, in an order in which they can be made again."""
+    """Find every rule that runs differently from the files, in an order in which the changes can be made again."""
     found = [Change("delete", name) for name in files.rules if name not in running.rules]
     for name, rule in running.rules.items():
         filed = files.rules.get(name)
@@ -92,7 +99,8 @@ def runtime_changes(files: Config, running: Config) -> list[Change]:
 def keep(files: Config, changes: Iterable[Change], where: Where) -> Config:
     """Lay run-time changes over new files. Raises ConfigError where they contradict each other.
 
-    A rule that the files now hold as it runs is theirs. To delete or disable one that they no longer hold is done.
+    A rule that now stands in the files as it runs has origin "file". Deleting or disabling a rule that the files no
+    longer hold counts as done.
     """
     merged = files
     complaints = []
@@ -103,15 +111,15 @@ def keep(files: Config, changes: Iterable[Change], where: Where) -> Config:
         elif change.rule is None or (filed is None and change.kind == "disable"):
             continue
         elif change.kind == "add" and filed is not None and not same(filed, change.rule):
-            file, line = where(checks.rule_key(change.name))
+            file, line = where(rule_key(change.name))
             problem = "stands here, and another rule of this name was added at run time"
             remedy = f"rename this one, or delete the other: mcrelay delete {change.name}"
-            complaints.append(Complaint(file, line, checks.rule_key(change.name), problem, remedy))
+            complaints.append(Complaint(file, line, rule_key(change.name), problem, remedy))
         elif filed is not None and change.kind in {"enable", "disable"}:
             merged = with_rule(merged, files, replace(filed, enabled=change.rule.enabled))
         else:
             merged = with_rule(merged, files, change.rule)
-    mine = tuple(f"{checks.rule_key(name)}." for name, rule in merged.rules.items() if rule.origin == "runtime")
+    mine = tuple(f"{rule_key(name)}." for name, rule in merged.rules.items() if rule.origin == "runtime")
 
     def place(key: str) -> Place:
         return RUNTIME if key.startswith(mine) else where(key)
@@ -123,7 +131,7 @@ def keep(files: Config, changes: Iterable[Change], where: Where) -> Config:
 
 
 def lost(changes: Iterable[Change], after: Config) -> list[Change]:
-    """Find the run-time changes that *after* does not have, each as the change that would restore it."""
+    """Find the run-time changes that *after* lacks, each as the change that would restore it."""
     found = []
     for change in changes:
         now = after.rules.get(change.name)
@@ -149,9 +157,9 @@ def command(change: Change, control: str = DEFAULT_CONTROL) -> str:
 
 
 def compare(before: Config, after: Config, started: Config) -> Difference:
-    """Compare the rules with those that ran *before*, and what needs a restart with what the relay *started* with.
+    """Compare the rules with those that ran *before*, and the keys that need a restart with those it *started* with.
 
-    A key of ``[relay]`` that is as it runs needs none: the command line may have given it.
+    A key of ``[relay]`` with the value that runs needs no restart: the command line may have given it.
     """
     added = tuple(name for name in after.rules if name not in before.rules)
     removed = tuple(name for name in before.rules if name not in after.rules)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from codecs import BOM_UTF8
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ def config_paths(paths: Sequence[Path] = (), instance: str | None = None, etc: P
     check_instance(instance)
     if not paths:
         return _installed(instance, etc)
-    found: dict[str, Path] = {}  # by what they come down to, so that a file named twice is read once
+    found: dict[str, Path] = {}  # by real path, so that a file named twice is read once
     complaints = []
     for path in paths:
         try:
@@ -55,7 +56,7 @@ def watched_paths(paths: Sequence[Path] = (), instance: str | None = None, etc: 
 
 
 def saved_path(paths: Sequence[Path] = (), instance: str | None = None, etc: Path = ETC) -> Path:
-    """Name the file for rules that `save` writes: in the folder that a relay started so reads, if it reads any."""
+    """Name the file that `save` writes, in a folder that a relay with these arguments reads; None if it reads none."""
     check_instance(instance)
     if not paths:
         return _more(instance, etc) / SAVED
@@ -73,7 +74,7 @@ def read(paths: Sequence[Path]) -> tuple[list[tuple[str, str]], list[Complaint]]
             complaints.append(_unread(path, error))
             continue
         try:
-            texts.append((str(path), data.decode("utf-8-sig")))
+            texts.append((str(path), data.removeprefix(BOM_UTF8).decode()))
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             problem = f"byte 0x{data[error.start]:02x} is not UTF-8 text"
@@ -82,7 +83,7 @@ def read(paths: Sequence[Path]) -> tuple[list[tuple[str, str]], list[Complaint]]
 
 
 def parse(paths: Sequence[Path], instance: str | None = None) -> Parsed:
-    """Read and check the files; a file that cannot be read keeps none of the others from being checked."""
+    """Read and check the files. A file that cannot be read does not keep the others from being checked."""
     texts, complaints = read(paths)
     try:
         parsed = parse_config(texts, control_path(instance))
@@ -98,7 +99,7 @@ def load(
 ) -> Parsed:
     """Find, read and check a configuration. Raises ConfigError with everything.
 
-    With *existing*, the names of this machine's links, rules that wait for a link are warned of too.
+    *existing* are the links of this machine: with them, rules that wait for a link get a warning.
     """
     parsed = parse(config_paths(paths, instance, etc), instance)
     waiting = [] if existing is None else link_warnings(parsed.config, parsed.where, existing)

@@ -1,4 +1,4 @@
-"""The options of a rule as flags: every key of ``[rules.NAME]`` is one, so that a new key becomes a flag by itself."""
+"""The options of a rule as flags. Every key of ``[rules.NAME]`` is a flag, so a new key becomes one by itself."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def rule_options(*without: str) -> Callable[[Callable[..., Any]], Callable[..., 
 
 
 def read_table(source: str, outputs: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
-    """Make the table of a rule from what the command line gives. Raises SettingError."""
+    """Make the table of a rule from the command line. Raises SettingError."""
     table: dict[str, Any] = {"input": source, "outputs": [_output(each) for each in outputs]}
     for key, value in options.items():
         check = RULE[key].check
@@ -75,13 +75,13 @@ def words(rule: Rule) -> list[str]:
 
 
 def _default(row: Option) -> str:
-    """Say what goes without the flag; a flag without a value says it by being one, and no text is no default."""
+    """Name the default for ``--help``. A flag without a value needs none, and neither does an empty text."""
     words = row.default_help or row.default_words or row.default
     return "" if row.check is flag or words == "" else f"  [default: {words}]"
 
 
 def _value(check: Check, text: str) -> Any:
-    """Give a number where the key takes numbers and the text is one; what is wrong with it, the relay says."""
+    """Turn the text into a number if the key takes numbers and the text is one; the relay checks it."""
     if not re.fullmatch("-?[0-9]{1,18}", text):
         return text
     try:

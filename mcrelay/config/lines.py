@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from mcrelay.errors import Complaint, ConfigError
-from mcrelay.model.notation import shown
+from mcrelay.model.address import shown
 
 Path: TypeAlias = tuple[str | int, ...]
 
@@ -50,14 +50,14 @@ def _unfit(file: str, line: int, problem: str, remedy: str) -> Complaint:
 
 
 def _syntax(file: str, text: str, message: str) -> Complaint:
-    """Turn tomllib's message into a complaint; the common slips are named."""
+    """Turn tomllib's message into a complaint that names the common mistakes."""
     at = _AT.search(message)
     rows = text.split("\n")
     last = len(text.rstrip().split("\n"))
     line = int(at[1]) if at and at[1] else last if at else 1
     problem = message[: at.start()] if at else message
     scan = _Scan(text)
-    with suppress(ValueError, RecursionError):  # it comes as far as the fault, or past it
+    with suppress(ValueError, RecursionError):  # the walk reaches the fault, or passes it
         scan.document()
     for path, first, again in scan.repeats:
         if again == line:
@@ -94,9 +94,9 @@ def _quoted(key: str) -> str:
 
 
 class _Scan:
-    """Walks over TOML text and notes where things stand; judging the text is tomllib's work.
+    """Walks over TOML text and notes the line of each key. tomllib decides whether the text is right.
 
-    Text that is not TOML ends the walk with a ValueError, and what was noted until then stays.
+    Text that is not TOML ends the walk with a ValueError; the lines noted until then are kept.
     """
 
     def __init__(self, text: str) -> None:

@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from mcrelay.config import checks as config_checks
 from mcrelay.config import lines as toml_lines
+from mcrelay.config import presets
+from mcrelay.config.ends import rule_key
 from mcrelay.config.reader import Draft, FileReader, parent
 from mcrelay.config.schema import LINK, RELAY, RULE
 from mcrelay.errors import COMMAND_LINE, Complaint, ConfigError
 from mcrelay.model.notation import check_link
-from mcrelay.model.rule import DEFAULT_CONTROL, DEFAULT_LINK, Config, LinkSettings, RelaySettings
+from mcrelay.model.rule import DEFAULT_CONTROL, DEFAULT_LINK, Config, LinkSettings, PresetRule, RelaySettings
 from mcrelay.model.wording import counted, written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mcrelay.config.checks import Place, Where
+    from mcrelay.config.ends import Place, Where
     from mcrelay.model.rule import Rule
 
-RUNTIME: Place = (COMMAND_LINE, 0)  # where a rule stands that no file holds
+RUNTIME: Place = (COMMAND_LINE, 0)  # the place of a rule that a command gave
 
 _TABLES = {"relay": "[relay]", "links": "[links.NAME]", "defaults": "[defaults]", "rules": "[rules.NAME]"}
 
@@ -41,7 +43,7 @@ class Parsed:
 def parse_config(files: Sequence[tuple[str, str]], control: str = DEFAULT_CONTROL) -> Parsed:
     """Read files, given as (name, text), into one configuration; *control* is the socket unless they name one.
 
-    Raises ConfigError with all complaints, warnings among them, if one of them is an error.
+    Raises ConfigError with all complaints, warnings too, if one of them is an error.
     """
     complaints: list[Complaint] = []
     sheets: list[tuple[FileReader, dict[str, Any]]] = []
@@ -72,7 +74,7 @@ def parse_config(files: Sequence[tuple[str, str]], control: str = DEFAULT_CONTRO
 def parse_rule(name: str, table: Mapping[str, Any], others: Mapping[str, Rule], where: Where | None = None) -> Rule:
     """Read one rule that a command gives, with the keys of ``[rules.NAME]``, and check it against the *others*.
 
-    *others* are the rules that it is to run beside; one of the same name is left aside. Raises ConfigError.
+    *others* are the rules that run beside it; one with the same name is ignored. Raises ConfigError.
     """
     return parse_rules({name: table}, others, where)[name]
 
@@ -86,7 +88,7 @@ def parse_rules(
     drafts = {name: reader.rule(name, table, {}, "runtime") for name, table in tables.items()}
     beside = {n: rule for n, rule in others.items() if n not in drafts}
     known = where or (lambda _: RUNTIME)
-    mine = tuple(f"{config_checks.rule_key(name)}." for name in drafts)
+    mine = tuple(f"{rule_key(name)}." for name in drafts)
 
     def place(key: str) -> Place:
         return RUNTIME if key.startswith(mine) else known(key)
@@ -111,7 +113,7 @@ def _link_settings(read: Mapping[str, Any]) -> LinkSettings:
 
 
 class _Reading:
-    """What the files have given so far, and where each name stood first."""
+    """The configuration collected from the files so far, and where each name stood first."""
 
     def __init__(self, complaints: list[Complaint]) -> None:
         self.relay: dict[str, Any] = {}
@@ -122,14 +124,14 @@ class _Reading:
         self._owners: dict[str, FileReader] = {}  # a name such as rules.x -> the file that defines it
 
     def where(self, key: str) -> Place:
-        """Give the place of a key; what no file holds was given on the command line."""
+        """Give the place of a key: a file and line, or the command line."""
         name = key
         while name and name not in self._owners:
             name = parent(name)
         return self._owners[name].place(key) if name else RUNTIME
 
     def settings(self, reader: FileReader, data: dict[str, Any]) -> None:
-        """Take all but the rules, which need the defaults of every file."""
+        """Read everything but the rules, which need the defaults of every file."""
         for key, value in data.items():
             if key not in _TABLES:
                 reader.unknown(toml_lines.key_text((key,)), key, _TABLES)
@@ -154,20 +156,34 @@ class _Reading:
                 self.links[name] = read
 
     def link_settings(self) -> dict[str, LinkSettings]:
-        """Give each link's settings; what one does not say is as ``[links.default]`` has it, in whichever file."""
+        """Give the settings of each link; a missing key comes from ``[links.default]`` of any file."""
         common = self.links.get(DEFAULT_LINK, {})
         return {name: _link_settings(common | read) for name, read in self.links.items()}
 
     def rules(self, reader: FileReader, data: dict[str, Any]) -> None:
-        """Take the rules; one that stands twice is checked all the same."""
+        """Read the rules; a rule that stands twice is still checked."""
         for name, value in _table(data, "rules").items():
-            path = config_checks.rule_key(name)
+            path = rule_key(name)
             if not isinstance(value, dict):
                 reader.stray(path, name, "[rules.NAME]")
                 continue
-            draft = reader.rule(name, value, self.defaults, "file")
+            if any(key in value for key in presets.KEYS):
+                drafts = reader.preset(name, value, self.defaults)
+            else:
+                drafts = [reader.rule(name, value, self.defaults, "file")]
             if self._claim(reader, path):
-                self.drafts[name] = draft
+                for draft in drafts:
+                    self._keep(reader, draft)
+
+    def _keep(self, reader: FileReader, draft: Draft) -> None:
+        """Keep a rule, unless one of that name is there: a preset makes rules that the file does not name."""
+        name = draft.rule.name
+        if name in self.drafts:
+            made = [rule.preset for rule in (draft.rule, self.drafts[name].rule) if isinstance(rule, PresetRule)]
+            key = rule_key(made[0] if isinstance(draft.rule, PresetRule) else name)
+            reader.complain(key, f"preset {made[0]} and another rule both make {name}", "rename one of the two")
+        elif self._claim(reader, rule_key(name)):
+            self.drafts[name] = draft
 
     def complain_of_cpus(self, relay: RelaySettings) -> None:
         """Warn where workers and the CPUs for them differ in number."""
@@ -178,7 +194,7 @@ class _Reading:
             self._complaints.append(Complaint(file, line, "relay.cpus", problem, remedy, warning=True))
 
     def _claim(self, reader: FileReader, key: str) -> bool:
-        """Note who defines a name; whoever comes second is told where the first one stands."""
+        """Note the place where a name is defined; the second one gets a complaint that names the first."""
         owner = self._owners.setdefault(key, reader)
         if owner is reader:
             return True

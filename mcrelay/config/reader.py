@@ -1,4 +1,4 @@
-"""One file's tables, read as far as they can be read: good values, and a complaint for each that is not."""
+"""The tables of one file: the good values, and a complaint for each of the others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 from mcrelay.config import lines as toml_lines
-from mcrelay.config.schema import INPUT, LINK, OUTPUT, RELAY, RULE, not_yet
+from mcrelay.config import presets
+from mcrelay.config.schema import COMMON, INPUT, LINK, OUTPUT, RELAY, RULE, not_yet
 from mcrelay.errors import Complaint, SettingError
 from mcrelay.model.notation import EXAMPLE, NAME, NAME_REMEDY, parse_stream
 from mcrelay.model.rule import Input, Output, Rule
@@ -17,7 +18,7 @@ from mcrelay.model.wording import written
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from mcrelay.config.checks import Place
+    from mcrelay.config.ends import Place
     from mcrelay.model.option import Option
     from mcrelay.model.stream import Stream
 
@@ -25,30 +26,31 @@ _ENDS = ("input", "inputs", "outputs")
 _HOME = (
     dict.fromkeys(RELAY, "[relay]")
     | dict.fromkeys(LINK, "[links.NAME]")
-    | dict.fromkeys([*RULE, *_ENDS], "[rules.NAME]")
+    | dict.fromkeys([*RULE, *_ENDS, *presets.KEYS], "[rules.NAME]")
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A rule as far as it could be read; ``kept`` holds the place in the file of each of its outputs."""
+    """The readable part of a rule; ``kept`` holds the place in the file of each of its outputs."""
 
     rule: Rule
     output_indexes: tuple[int, ...]
 
 
 class FileReader:
-    """One file being read: where its keys stand, and the complaints about them."""
+    """One file that is being read: the lines of its keys, and the complaints about them."""
 
     def __init__(self, file: str, lines: Mapping[str, int], complaints: list[Complaint]) -> None:
         self.file = file
         self._lines = lines
         self._complaints = complaints
+        self._made: dict[str, str] = {}  # key of a rule that a preset made -> key of the preset's table
 
     def place(self, key: str) -> Place:
-        """Give the place of a key, or of what it would stand in if it is missing."""
+        """Give the place of a key, or of its table if the key is missing."""
         while key and key not in self._lines:
-            key = parent(key)
+            key = self._made.get(key) or parent(key)
         return self.file, self._lines.get(key, 1 if self._lines else 0)
 
     def complain(self, key: str, problem: str, remedy: str) -> None:
@@ -57,7 +59,7 @@ class FileReader:
         self._complaints.append(Complaint(file, line, key, problem, remedy))
 
     def attempt(self, path: str, check: Callable[[Any], Any], value: Any) -> Any:
-        """Return what the check makes of the value; None and a complaint if it refuses."""
+        """Return the checked value; None and a complaint if the check refuses it."""
         try:
             return check(value)
         except SettingError as error:
@@ -83,7 +85,7 @@ class FileReader:
     def keys(
         self, above: str, table: Mapping[str, Any], rows: Mapping[str, Option], ends: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """Check a table's keys and return the good ones; *ends* are known, and the caller's to read."""
+        """Check a table's keys and return the good ones; *ends* are known keys that the caller reads."""
         good = {}
         for key, value in table.items():
             path = f"{above}.{toml_lines.key_text((key,))}"
@@ -110,7 +112,7 @@ class FileReader:
         return read
 
     def _refuse(self, path: str, feature: str, value: Any) -> bool:
-        """Complain of what is not built yet; the value is good otherwise, and checks go on with it."""
+        """Complain of a value that is not built yet. It is legal otherwise, and the checks go on with it."""
         refusal = not_yet(feature, value)
         if refusal is not None:
             self.complain(path, refusal.problem, refusal.remedy)
@@ -119,16 +121,16 @@ class FileReader:
     def rule(
         self, name: str, table: Mapping[str, Any], defaults: Mapping[str, Any], origin: Literal["file", "runtime"]
     ) -> Draft:
-        """Read one rule as far as it can be read."""
+        """Read one rule: all its readable parts."""
         path = toml_lines.key_text(("rules", name))
         if not NAME.fullmatch(name):
             self.complain(path, f"{written(name)} cannot be a rule's name", NAME_REMEDY)
         options = _over(defaults, table, self.keys(path, table, RULE, _ENDS))
-        taken, refused = self._input(path, table, options)
+        taken = self._input(path, table, options)
         outputs: list[Output] = []
         kept: list[int] = []
         for index, value in enumerate(self._output_list(path, table)):
-            output = self._output(f"{path}.outputs[{index}]", value, options, taken, refused)
+            output = self._output(f"{path}.outputs[{index}]", value, options, taken)
             if output is not None:
                 outputs.append(output)
                 kept.append(index)
@@ -136,23 +138,42 @@ class FileReader:
         rule = Rule(name, (taken,) if taken else (), tuple(outputs), origin=origin, **own)
         return Draft(rule, tuple(kept))
 
-    def _input(
-        self, rule: str, table: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> tuple[Input | None, frozenset[str]]:
-        """Read the input; the second value names the features that were refused there."""
+    def preset(self, name: str, table: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[Draft]:
+        """Read a rule that is a preset: the drafts of the rules that it stands for."""
+        path = toml_lines.key_text(("rules", name))
+        if not NAME.fullmatch(name):
+            self.complain(path, f"{written(name)} cannot be a rule's name", NAME_REMEDY)
+        allowed = {key: row for key, row in RULE.items() if key in presets.MAY_STAND}
+        said = [key for key in table if key in _ENDS or (key in RULE and key not in allowed)]
+        good = self.keys(path, {k: v for k, v in table.items() if k not in said}, allowed, presets.KEYS)
+        for key in said:
+            fits = ", ".join([*presets.KEYS, *presets.MAY_STAND])
+            self.complain(f"{path}.{key}", "cannot stand beside a preset, which says it", f"a preset has {fits}")
+        found = {}
+        for key, read in (("preset", presets.read_preset), ("links", presets.read_links)):
+            if key in table:
+                found[key] = self.attempt(f"{path}.{key}", read, table[key])
+            else:
+                example = 'preset = "mdns"' if key == "preset" else presets.EXAMPLE
+                self.complain(f"{path}.{key}", "is missing: a preset has a set of links", f"write {example}")
+        if found.get("preset") is None or found.get("links") is None:
+            return []
+        options = _over({key: value for key, value in defaults.items() if key in allowed}, table, good)
+        made = self.attempt(path, lambda _: presets.rules_of(name, found["preset"], found["links"], options), table)
+        self._made |= {toml_lines.key_text(("rules", own)): path for own in made or {}}
+        return [Draft(rule, tuple(range(len(rule.outputs)))) for rule in (made or {}).values()]
+
+    def _input(self, rule: str, table: Mapping[str, Any], options: Mapping[str, Any]) -> Input | None:
         if "inputs" in table:
             self._refuse(f"{rule}.inputs", "inputs", table["inputs"])
         if "inputs" in table and "input" not in table:
-            return None, frozenset()
+            return None
         path, value = self._end(rule, table, "input", [*RULE, *_ENDS])
         if isinstance(value, dict):
             options = _over(options, value, self.keys(path, value, INPUT, ("from",)))
             path, value = self._end(path, value, "from", INPUT)
         stream = self._stream(path, value)
-        if stream is None:
-            return None, frozenset()
-        refused = frozenset(feature for feature in ("range", "any") if self._refuse(path, feature, stream))
-        return Input(stream, **{k: options[k] for k in INPUT if k in options}), refused
+        return None if stream is None else Input(stream, **{k: options[k] for k in INPUT if k in options})
 
     def _output_list(self, rule: str, table: Mapping[str, Any]) -> list[Any]:
         path = f"{rule}.outputs"
@@ -173,17 +194,14 @@ class FileReader:
             self.complain(path, f"{written(value)} is not a list", f"write {quoted}")
         return [value] if isinstance(value, (str, dict)) else []
 
-    def _output(
-        self, path: str, value: Any, options: Mapping[str, Any], taken: Input | None, refused: frozenset[str]
-    ) -> Output | None:
+    def _output(self, path: str, value: Any, options: Mapping[str, Any], taken: Input | None) -> Output | None:
+        options = {key: said for key, said in options.items() if key in COMMON}
         if isinstance(value, dict):
             options = _over(options, value, self.keys(path, value, OUTPUT, ("to",)))
             path, value = self._end(path, value, "to", OUTPUT)
         stream = self._stream(path, value)
         if stream is None:
             return None
-        for feature in {"range", "any"} - refused:  # once for a rule is enough
-            self._refuse(path, feature, stream)
         if stream.port is None and taken is not None:
             stream = replace(stream, port=taken.stream.port)
         return Output(stream, **{row.field: options.get(key, row.default_of(stream)) for key, row in OUTPUT.items()})
@@ -207,12 +225,12 @@ class FileReader:
 
 
 def _over(inherited: Mapping[str, Any], table: Mapping[str, Any], good: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay a table's good values over what it inherits; where a value is faulty, nothing is inherited either."""
+    """Lay a table's good values over the inherited ones. A key with a faulty value inherits nothing."""
     return {**{key: value for key, value in inherited.items() if key not in table}, **good}
 
 
 def _meant(name: str, table: Mapping[str, Any], known: Collection[str]) -> str | None:
-    """The key itself, or its only plausible misspelling: that was reported already, and its value is still checked."""
+    """The key itself, or its only plausible misspelling, which is reported; its value is still checked."""
     if name in table:
         return name
     near = (key for key in table if key not in known and get_close_matches(key, [name, *known], n=1) == [name])
@@ -220,5 +238,5 @@ def _meant(name: str, table: Mapping[str, Any], known: Collection[str]) -> str |
 
 
 def parent(key: str) -> str:
-    """Cut the last part off a key path."""
+    """Remove the last part of a key path."""
     return key[: max(key.rfind("."), key.rfind("["), 0)]

@@ -1,4 +1,4 @@
-"""The keys of each table, made from the rows of the model, and what is not built yet."""
+"""The keys of each table, made from the rows of the model; and the values that are not built yet."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ INPUT = rows(Input)
 OUTPUT = rows(Output)
 OWN = rows(Rule)
 TEXTS = {key: row for key, row in OWN.items() if row.check is values.text}  # a rule begins with them
-RULE: dict[str, Option] = TEXTS | INPUT | OUTPUT | OWN  # what may stand on a rule, in the order in which it is written
+COMMON = {key: row for key, row in OUTPUT.items() if row.inherited}  # what a rule may say for all its outputs
+RULE: dict[str, Option] = TEXTS | INPUT | COMMON | OWN  # what may stand on a rule, in the order in which it is written
 
-# What a stream or a rule may say and is not built yet. (IPv6 is refused where streams are read.)
+# What a stream or a rule may say and is not built yet.
 _STREAMS: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
-    ("range", lambda stream: stream.length is not None, "a range of groups", "write one rule for each group"),
-    ("any", lambda stream: stream.port == "any", "port any", "write one rule for each port"),
     (
         "inputs",
         lambda _: True,
@@ -45,7 +44,7 @@ NOT_YET = _STREAMS + tuple(
 
 
 def not_yet(key: str, value: Any) -> SettingError | None:
-    """Return why a legal value is refused all the same, or None where it is built."""
+    """Return why a legal value is refused, or None if it is built."""
     for name, refuses, what, remedy in NOT_YET:
         if name == key and refuses(value):
             return SettingError(f"{what.format(written(value))} is not supported yet", remedy)
@@ -53,6 +52,6 @@ def not_yet(key: str, value: Any) -> SettingError | None:
 
 
 def never(row: Option) -> bool:
-    """Whether no value but the default is built, so that nobody needs to be shown the key."""
+    """Whether only the default is built, so that help and manual leave the key out."""
     legal = [*row.check.words, *row.check.later, *row.check.examples]
     return all(not_yet(row.key, value) for value in legal if value != row.default)

@@ -1,6 +1,6 @@
 """A configuration written as a file has it: values to plain tables, plain tables to TOML. Pure; the way back is config.
 
-What a built-in default says already is left out, so that a rule is written about as a person would write it.
+Values equal to the built-in default are left out, so that a rule looks as a person would write it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from mcrelay.config.lines import BARE_KEY
-from mcrelay.config.schema import INPUT, LINK, OUTPUT, OWN, RELAY, RULE, TEXTS
-from mcrelay.model.notation import format_stream
+from mcrelay.config.schema import COMMON, INPUT, LINK, OUTPUT, OWN, RELAY, RULE, TEXTS
+from mcrelay.model.notation import format_stream, name_output
 from mcrelay.model.rule import DEFAULT_LINK
 from mcrelay.model.values import flag
 
@@ -27,8 +27,9 @@ Table = dict[str, Any]
 def rule_table(rule: Rule, said: Collection[str] = ()) -> Table:
     """Write the table ``[rules.NAME]`` of a rule; *said* are keys of ``[defaults]``, which it must not inherit."""
     (taken,) = rule.inputs  # `inputs` with several is reserved
-    outputs = [_differing(each, OUTPUT, said, each.stream) for each in rule.outputs]
-    common = {k: v for k, v in outputs[0].items() if all(k in each and each[k] == v for each in outputs)}
+    outputs = [_differing(each, OUTPUT, [key for key in said if key in COMMON], each.stream) for each in rule.outputs]
+    shared = {k: v for k, v in outputs[0].items() if k in COMMON}
+    common = {k: v for k, v in shared.items() if all(k in each and each[k] == v for each in outputs)}
     own = [{k: v for k, v in each.items() if k not in common} for each in outputs]
     ends = [format_stream(each.stream) for each in rule.outputs]
     options = _differing(rule, OWN, said) | _differing(taken, INPUT, said) | common
@@ -41,7 +42,7 @@ def rule_table(rule: Rule, said: Collection[str] = ()) -> Table:
 
 
 def config_tables(config: Config) -> Table:
-    """Write all that runs: the tables of a file that would make the relay run the same."""
+    """Write the whole running configuration as the tables of one file."""
     relay = _differing(config.relay, RELAY, ("control",))
     raised = {key for key, row in LINK.items() if row.check is flag and getattr(config.link(DEFAULT_LINK), row.field)}
     spoken = raised | {key for key, row in LINK.items() if row.check is not flag}
@@ -50,14 +51,14 @@ def config_tables(config: Config) -> Table:
 
 
 def facts(rule: Rule) -> dict[str, dict[str, str]]:
-    """Write all that a rule says, defaults too: by part of it (an output, or "" for the rule itself), then by key."""
+    """Write every key of a rule, defaults too: by part (an output, or "" for the rule itself), then by key."""
     held = {key: _shown(row, rule) for key, row in OWN.items()}
     own = {key: held[key] for key in TEXTS}
     for taken in rule.inputs:
         own["input"] = toml_value(format_stream(taken.stream))
         own |= {key: _shown(row, taken) for key, row in INPUT.items()}
     own |= held
-    outputs = {format_stream(each.stream): each for each in rule.outputs}
+    outputs = {name_output(each): each for each in rule.outputs}
     return {"": own} | {
         f"output {to}": {key: _shown(row, each) for key, row in OUTPUT.items()} for to, each in outputs.items()
     }
@@ -105,7 +106,7 @@ def _shown(row: Option, holder: Any) -> str:
 
 
 def _differing(holder: Any, rows: Mapping[str, Option], said: Collection[str], stream: Stream | None = None) -> Table:
-    """Write the options that are not as they would be if nothing was said."""
+    """Write the options that differ from the default."""
     table = {}
     for key, row in rows.items():
         held = getattr(holder, row.field)

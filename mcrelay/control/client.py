@@ -26,7 +26,7 @@ class NotRunningError(ControlError):
 
 
 class RefusedError(ControlError):
-    """The relay said no; carries its exit code."""
+    """The relay refused; carries its exit code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -36,8 +36,8 @@ class RefusedError(ControlError):
 def ask(path: str | None, command: str, *, read_only: bool = False, **arguments: Any) -> Any:
     """Send ``command`` to the relay at ``path`` (default: $MCRELAY_SOCKET, then the usual place).
 
-    A read falls back to the read-only socket beside it. Raises ControlError with what to do, or ConfigError with the
-    complaints that the relay has.
+    A read falls back to the read-only socket beside it. Raises ControlError with the remedy, or ConfigError with the
+    relay's complaints.
     """
     main = Path(path or os.environ.get("MCRELAY_SOCKET") or control_path())
     request = json.dumps({"command": command, "arguments": arguments}).encode() + b"\n"
@@ -81,7 +81,8 @@ def _connect(sock: socket.socket, paths: list[Path]) -> None:
             error = _not_permitted(path)
         except (FileNotFoundError, ConnectionRefusedError):
             error = error or NotRunningError(
-                f"no relay is running at {path}: start one with `mcrelay run`, or say where with -i or --socket"
+                f"no relay is running at {path}: start one with `mcrelay run` or `systemctl start mcrelay`, "
+                f"or say where with -i or --socket"
             )
         else:
             return
@@ -90,7 +91,7 @@ def _connect(sock: socket.socket, paths: list[Path]) -> None:
 
 
 def _not_permitted(path: Path) -> ControlError:
-    """Say which group may use the socket, and how to get into it."""
+    """Say which group may use the socket, and how to join it."""
     try:
         group = grp.getgrgid(path.stat().st_gid).gr_name
     except (OSError, KeyError):

@@ -1,6 +1,6 @@
 """Changes to what runs, by clients and by SIGHUP: one at a time, each logged in one line with who made it.
 
-What is refused has changed nothing. A reply is sent once every worker uses the new plan.
+A refused change changes nothing. The reply is sent when every worker uses the new plan.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from mcrelay.config import checks, diff
 from mcrelay.config.files import load
 from mcrelay.config.parse import RUNTIME, parse_rule, parse_rules
 from mcrelay.config.writer import rule_table
-from mcrelay.control.server import Command, Nothing
-from mcrelay.errors import McrelayError, OperationError, UsageError
+from mcrelay.control.protocol import Command, Nothing
+from mcrelay.errors import ConfigError, McrelayError, OperationError, UsageError
 from mcrelay.linux.aside import aside
-from mcrelay.model.notation import shown
+from mcrelay.model.address import shown
 from mcrelay.model.rule import Config
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from mcrelay.config.checks import Place
     from mcrelay.config.diff import Difference
+    from mcrelay.config.ends import Place, Where
     from mcrelay.config.parse import Parsed
-    from mcrelay.control.server import Peer
+    from mcrelay.control.protocol import Peer
     from mcrelay.linux.systemd import Notifier
     from mcrelay.model.rule import Rule
     from mcrelay.relay.service import Service
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 USER_SECONDS = 1.0
-READ_SECONDS = 4.0  # a file that has not answered by then; a client waits 5 s
+READ_SECONDS = 4.0  # for a file that does not answer; a client waits 5 s
 
-# What TOML can hold, as deep as a rule goes: JSON's null has no place in it.
+# The values of TOML, as deep as a rule goes: it has no null.
 _Plain: TypeAlias = bool | int | float | str
 _Inner: TypeAlias = dict[str, _Plain | list[_Plain]]
 _Table: TypeAlias = dict[str, _Plain | list[_Plain | _Inner] | _Inner]
@@ -57,7 +57,7 @@ class Put(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class PutAll(msgspec.Struct, forbid_unknown_fields=True):
-    """Rules to be added together: all of them or none."""
+    """Rules to add together: all of them or none."""
 
     rules: list[Put]
 
@@ -69,22 +69,22 @@ class Named(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Reload(msgspec.Struct, forbid_unknown_fields=True):
-    """How to go by the files."""
+    """How to reload the files."""
 
     keep_runtime: bool = False
     dry_run: bool = False
 
 
 class Changer:
-    """The one place where the configuration of a running service changes. *parsed* is what it was started with."""
+    """The only place where the configuration of a running service changes. *parsed* is its first configuration."""
 
     def __init__(
         self, service: Service, parsed: Parsed, paths: tuple[Path, ...], instance: str | None, notifier: Notifier
     ) -> None:
         self._service = service
         self._started = parsed.config
-        self._files = parsed  # as they were read last
-        self.needs_restart: tuple[str, ...] = ()  # keys that the files have otherwise than the relay was started with
+        self._files = parsed  # as last read
+        self.needs_restart: tuple[str, ...] = ()  # keys whose value in the files differs from the one at the start
         self._paths = tuple(path.absolute() for path in paths)
         self._instance = instance
         self._notifier = notifier
@@ -121,7 +121,9 @@ class Changer:
                 )
             tables = {each.name: each.rule for each in put.rules}
             wanted = running
-            for rule in parse_rules(tables, running.rules, self._files.where).values():
+            rules = parse_rules(tables, running.rules, self._files.where)
+            await self._refuse_ports(rules, _nowhere)
+            for rule in rules.values():
                 wanted = diff.with_rule(wanted, self._files.config, rule)
             await self._go_by(wanted)
             return {"rules": [self._standing(wanted.rules[name]) for name in names]}
@@ -134,6 +136,7 @@ class Changer:
     async def _put(self, put: Put) -> dict[str, Any]:
         running = self._service.config
         rule = parse_rule(put.name, put.rule, running.rules, self._files.where)
+        await self._refuse_ports({rule.name: rule}, _nowhere)
         await self._go_by(diff.with_rule(running, self._files.config, rule))
         return self._standing(rule)
 
@@ -148,6 +151,7 @@ class Changer:
         async with self._change("enable" if enabled else "disable", await self._of(peer), named.name):
             running = self._service.config
             rule = replace(diff.find_rule(running, named.name), enabled=enabled)
+            await self._refuse_ports({rule.name: rule}, self._files.where)
             await self._go_by(diff.with_rule(running, self._files.config, rule))
             return self._standing(rule)
 
@@ -155,18 +159,18 @@ class Changer:
         return await self._go_by_the_files(await self._of(peer), how)
 
     async def reload_on_signal(self) -> None:
-        """SIGHUP: whatever there is to say, the log says."""
+        """SIGHUP: the log has the result."""
         with contextlib.suppress(McrelayError):
             await self._go_by_the_files("by=SIGHUP", Reload())
 
     async def _go_by_the_files(self, by: str, how: Reload) -> dict[str, Any]:
         if how.dry_run:
-            return self._plan(await self._read(), how).told()
+            return (await self._plan(how)).told()
         async with self._change("reload", by) as said:
             self.reload_successful, self.reload_time = False, time.time()
-            plan = self._plan(await self._read(), how)
+            plan = await self._plan(how)
             for warning in plan.parsed.warnings:
-                log.warning("%s", warning)
+                log.warning("warns of %s", warning)
             running = self._service.config
             self._notifier.reloading()
             try:
@@ -177,9 +181,9 @@ class Changer:
             self.reload_successful = True
             self.needs_restart = plan.difference.restart
             for name, command in plan.gone.items():
-                log.warning("rule=%s its run-time change is gone; to have it again: %s", name, command)
+                log.warning("lost a run-time change rule=%s: to have it again, run %s", name, command)
             for key in plan.difference.restart:
-                log.warning("reload key=%s changed: restart the relay to apply it", key)
+                log.warning("needs a restart key=%s: the former value holds until then", key)
             difference = plan.difference
             for what, names in (
                 ("added", difference.added), ("removed", difference.removed), ("changed", difference.changed)
@@ -188,7 +192,7 @@ class Changer:
             return plan.told() | {"states": self._service.states()}
 
     async def _go_by(self, config: Config) -> None:
-        """Forward by another configuration; where that fails, the one before is what is wanted again."""
+        """Forward by another configuration; if that fails, by the one before."""
         before = self._service.config
         try:
             await self._service.update(config)
@@ -197,19 +201,32 @@ class Changer:
             raise
 
     async def _read(self) -> Parsed:
-        """Read the files, without waiting for one that does not answer. Raises ConfigError, OperationError."""
+        """Read the files, but do not wait for one that does not answer. Raises ConfigError, OperationError."""
         return await aside("reading the configuration", lambda: load(self._paths, self._instance), READ_SECONDS)
 
-    def _plan(self, parsed: Parsed, how: Reload) -> _Plan:
-        """Say what a reload would do. Raises ConfigError where what is to be kept cannot be."""
+    async def _plan(self, how: Reload) -> _Plan:
+        """Say what a reload would do. Raises ConfigError if a run-time change cannot be kept, or an input is a port."""
+        parsed = await self._read()
         running = self._service.config
         made = diff.runtime_changes(self._files.config, running)
         after = diff.keep(parsed.config, made, parsed.where) if how.keep_runtime else parsed.config
+        changed = {name: rule for name, rule in after.rules.items() if running.rules.get(name) != rule}
+        await self._refuse_ports(changed, parsed.where)
         gone = {each.name: diff.command(each, running.relay.control) for each in diff.lost(made, after)}
         return _Plan(parsed, after, diff.compare(running, after, self._started), gone)
 
+    async def _refuse_ports(self, rules: dict[str, Rule], where: Where) -> None:
+        """Raise ConfigError for an input on a port of a bridge or the like, before anything is changed.
+
+        A rule that runs already goes on where its link becomes one, and a reload changes the others: it loses nothing
+        before switches forget this host, and its trouble is not theirs.
+        """
+        links = await self._service.links_of(Config(rules=rules))
+        if refused := checks.master_complaints(rules.values(), where, links):
+            raise ConfigError(sorted(refused))
+
     async def _changes(self, _: Peer, __: Nothing) -> dict[str, Any]:
-        """What `save` needs: which files this relay reads, and which rules run otherwise."""
+        """The facts that `save` needs: the files of this relay, and the rules that run differently."""
         found = diff.runtime_changes(self._files.config, self._service.config)
         return {
             "paths": [str(path) for path in self._paths],
@@ -221,7 +238,7 @@ class Changer:
         }
 
     def _standing(self, rule: Rule) -> dict[str, Any]:
-        """How a rule stands that has just been changed, with what may be wrong with it."""
+        """The state of a rule that was just changed, with the faults that it has."""
         relay = self._service.state()
         status = next(each for each in relay.rules if each.rule.name == rule.name)
         alone = Config(rules={rule.name: rule})
@@ -240,7 +257,7 @@ class Changer:
         }
 
     async def _of(self, peer: Peer) -> str:
-        """Who asks, for the log; without a name where the host's name service does not answer soon."""
+        """Name the client for the log; only by uid if the host's name service does not answer soon."""
         if peer.uid not in self._users:
             try:
                 found = await aside("looking up a user", lambda: pwd.getpwuid(peer.uid).pw_name, USER_SECONDS)
@@ -252,24 +269,24 @@ class Changer:
 
     @contextlib.asynccontextmanager
     async def _change(self, kind: str, by: str, name: str = "") -> AsyncIterator[list[str]]:
-        """Let one change at a time in, and log it: what is appended to the list stands in its line."""
-        said = [f"made change={kind}"]
+        """Allow one change at a time, and log it: the texts appended to the list stand in its line."""
+        said = [f"change={kind}"]
         async with self._lock:
             try:
                 yield said
             except McrelayError as error:
                 for line in str(error).splitlines():
-                    log.error("%s refused: %s %s", kind, line, by)
-                log.error("%s refused: what ran before goes on unchanged", kind)
+                    log.error("refused %s: %s %s", kind, line, by)
+                log.error("refused %s: what ran before goes on unchanged", kind)
                 raise
             if name:
                 said.insert(1, f"rule={name}")
-            log.info("%s", " ".join([*said, by]))
+            log.info("made %s", " ".join([*said, by]))
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a reload would do; ``gone`` has the command that brings back each run-time change that goes."""
+    """The effect of a reload; ``gone`` has the command that restores each run-time change it removes."""
 
     parsed: Parsed
     after: Config

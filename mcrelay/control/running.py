@@ -9,9 +9,11 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mcrelay.config.overlaps import meet
 from mcrelay.control.client import ask, read_only_path
 from mcrelay.errors import McrelayError
 from mcrelay.model.instance import RUN
+from mcrelay.model.notation import parse_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,20 +24,20 @@ ANSWER_SECONDS = 1.0
 
 
 def command_folder() -> Path:
-    """Where `mcrelay relay` commands of this user have their control sockets, each called by its pid."""
+    """The folder for control sockets of this user's `mcrelay relay` commands, each named by its pid."""
     if os.geteuid() == 0:
         return Path(RUN, "mcrelay-relay")
     return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/mcrelay-{os.getuid()}", "mcrelay-relay")  # noqa: S108
 
 
 def relay_commands() -> list[str]:
-    """Control sockets of `mcrelay relay` commands that run."""
+    """Control sockets of running `mcrelay relay` commands."""
     folders = dict.fromkeys([Path(RUN, "mcrelay-relay"), command_folder()])
     return [str(path) for folder in folders for path in _sockets(folder) if _listener(path) is not None]
 
 
 def sweep(folder: Path) -> None:
-    """Remove what commands that were killed have left in that folder."""
+    """Remove the sockets that killed commands have left in that folder."""
     with contextlib.suppress(OSError):
         for path in folder.glob("*.sock*"):
             pid = path.name.partition(".")[0].removesuffix("-ro")
@@ -44,8 +46,7 @@ def sweep(folder: Path) -> None:
 
 
 def same_input(wanted: Rule) -> list[str]:
-    """Say which relays of this network namespace have an input of that rule already: two send everything twice."""
-    streams = {(each.stream.link, str(each.stream.address), each.stream.port) for each in wanted.inputs}
+    """Say which relays of this network namespace already have an input of that rule: receivers would get all twice."""
     said = []
     for path in (path for folder in _folders() for path in _sockets(folder)):
         pid = _listener(path)
@@ -56,8 +57,13 @@ def same_input(wanted: Rule) -> list[str]:
         except McrelayError:
             continue
         for rule in rules:
-            ends = {(each["iif"], each["group"], each["port"]) for each in rule["inputs"]}
-            if streams & ends and rule["state"] != "disabled":
+            ends = [(each["iif"], parse_stream(each["from"])) for each in rule["inputs"]]
+            shared = any(
+                link == each.stream.link and meet(stream, each.stream)
+                for link, stream in ends
+                for each in wanted.inputs
+            )
+            if shared and rule["state"] != "disabled":
                 said.append(
                     f"rule {rule['name']} of another mcrelay (pid {pid}, --socket {path}) has this input too: "
                     f"receivers get twice what both send; end one of them"
@@ -80,7 +86,7 @@ def _sockets(folder: Path) -> list[Path]:
 
 
 def _listener(path: Path) -> int | None:
-    """The process that listens there; None if nobody does, or does not let us ask."""
+    """The pid that listens there; None if nobody does, or if we may not connect."""
     for each in (path, read_only_path(path)):
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(ANSWER_SECONDS)
@@ -90,7 +96,7 @@ def _listener(path: Path) -> int | None:
 
 
 def _namespace(pid: int | str) -> str:
-    """The network namespace of a process; where that is not to be seen, ours."""
+    """The network namespace of a process; ours if it cannot be read."""
     for each in (pid, "self"):
         with contextlib.suppress(OSError):
             return str(Path(f"/proc/{each}/ns/net").readlink())

@@ -1,7 +1,7 @@
-"""The relay over HTTP, for monitoring: metrics, health, the JSON of `show`, and a page for people. It changes nothing.
+"""The relay over HTTP, read-only, for monitoring: metrics, health, the JSON of `show`, and a page for people.
 
-Everything is bounded, so that no client costs the relay anything: connections, the time of each, and one text of
-metrics at a time, which is made by a thread beside the event loop from a value that no longer changes.
+Connections and the time of each are bounded, so that no client slows the relay. One text of metrics is made at a time,
+by a thread beside the event loop, from a frozen value.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 64
-CONNECTION_SECONDS = 60.0  # a connection ends then, whatever it does: a scraper makes another
-ANSWER_SECONDS = 10.0  # for a client to take its answer
-RETRY_SECONDS = 60.0  # an address that cannot be had is tried again
+CONNECTION_SECONDS = 60.0  # seconds after which every connection ends: a scraper makes another
+ANSWER_SECONDS = 10.0  # seconds for a client to take its answer
+RETRY_SECONDS = 60.0  # seconds until an address that cannot be bound is tried again
 SWEEP_SECONDS = 5.0
 PAGE = Path(__file__).parent / "page"
 FILES = {
@@ -56,15 +56,15 @@ HEADERS = {
 
 
 class Relay(Protocol):
-    """What is asked of the daemon."""
+    """The questions to the daemon."""
 
     ready: bool  # every rule is active, pending or in error
 
     async def state(self, *, links: bool = False) -> RelayState:
-        """How the relay stands; with *links* also what is known of those that no rule names."""
+        """The state of the relay; with *links* it is up to date for links that no rule names too."""
 
     def daemon(self) -> DaemonState:
-        """What else there is to say of the process."""
+        """Facts about the process."""
 
 
 class WebServer:
@@ -73,7 +73,7 @@ class WebServer:
     def __init__(self, address: str, relay: Relay) -> None:
         host, _, port = address.rpartition(":")
         self._address = address
-        self._where = (host, int(port))
+        self._where = (host.strip("[]"), int(port))
         self._relay = relay
         self._page = {path: (PAGE / name).read_bytes() for path, (name, _) in FILES.items()}
         self._maker = ThreadPoolExecutor(1, "mcrelay-web")  # one text at a time
@@ -82,7 +82,7 @@ class WebServer:
         self._trouble = ""
 
     def bind(self) -> None:
-        """Take the address now, while there may be privileges for it; what stops that is said when it is served."""
+        """Bind the address now, while the process may have the privilege. An error is logged by ``serve``."""
         family = socket.AF_INET6 if ":" in self._where[0] else socket.AF_INET
         made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
@@ -93,7 +93,7 @@ class WebServer:
             made.close()
             if (trouble := error.strerror or str(error)) != self._trouble:
                 log.warning(
-                    "metrics=%s nothing is served: %s; set relay.metrics to an address and port that are free here,"
+                    "cannot serve metrics=%s: %s; set relay.metrics to an address and port that are free here,"
                     " or see who listens there: ss -tlnp",
                     self._address,
                     trouble,
@@ -103,7 +103,7 @@ class WebServer:
             self._socket, self._trouble = made, ""
 
     async def run(self) -> None:
-        """Serve until cancelled; an address that cannot be had is tried again each minute."""
+        """Serve until cancelled. An address that cannot be bound is tried again each minute."""
         while self._socket is None:
             self.bind()
             if self._socket is None:
@@ -135,13 +135,13 @@ class WebServer:
             self._maker.shutdown(wait=False, cancel_futures=True)
 
     def _connection(self, http: web.Server) -> RequestHandler:
-        """The protocol of a new connection. Once it is made, the oldest one goes where there are too many."""
+        """The protocol of a new connection. If there are too many, the oldest is closed once this one is made."""
         loop = asyncio.get_running_loop()
         loop.call_soon(loop.call_soon, self._sweep, http)  # asyncio makes the connection in between
         return http()
 
     def _sweep(self, http: web.Server) -> None:
-        """End connections that have had their time, of clients that say nothing or take nothing, and those too many."""
+        """Close connections whose time is over, those of silent or slow clients, and those beyond the limit."""
         now = time.monotonic()
         self._since = {handler: self._since.get(handler, now) for handler in http.connections}
         open_ = [each for each in self._since.items() if (held := each[0].transport) and not held.is_closing()]
@@ -151,7 +151,7 @@ class WebServer:
 
     @web.middleware
     async def _bounded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer, and see that it is taken: a client that does not read is cut off."""
+        """Answer, and cut off a client that does not read the answer."""
         try:
             response = await handler(request)
         except web.HTTPException as error:
@@ -188,7 +188,7 @@ class WebServer:
         return web.Response(text=text + "\n", content_type="application/json")
 
     async def _make(self, make: Callable[..., T], *arguments: object) -> T:
-        """Have the thread make a text. Where the host has no thread left, say so to the client."""
+        """Make a text in the thread. If the host has no thread left, tell the client."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._maker, make, *arguments)
         except RuntimeError as error:
@@ -196,5 +196,5 @@ class WebServer:
 
 
 async def _alive(_: web.Request) -> web.Response:
-    """Whoever gets this is answered by the loop that also keeps house; a worker that ends takes the process along."""
+    """Say that the relay lives: the event loop of the reconcile loop answers, and the process ends with a worker."""
     return web.Response(text="ok\n")

@@ -1,4 +1,4 @@
-"""What forwards, behind one interface. `ring` is the engine in userspace; who uses an engine knows this face alone."""
+"""The interface of an engine, which forwards. `ring` is the engine in userspace; callers know only this interface."""
 
 from __future__ import annotations
 
@@ -8,70 +8,85 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from mcrelay.model.plan import PlanSpec
-    from mcrelay.model.state import CounterKey, Endpoint, Explanation, FrameLosses, Refusals, Snapshot
+    from mcrelay.model.state import (
+        CounterKey,
+        Endpoint,
+        Explanation,
+        FrameLosses,
+        HealthCount,
+        Refusals,
+        RelayTimes,
+        Snapshot,
+    )
 
 
 class Engine(Protocol):
-    """Forwards by the last plan that it was given. Every method belongs to the main thread and returns at once.
+    """Forwards by its latest plan. Every method belongs to the main thread and returns at once.
 
-    ``apply`` alone takes time: it returns when everything goes by the new plan, and until then the one before holds.
+    Only ``apply`` takes time: it returns when every worker uses the new plan; until then the one before holds.
     """
 
     def start(self) -> None:
-        """Be ready for a plan. Raises UsageError for CPUs that cannot be had, OperationError for threads."""
+        """Start the threads. Raises UsageError for CPUs that cannot be used, OperationError for threads."""
 
     async def apply(self, spec: PlanSpec) -> Refusals:
-        """Go by ``spec``; what is the same as before keeps its sockets and counters and loses nothing.
+        """Forward by ``spec``. Unchanged parts keep their sockets and counters and lose nothing.
 
-        What is new is let in before the plan is published, and what is gone is shut out after it. What the kernel
-        refuses is in the answer and touches nothing else.
+        The filters admit new groups before the plan is published, and shut out old ones after it. The answer names what
+        the kernel has refused; a refusal affects nothing else.
         """
 
     def drop_originals(self, rules: Collection[str]) -> None:
-        """Of these rules nobody else on this host wants what is relayed: where it need not climb on, it is dropped."""
+        """Drop the originals of these rules where the engine has them: nobody else on this host wants them."""
 
     def ask_again(self) -> None:
-        """Have what an error taught be asked of the kernel again: a path's MTU, a device that takes no runs."""
+        """Forget what errors have taught (a path's MTU, a device that takes no runs): the kernel is asked again."""
 
     def rerouted(self) -> bool:
-        """Whether the plan has to be applied again because a route is another one."""
+        """Whether the plan has to be applied again because a route has changed."""
 
     def check(self) -> None:
-        """Raise OperationError if something that forwards has ended."""
+        """Raise OperationError if a worker has ended."""
 
     def wake(self) -> None:
-        """Let whatever waits for datagrams turn once, so that ``turns`` moves."""
+        """Let idle workers turn once, so that ``turns`` moves."""
 
     @property
     def turns(self) -> tuple[int, ...]:
-        """Turns of each thread that forwards: the watchdog is fed while they move."""
+        """Turns of each worker: the watchdog is fed while they move."""
 
     def snapshot(self) -> Snapshot:
         """Read every counter."""
 
+    def health(self) -> dict[CounterKey, HealthCount]:
+        """What was found in the streams of inputs whose rule asks for it."""
+
+    def relay_times(self) -> dict[str, RelayTimes]:
+        """How long the datagrams of each rule were in the relay, as far as it can tell."""
+
     def engine_reasons(self) -> dict[str, str]:
-        """Of rules that ask for another engine than the ring: why the ring has them, empty where it does not."""
+        """For each rule that asks for another engine: why the ring has it, "" if it does not."""
 
     def endpoints(self) -> dict[CounterKey, Endpoint]:
-        """What each output that can send sends from."""
+        """Source address and port of each output that can send."""
 
     def drops(self) -> dict[str, dict[str, int]]:
-        """Datagrams dropped, by rule and reason, of the rules that dropped any."""
+        """Datagrams dropped, by rule and reason; only rules that dropped any."""
 
     def errors(self) -> dict[CounterKey, dict[str, int]]:
-        """Datagrams not sent, by output and reason, of the outputs that failed with any."""
+        """Datagrams not sent, by output and reason; only outputs that failed with any."""
 
     def lost_frames(self) -> dict[str, list[FrameLosses]]:
         """Frames that were not relayed, by link, each with the group of the last."""
 
     def last_packet_times(self) -> dict[str, float | None]:
-        """When the newest datagram of each rule came: Unix seconds."""
+        """Unix seconds of the newest datagram of each rule."""
 
     def explain(self, frame: bytes, ifindex: int, tci: int | None = None) -> Explanation | None:
-        """What would be done with a frame that comes in by that link; None where it captures nothing."""
+        """The decision on a frame that arrives on that link; None if nothing is captured there."""
 
     def links_without_runs(self) -> list[str]:
-        """Links whose device has refused a run since the last call; each is named once."""
+        """Links whose device has refused a run since the last call, each once."""
 
     def close(self) -> None:
-        """Forward no more, and give everything back."""
+        """Stop forwarding, and close everything."""

@@ -14,11 +14,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mcrelay.engine import program
+from mcrelay.engine.captures import keys_of
+from mcrelay.engine.handover import MAPS, Handover
 from mcrelay.engine.ring import RingEngine
 from mcrelay.engine.table import (
     FullError,
     InputCounters,
     KeptLinks,
+    LinkCount,
     OutputCounters,
     RuleKey,
     Sending,
@@ -29,15 +32,16 @@ from mcrelay.engine.table import (
 from mcrelay.linux import capabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-    from ipaddress import IPv4Address
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from mcrelay.engine.captures import Capture
     from mcrelay.engine.counters import Begun, Counters
-    from mcrelay.engine.ring import Capture, Egress
+    from mcrelay.engine.egress import Egress
     from mcrelay.engine.table import Keeper
     from mcrelay.linux.features import Features
     from mcrelay.model.plan import InputSpec, OutputSpec, PlanSpec, RuleSpec
     from mcrelay.model.state import CounterKey, Refusals, RingCount
+    from mcrelay.model.stream import Address
 
 log = logging.getLogger(__name__)
 
@@ -72,18 +76,20 @@ class KernelEngine(RingEngine):
     ) -> None:
         """*inherited* are names and descriptors that *keeper* has kept of the process before us."""
         self._links = KeptLinks(keeper, inherited)
+        self._handover = Handover(keeper, inherited)
         self._table: Table | None = None
         self._trouble = ""  # why there is no table
         self._reasons: dict[str, str] = {}
         self._alone: frozenset[str] = frozenset()  # rules whose originals nobody wants
         self._keys: dict[RuleKey, str] = {}  # of the rules that the program takes
+        self._own: frozenset[tuple[int, int, int, int]] = frozenset()  # what our outputs send, as the program tells it
         super().__init__(features, workers, cpus)
 
-    def _make_input(self) -> list[Counters]:
-        return [*super()._make_input(), InputCounters()]
+    def _make_input(self, groups: int) -> list[Counters]:
+        return [*super()._make_input(groups), InputCounters()]
 
-    def _make_output(self) -> list[Counters]:
-        return [*super()._make_output(), OutputCounters()]
+    def _make_output(self, groups: int) -> list[Counters]:
+        return [*super()._make_output(groups), OutputCounters()]
 
     def ask_again(self) -> None:
         """Have a program that could not be loaded be tried again too."""
@@ -115,17 +121,25 @@ class KernelEngine(RingEngine):
         reasons = {rule.name: self._load(spec) for rule, _ in asking}
         if self._table is None:
             self._links.release()
+            self._handover.release()
             self._keys = {}
             self._tell(reasons)
             return frozenset()
         table = self._table
+        mixed = _with_ipv6(spec)
+        attached: dict[int, str] = {}  # by link: nothing, or why the program is not there
         new = {each for output, _ in begun for each in output if isinstance(each, OutputCounters)}
         kept: dict[RuleKey, str] = {}
         try:
-            table.know(held.sent for held in sockets.values())
+            self._own = frozenset(_sent(sockets.values(), [each for _, each in asking]))
+            table.know(self._own)
             for rule, each in asking:
-                reason = _unfit(rule, each, spec, rings) or self._attach(each, rings[each.ifindex], refused)
+                reason = _unfit(rule, each, spec, rings, mixed)
+                if not reason and each.ifindex not in attached:
+                    attached[each.ifindex] = self._attach(each, rings[each.ifindex])
+                reason = reason or attached[each.ifindex]
                 if not reason:
+                    assert isinstance(each.port, int)
                     key = RuleKey(each.ifindex, int(each.group), int(each.source or 0), each.port)
                     try:
                         table.take(key, self._taking(rule, each, spec, sockets), new)
@@ -151,14 +165,15 @@ class KernelEngine(RingEngine):
         if not program.BUILT:
             self._trouble = NOT_BUILT
             return NOT_BUILT
-        inputs = sum(len(rule.inputs) for rule in spec.rules)
+        inputs = sum(each.group_count for rule in spec.rules for each in rule.inputs)
         try:
+            program.probe_hook()  # first: an old kernel refuses the program too, and says that it is not allowed
             self._table = Table(inputs, sum(len(rule.outputs) for rule in spec.rules), self._links)
         except OSError as error:
             self._trouble = _refusal(error)
         return self._trouble
 
-    def _attach(self, each: InputSpec, capture: Capture, refused: Refusals) -> str:
+    def _attach(self, each: InputSpec, capture: Capture) -> str:
         """Have the program on a rule's link, and its filter on the link's rings; else say why not."""
         assert self._table is not None
         try:
@@ -168,8 +183,9 @@ class KernelEngine(RingEngine):
             return _refusal(error)
         return ""
 
-    def _filter_by_program(self, ifindex: int, capture: Capture, groups: frozenset[IPv4Address]) -> None:
+    def _filter_by_program(self, ifindex: int, capture: Capture, groups: frozenset[Address]) -> None:
         assert self._table is not None
+        groups = frozenset(group for group in groups if group.version == 4)  # those of IPv6 are of rules that go
         self._table.let_in(ifindex, {int(group) for group in groups})
         if not capture.by_program:
             for ring in capture.sockets:
@@ -177,9 +193,11 @@ class KernelEngine(RingEngine):
             capture.by_program = True
         capture.groups, capture.coarse = groups, False
 
-    def _filter(self, capture: Capture, groups: frozenset[IPv4Address], refused: Refusals) -> None:
+    def _filter(self, capture: Capture, groups: frozenset[Address], refused: Refusals) -> None:
         """Have the rings of a link let these groups in: by the program's filter where the program is."""
         ifindex = capture.sockets[0].ifindex
+        if capture.by_program and any(group.version != 4 for group in groups):  # the program has left the link's rules
+            capture.groups, capture.by_program = frozenset(), False
         if self._table is None or not capture.by_program:
             super()._filter(capture, groups, refused)
             return
@@ -191,6 +209,7 @@ class KernelEngine(RingEngine):
     def _taking(self, rule: RuleSpec, each: InputSpec, spec: PlanSpec, sockets: Mapping[CounterKey, Egress]) -> Taking:
         counters = self._counters.input((rule.name, each.text))[-1]
         assert isinstance(counters, InputCounters)
+        counters.name = rule.name, each.text
         active = [output for output in rule.outputs if (rule.name, output.to) in sockets]
         return Taking(
             rule.name,
@@ -204,6 +223,7 @@ class KernelEngine(RingEngine):
     def _sending(self, rule: str, output: OutputSpec, spec: PlanSpec, sockets: Mapping[CounterKey, Egress]) -> Sending:
         counters = self._counters.output((rule, output.to))[-1]
         assert isinstance(counters, OutputCounters)
+        counters.name = rule, output.to
         egress = sockets.get((rule, output.to))
         if egress is None:
             return Sending(counters)
@@ -221,12 +241,16 @@ class KernelEngine(RingEngine):
         if self._table is None:
             return
         table = self._table
-        if table.unsettled:
+        if table.unsettled or self._handover.pending:
             try:
                 program.wait_for_packets()
             except OSError:
                 await asyncio.sleep(GRACE_SECONDS)
-        table.settle(held.sent for held in sockets.values())
+        table.settle(self._own)
+        former = self._handover.take() if self._handover.pending else None
+        if former is not None:
+            table.inherit(former)
+            begun = []
         for output, source in begun:
             if isinstance(output[-1], OutputCounters) and isinstance(source[-1], InputCounters):
                 output[-1].since += source[-1].passed
@@ -236,47 +260,108 @@ class KernelEngine(RingEngine):
                 groups, capture.groups, capture.by_program = capture.groups, frozenset(), False
                 super()._filter(capture, groups, refused)
             table.detach(ifindex)
+        if table.attached:
+            self._handover.keep({name: table.program.map(name) for name in MAPS}, table.describe())
+        else:
+            self._handover.forget()
 
     def _tell(self, reasons: dict[str, str]) -> None:
         """Log what has changed, one line a rule."""
         for name, reason in reasons.items():
             if self._reasons.get(name) != reason:
                 if reason:
-                    log.warning("rule=%s engine=ring reason=%r", name, reason)
+                    log.warning("changed rule=%s engine=ring reason=%r", name, reason)
                 else:
-                    log.info("rule=%s engine=kernel", name)
+                    log.info("changed rule=%s engine=kernel", name)
         self._reasons = reasons
 
     def _ring_counts(self) -> dict[str, RingCount]:
         counts = super()._ring_counts()
         frames = self._table.frames() if self._table else {}
-        return {name: replace(count, kernel_frames=frames.get(name, 0)) for name, count in counts.items()}
+        return {name: _with_program(count, frames.get(name, LinkCount(0, 0))) for name, count in counts.items()}
 
     def close(self) -> None:
         """Take the program off every link, then do as the ring."""
         if self._table is not None:
+            self._handover.close()
             self._table.close()
             self._table = None
         super().close()
 
 
-def _unfit(rule: RuleSpec, each: InputSpec, spec: PlanSpec, rings: Mapping[int, Capture]) -> str:
-    """Why the program does not treat a rule: what it does not do, and links that are no Ethernet."""
+def _with_program(count: RingCount, more: LinkCount) -> RingCount:
+    """A link's frames with those that the program has seen to in the ring's place."""
+    malformed = count.frames["malformed"] + more.malformed
+    return replace(
+        count,
+        kernel_frames=more.taken,
+        rx_frames=count.rx_frames + more.malformed,
+        frames={**count.frames, "malformed": malformed},
+    )
+
+
+def _sent(held: Iterable[Egress], asking: Iterable[InputSpec]) -> Iterator[tuple[int, int, int, int]]:
+    """What comes from us, as far as the program can meet it: of outputs with many destinations those that it takes."""
+    wanted = [(each.group, each.port) for each in asking if isinstance(each.port, int)]
+    for each in held:
+        if each.spec.address.version != 4:  # the program meets IPv4 alone
+            continue
+        if not each.spec.addressed:
+            yield each.sent
+            continue
+        for group, port in wanted:
+            if each.spec.sends_to(group, port):
+                yield (int(each.source), each.source_port, int(group), port)
+
+
+def _with_ipv6(spec: PlanSpec) -> frozenset[int]:
+    """The rings that have to let groups of IPv6 through."""
+    six = [each for rule in spec.rules for each in rule.inputs if each.live and each.group.version != 4]
+    return frozenset(key for each in six for key in keys_of(each))
+
+
+def _unfit(
+    rule: RuleSpec, each: InputSpec, spec: PlanSpec, rings: Mapping[int, Capture], mixed: Collection[int]
+) -> str:
+    """Why the program does not treat a rule: what it does not do, and links that are no Ethernet.
+
+    ``mixed`` are the links on which rules listen to groups of IPv6, too.
+    """
     capture = rings.get(each.ifindex)
     if capture is None:
         return f"link {each.iif} has no ring"
-    if capture.spec.loopback:
+    if capture.spec.loopback or capture.spec.bare:
         return f"link {each.iif} is no Ethernet link"
     if capture.split:
         return f"several workers share link {each.iif} by their filters"
+    if each.group.version != 4:
+        return f"engine kernel is IPv4's, and input {each.text} is none of it"
+    if each.ifindex in mixed:
+        return f"link {each.iif} has inputs of IPv6 too, and engine kernel's filter knows IPv4 alone"
+    if each.own:
+        return "what this host sends itself is the ring's to take"
+    if not each.group.is_multicast:
+        return f"input {each.text} is no multicast group"
+    if rule.health != "none":
+        return "health is the ring's to look at"
+    if each.vlan != "none":
+        return "vlan is the ring's to tell: the program takes untagged frames"
+    if each.many:
+        return "a range of groups and several ports are the ring's to map"
     for key, value in (("allow", each.allow), ("limit", each.limit)):
         if value is not None:
             return f"{key} is the ring's to hold"
     for output in rule.outputs:
+        if output.address.version != 4:
+            return f"engine kernel is IPv4's, and output {output.to} is none of it"
         if not output.address.is_multicast:
             return f"output {output.to} is no multicast group"
         if not isinstance(output.ttl, int):
             return "ttl is the ring's to keep or decrement"
+        if output.vlan:
+            return "vlan is the ring's to send: the program's copies are untagged"
+        if output.keep_address or output.keep_port:
+            return "source_address and source_port are the ring's to keep"
         if output.state == "active" and output.ifindex not in spec.ethernet:
             return f"link {output.oif} is no Ethernet link"
     return ""
@@ -286,9 +371,10 @@ def _refusal(error: Exception) -> str:
     """Say what the kernel did not do, and what to do (bpf(2))."""
     if not isinstance(error, OSError) or error.errno in {errno.E2BIG, errno.ENOSPC}:
         return FULL
-    if error.errno in {errno.EPERM, errno.EACCES}:
+    said = str(error.strerror)
+    if error.errno in {errno.EPERM, errno.EACCES} and not said.startswith("BPF_PROG_LOAD"):
         held = capabilities.capabilities()
         return NOT_ALLOWED if {capabilities.CAP_BPF, capabilities.CAP_NET_ADMIN} <= held else NO_CAPABILITY
-    if error.errno == errno.EINVAL and str(error.strerror).startswith(("BPF_LINK_CREATE", "BPF_PROG_LOAD")):
+    if error.errno == errno.EINVAL and said.startswith("BPF_LINK_CREATE"):
         return NO_TCX
-    return f"the kernel refused the program: {error.strerror or error}"
+    return f"the kernel refused the program: {said}"

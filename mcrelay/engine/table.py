@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mcrelay._core.counters import INPUT_FIELDS, OUTPUT_FIELDS
 from mcrelay.engine import program
+from mcrelay.engine.handover import Described, Description
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from mcrelay._core.program import KernelProgram
+    from mcrelay.engine.handover import Former
+    from mcrelay.model.state import CounterKey
 
+GROUPS = 1 << 16  # that a link's filter may let in, of all rules: room that is not used costs little
 LEAST_ROOM = 1024  # entries of a map; four times what there was to begin with where that is more
 LINKS = 256
 COUNTED = ("rx_packets", "rx_bytes", "last_packet_ns")  # the order of struct relay_input_counters
@@ -45,6 +49,13 @@ class RuleKey(NamedTuple):
     group: int
     source: int
     port: int
+
+
+class LinkCount(NamedTuple):
+    """Frames of a link that the program took, and those that it did not relay because their UDP checksum is wrong."""
+
+    taken: int
+    malformed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +90,10 @@ class InputCounters:
     """What the program has counted of one input: in the slots that it has, and before it had them."""
 
     fields = INPUT_FIELDS
+    groups = 1  # the program takes no ranges
 
     def __init__(self) -> None:
+        self.name: CounterKey = ("", "")
         self.table: Table | None = None
         self.slots: list[int] = []
         self._past = (0, 0, 0)
@@ -107,6 +120,10 @@ class InputCounters:
             last_ns = max(last_ns, self.table.unix_ns(at_ns) if at_ns else 0)
         return packets, size, last_ns
 
+    def read_groups(self) -> dict[int, tuple[int, ...]]:
+        """No group of a range is counted here."""
+        return {}
+
     def fold(self, slot: int) -> None:
         """Keep what stands in a slot that goes."""
         self._past = self._sum([slot])
@@ -114,31 +131,60 @@ class InputCounters:
         counts = dict(zip(COUNTED, self._past, strict=True))
         self._still = tuple(counts.get(name, 0) for name in self.fields)
 
+    def described(self) -> Described:
+        """Where it stands, for the process after us."""
+        return Described(tuple(self.slots), self._past[:2], self._past[2])
+
+    def inherit(self, packets: int, size: int, last_ns: int) -> None:
+        """Add what the process before us has counted; ``last_ns`` is Unix time."""
+        more, bytes_, at_ns = self._past
+        self._past = (more + packets, bytes_ + size, max(at_ns, last_ns))
+
 
 class OutputCounters:
     """What the program has sent by one output. ``since``: what its rule had let through here when it began."""
 
     fields = OUTPUT_FIELDS
+    groups = 1
 
     def __init__(self) -> None:
+        self.name: CounterKey = ("", "")
         self.table: Table | None = None
         self.slot: int | None = None
         self.since = 0
-        self._past: Sequence[int] = (0,) * (len(OUTPUT_FIELDS) - 1)  # all but ``since``, which is the third
+        self._past: Sequence[int] = (0,) * (len(OUTPUT_FIELDS) - 2)  # all but the third and the fourth: see ``read``
 
     def read(self) -> tuple[int, ...]:
-        """Each counter as it is now."""
+        """Each counter as it is now. None is fragmented: what is larger than an output's MTU goes by the ring."""
         packets, size, *errors = self._sum()
-        return (packets, size, self.since, *errors)
+        return (packets, size, self.since, 0, *errors)
 
     def _sum(self) -> Sequence[int]:
         if self.slot is None or self.table is None:
             return self._past
         return [a + b for a, b in zip(self._past, self.table.program.read_output(self.slot), strict=True)]
 
+    def read_groups(self) -> dict[int, tuple[int, ...]]:
+        """No group of a range is counted here."""
+        return {}
+
     def fold(self) -> None:
         """Keep what stands in the slot, which goes."""
         self._past, self.slot = self._sum(), None
+
+    @property
+    def passed(self) -> int:
+        """Datagrams that it has accounted for, or missed, before its present slot."""
+        return self.since + self._past[0] + sum(self._past[2:])
+
+    def described(self) -> Described:
+        """Where it stands, for the process after us."""
+        return Described(() if self.slot is None else (self.slot,), tuple(self._past), self.since)
+
+    def inherit(self, past: Sequence[int], since: int) -> None:
+        """Add what the process before us has counted."""
+        self._past = [a + b for a, b in zip(self._past, past, strict=True)]
+        self.since += since
 
 
 class Slots:
@@ -230,7 +276,7 @@ class Table:
         inputs, outputs = max(LEAST_ROOM, 4 * inputs), max(LEAST_ROOM, 4 * outputs)
         self.program: KernelProgram = program.load(
             {
-                "groups": inputs, "rules": inputs, "flows": inputs, "received": inputs,
+                "groups": max(inputs, GROUPS), "rules": inputs, "flows": inputs, "received": inputs,
                 "outputs": outputs, "sent": outputs, "own": outputs, "frames": LINKS,
             }
         )  # fmt: skip
@@ -242,7 +288,7 @@ class Table:
         self._own: frozenset[tuple[int, int, int, int]] = frozenset()
         self._outputs, self._sent = Slots(outputs), Slots(outputs)
         self._received, self._flows, self._frames = Slots(inputs), Slots(inputs), Slots(LINKS)
-        self._past_frames: dict[str, int] = {}
+        self._past_frames: dict[str, LinkCount] = {}
         self._offset_ns = time.time_ns() - time.monotonic_ns()
 
     @property
@@ -304,7 +350,7 @@ class Table:
             self._links.let_go(ifindex, gone.link_fd)
         for group in gone.groups:
             self.program.remove_group(ifindex, group)
-        self._past_frames[gone.ifname] = self._past_frames.get(gone.ifname, 0) + self.program.read_frames(gone.slot)
+        self._past_frames[gone.ifname] = self._count_of(gone, self._past_frames)
         self._frames.give(gone.slot)
 
     def let_in(self, ifindex: int, groups: Collection[int]) -> None:
@@ -433,16 +479,63 @@ class Table:
                 self._flows.give(entry.flow)
                 flows.add(entry.flow)
 
+    def describe(self) -> Description:
+        """Whose counters stand where, for the process after us."""
+        counters = [entry.taking.counters for entry in self._entries.values()]
+        return Description(
+            {each.name: each.described() for each in counters},
+            {each.name: each.described() for each in self._sending.values()},
+            {
+                name: Described(tuple(each.slot for each in self.attached.values() if each.ifname == name), count)
+                for name, count in self._past_of_links().items()
+            },
+        )
+
+    def _past_of_links(self) -> dict[str, LinkCount]:
+        return {each.ifname: LinkCount(0, 0) for each in self.attached.values()} | self._past_frames
+
+    def inherit(self, former: Former) -> None:
+        """Add what the process before us has counted of rules that we take as well; outputs that it had not begin now.
+
+        What a rule's former inputs had counted is known by its outputs alone. They go on, so it stays the rule's.
+        """
+        inputs: dict[str, list[InputCounters]] = {}
+        outputs: dict[str, list[OutputCounters]] = {}
+        for each in {id(entry.taking.counters): entry.taking.counters for entry in self._entries.values()}.values():
+            inputs.setdefault(each.name[0], []).append(each)
+            if count := former.inputs.get(each.name):
+                packets, size, at_ns = count.past
+                each.inherit(packets, size, self.unix_ns(at_ns) if at_ns else count.beside)
+        for sent in self._sending.values():
+            outputs.setdefault(sent.name[0], []).append(sent)
+            if count := former.outputs.get(sent.name):
+                sent.inherit(count.past, count.beside)
+        for rule, taken in inputs.items():
+            passed = sum(each.passed for each in taken)
+            total = max([passed, *(sent.passed for sent in outputs.get(rule, ()))])
+            taken[0].inherit(total - passed, 0, 0)
+            for sent in outputs.get(rule, ()):
+                sent.since += total - sent.passed
+        for name, frames in former.links.items():
+            before = self._past_frames.get(name, LinkCount(0, 0))
+            self._past_frames[name] = LinkCount(*(a + b for a, b in zip(before, frames.past, strict=True)))
+
     def held(self, key: RuleKey) -> bool:
         """Whether the ring has a rule's datagrams for now."""
         return self.program.held(self._entries[key].flow)
 
-    def frames(self) -> dict[str, int]:
-        """Frames that the program took, by link."""
+    def frames(self) -> dict[str, LinkCount]:
+        """What became of frames by the program, by link."""
         counts = dict(self._past_frames)
         for each in self.attached.values():
-            counts[each.ifname] = counts.get(each.ifname, 0) + self.program.read_frames(each.slot)
+            counts[each.ifname] = self._count_of(each, counts)
         return counts
+
+    def _count_of(self, each: Attachment, before: Mapping[str, LinkCount]) -> LinkCount:
+        taken, malformed = before.get(each.ifname, LinkCount(0, 0))
+        return LinkCount(
+            taken + self.program.read_frames(each.slot), malformed + self.program.read_malformed(each.slot)
+        )
 
     def unix_ns(self, monotonic_ns: int) -> int:
         """The same moment by the clock as it is set now; the same answer as long as nobody sets it."""

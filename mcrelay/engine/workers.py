@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class WorkerLoop(Protocol):
-    """What runs on a thread: mcrelay._core.worker.Worker. ``run`` returns after ``stop``, all else returns at once."""
+    """The loop on a thread: mcrelay._core.worker.Worker. ``run`` returns after ``stop``; all else returns at once."""
 
     @property
     def seen(self) -> int:
-        """The generation it goes by."""
+        """The generation of its present plan."""
 
     @property
     def turns(self) -> int:
@@ -29,17 +29,17 @@ class WorkerLoop(Protocol):
         """Relay until ``stop``."""
 
     def publish(self, plan: Any) -> None:
-        """Go by *plan* from the next turn on."""
+        """Use *plan* from the next turn on."""
 
     def stop(self) -> None:
-        """End after the turn in hand."""
+        """End after the present turn."""
 
 
 class Workers:
     """``len(cpus)`` or more threads, one loop each. All methods belong to the main thread."""
 
     def __init__(self, count: int, make: Callable[[int, int], WorkerLoop], cpus: tuple[int, ...] = ()) -> None:
-        """*make* makes loop number so-and-so with the eventfd that wakes it; worker i runs on CPU i of *cpus*."""
+        """*make* makes the loop with that number and the eventfd that wakes it; worker i runs on CPU i of *cpus*."""
         self._cpus = cpus
         self._wake_fds = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count)]
         self._loops = [make(i, fd) for i, fd in enumerate(self._wake_fds)]
@@ -64,11 +64,11 @@ class Workers:
             if self._cpus:
                 os.sched_setaffinity(0, {self._cpus[index % len(self._cpus)]})  # 0: the calling thread
             self._loops[index].run()
-        except BaseException as error:  # noqa: BLE001  the main thread says it, in `check`
+        except BaseException as error:  # noqa: BLE001  the main thread reports it, in `check`
             self._failures[index] = error
 
     async def publish(self, plans: Sequence[Any], generation: int) -> None:
-        """Give each loop its plan, and wait until all go by it: at most a turn and a wait for room."""
+        """Give each loop its plan, and wait until all use it: at most a turn and a wait for room."""
         for loop, plan in zip(self._loops, plans, strict=True):
             loop.publish(plan)
         self.wake()
@@ -90,23 +90,23 @@ class Workers:
 
     @property
     def turns(self) -> tuple[int, ...]:
-        """Of each loop."""
+        """Turns of each loop."""
         return tuple(loop.turns for loop in self._loops)
 
     @property
     def generations(self) -> tuple[int, ...]:
-        """That each loop goes by."""
+        """The generation of each loop's present plan."""
         return tuple(loop.seen for loop in self._loops)
 
     def cpu_seconds(self) -> tuple[float, ...]:
-        """CPU time of each thread, 0 where it does not run."""
+        """CPU time of each thread, 0 if it does not run."""
         return tuple(
             time.clock_gettime(time.pthread_getcpuclockid(thread.ident)) if thread.ident and thread.is_alive() else 0.0
             for thread in self._threads
         )
 
     def close(self) -> None:
-        """End the threads. What they used may be given up after this."""
+        """End the threads. After this the caller may free what they used."""
         for loop in self._loops:
             loop.stop()
         self.wake()
@@ -119,7 +119,7 @@ class Workers:
 
 
 def _try_cpus(cpus: tuple[int, ...]) -> None:
-    """Ask the kernel for each (sched_setaffinity(2)): a thread could only die of it."""
+    """Try each CPU here (sched_setaffinity(2)): in a thread an error could only end it."""
     before = os.sched_getaffinity(0)
     try:
         for cpu in cpus:

@@ -1,7 +1,6 @@
-"""Who else on this host listens to a stream, as far as the kernel tells (proc(5), /proc/net).
+"""Who else on this host listens to a stream, as far as /proc/net tells (proc(5)).
 
-Not to be seen there, and so not known: packet sockets of other programs, and macvlan links of this one that live in
-another network namespace.
+/proc/net does not show packet sockets of other programs, nor macvlan links of a link in other network namespaces.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import os
 import stat
 import sys
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from mcrelay.exclusive.droptable import DropMatch
+    from mcrelay.model.stream import Address
 
 PROC_NET = Path("/proc/net")
-RAW_UDP = "0011"  # a raw socket's protocol stands where a port would
+RAW_UDP = "0011"  # a raw socket's protocol number stands in the place of the port
 ANY, ANY6 = "0" * 8, "0" * 32
 
 
@@ -32,39 +32,52 @@ class Listeners:
     ``raw``: the same of raw UDP sockets, which get every port. Addresses are as /proc writes them.
     """
 
-    users: Mapping[tuple[int, IPv4Address], int]
+    users: Mapping[tuple[int, Address], int]
     bound: Mapping[int, Collection[tuple[str, int]]]
     raw: Collection[tuple[str, int]] = ()
 
     def of(self, drop: DropMatch, own_users: int, own_inodes: Callable[[], Collection[int]]) -> str:
-        """Say who would miss these datagrams; nothing if nobody. ``own_users`` helper sockets of ours have joined."""
+        """Say who else receives these datagrams; "" if nobody. ``own_users`` helper sockets of ours have joined."""
         if self.users.get((drop.ifindex, drop.group), 0) > own_users:
             return f"another program of this host has joined {drop.group} on {drop.link}"
 
-        def hears(sockets: Collection[tuple[str, int]]) -> bool:
-            near = _addresses(drop.group) if sockets else set()
-            found = {inode for address, inode in sockets if address in near}
-            return bool(found) and not found <= set(own_inodes())
-
-        if hears(self.bound.get(drop.port, ())):
+        if self.have_open(drop.group, drop.port, own_inodes):
             return f"a socket of another program is bound to port {drop.port} and would get it (`ss -aunp` names it)"
-        if hears(self.raw):
+        if _hear(self.raw, drop.group, own_inodes):
             return "a raw UDP socket of another program would get it (`ss -awnp` names it)"
         return ""
 
+    def have_open(self, address: Address, port: int, own_inodes: Callable[[], Collection[int]]) -> bool:
+        """Whether a socket of another program is bound so that it gets what is sent to that address and port."""
+        return _hear(self.bound.get(port, ()), address, own_inodes)
+
+
+def _hear(sockets: Collection[tuple[str, int]], address: Address, own_inodes: Callable[[], Collection[int]]) -> bool:
+    near = _addresses(address) if sockets else set()
+    found = {inode for bound, inode in sockets if bound in near}
+    return bool(found) and not found <= set(own_inodes())
+
 
 def read(root: Path = PROC_NET) -> Listeners | None:
-    """Everybody who listens now; None where that cannot be known, as /proc is not mounted."""
+    """All present listeners; None if /proc is not mounted."""
     try:
         users = _users((root / "igmp").read_text())
         sockets = _sockets((root / "udp").read_text())
         raw = _sockets((root / "raw").read_text()).get(RAW_UDP, [])
     except OSError:
         return None
-    with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
-        for port, found in _sockets((root / "udp6").read_text()).items():
-            sockets.setdefault(port, []).extend(found)
+    users |= _users6(_text(root / "igmp6"))
+    raw = raw + _sockets(_text(root / "raw6")).get(RAW_UDP, [])
+    for port, found in _sockets(_text(root / "udp6")).items():
+        sockets.setdefault(port, []).extend(found)
     return Listeners(users, {int(port, 16): found for port, found in sockets.items()}, raw)
+
+
+def _text(path: Path) -> str:
+    """What is in a file that a kernel without IPv6 lacks."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text()
+    return ""
 
 
 def own_inodes() -> set[int]:
@@ -78,8 +91,8 @@ def own_inodes() -> set[int]:
     return inodes
 
 
-def _users(text: str) -> dict[tuple[int, IPv4Address], int]:
-    users = {}
+def _users(text: str) -> dict[tuple[int, Address], int]:
+    users: dict[tuple[int, Address], int] = {}
     ifindex = 0
     for line in text.splitlines()[1:]:
         fields = line.split()
@@ -91,6 +104,12 @@ def _users(text: str) -> dict[tuple[int, IPv4Address], int]:
     return users
 
 
+def _users6(text: str) -> dict[tuple[int, Address], int]:
+    """The same of MLD: ifindex, name, group, users, ... (net/ipv6/mcast.c, igmp6_mc_seq_show)."""
+    rows = [line.split() for line in text.splitlines()]
+    return {(int(row[0]), IPv6Address(bytes.fromhex(row[2]))): int(row[3]) for row in rows}
+
+
 def _sockets(text: str) -> dict[str, list[tuple[str, int]]]:
     sockets: dict[str, list[tuple[str, int]]] = {}
     for line in text.splitlines()[1:]:
@@ -100,7 +119,10 @@ def _sockets(text: str) -> dict[str, list[tuple[str, int]]]:
     return sockets
 
 
-def _addresses(group: IPv4Address) -> set[str]:
+def _addresses(group: Address) -> set[str]:
     """Bind addresses that receive datagrams for the group; each word is written in this host's order."""
+    if group.version == 6:
+        words = (group.packed[at : at + 4] for at in range(0, 16, 4))
+        return {ANY6, "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)}
     mapped, word = (f"{int.from_bytes(part, sys.byteorder):08X}" for part in (b"\0\0\xff\xff", group.packed))
     return {ANY, ANY6, word, ANY6[:16] + mapped + word}

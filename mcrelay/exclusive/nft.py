@@ -1,4 +1,4 @@
-"""The one `nft -i` that holds the drop table: the table is its own, and goes with it however it ends."""
+"""The one `nft -i` that holds the drop table. It owns the table, which ends with it in every case."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def find_nft() -> str | None:
 
 
 class NftSession:
-    """A running nft. Its standard input ends when this process does, and so it does too, even after kill -9.
+    """A running nft. Its standard input closes when this process ends, even by kill -9, and that ends nft too.
 
-    ``ended`` is called when it ends by itself. Main thread: a child has the capabilities of the thread that starts it.
+    ``ended`` is called when nft ends by itself. Main thread: a child has the capabilities of the thread that starts it.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, ended: Callable[[], None]) -> None:
@@ -47,10 +47,10 @@ class NftSession:
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=asyncio.subprocess.PIPE,
-                    start_new_session=True,  # Ctrl-C means the relay; it ends nft when it has let the streams go
+                    start_new_session=True,  # Ctrl-C is for the relay, which ends nft after it has let the streams go
                     env={
                         "LC_ALL": "C"
-                    },  # its words are read; and the libraries of a one-file executable are not its own
+                    },  # in English, because its words are parsed; without the libraries of the one-file executable
                 )
         except OSError as error:
             raise DropError(f"nft cannot be started: {error.strerror}") from error
@@ -58,11 +58,11 @@ class NftSession:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs, and the table with it."""
+        """Whether nft runs, and so the table exists."""
         return self._process.returncode is None
 
     async def run(self, line: str) -> None:
-        """Let it do this, all or nothing; returns when the kernel goes by it. Raises DropError with what nft said.
+        """Run one command, all or nothing. Returns when the kernel has applied it. Raises DropError with nft's words.
 
         nft is silent on success, so an invalid command is appended: its error marks the end of the reply.
         """
@@ -71,7 +71,7 @@ class NftSession:
             async with asyncio.timeout(ANSWER_SECONDS):
                 complaint = await self._ask(line, mark)
         except TimeoutError:
-            await self.close()  # what it may still do must not be done later
+            await self.close()  # nft must not do it later
             raise DropError(f"nft gave no answer within {ANSWER_SECONDS:.0f} s") from None
         if complaint:
             raise DropError(explain(complaint))
@@ -80,7 +80,7 @@ class NftSession:
         stdin, stderr = self._process.stdin, self._process.stderr
         if stdin is None or stderr is None:
             raise DropError("nft has no pipes")
-        with contextlib.suppress(ConnectionError):  # it has ended; what it said is still to be read
+        with contextlib.suppress(ConnectionError):  # it has ended; its last words are still to be read
             stdin.write(f"{line}\n{mark}\n".encode())
             await stdin.drain()
         while mark.encode() not in self._said:
@@ -110,12 +110,12 @@ class NftSession:
 
 
 def _first_line(said: str) -> str:
-    """The first complaint of nft: under it stand the command and a caret."""
+    """The first complaint of nft; the command and a caret follow it."""
     return said.partition("Error:")[2].strip().partition("\n")[0].strip()
 
 
 def explain(complaint: str) -> str:
-    """What nft's complaint means for a person, with its own words."""
+    """The meaning of nft's complaint for a person, with its own words."""
     meaning = "nft refuses the drop table"
     if "syntax error" in complaint or "unknown table option" in complaint:
         meaning = "this nft knows no tables with an owner: nftables 0.9.9 or newer is needed"

@@ -1,1 +1,1 @@
-"""Memberships, and what a network says and does about them."""
+"""Memberships, and IGMP on the links: queries heard, reports sent, and what goes wrong."""

@@ -3,6 +3,7 @@
 A join is what makes the kernel answer IGMP queries and program the link's MAC filter. The helper sockets are never
 bound to a port: an unbound one is in no UDP hash, so nothing is queued on it. Each takes as many groups as the
 kernel allows (net.ipv4.igmp_max_memberships, 20; net.core.optmem_max), then another is opened: no sysctl to change.
+IPv6 has no such number, and the same memory (about 2300 groups): what a group fails by is then ENOMEM.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from mcrelay.model import refusals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
-    from ipaddress import IPv4Address
 
     from mcrelay.model.link import LinkId, Membership
+    from mcrelay.model.stream import Address
 
 # linux/in.h; struct group_req and group_source_req hold sockaddr_storage aligned to 8 bytes
 MCAST_JOIN_GROUP = 42
@@ -32,6 +33,10 @@ MCAST_LEAVE_GROUP = 45
 MCAST_JOIN_SOURCE_GROUP = 46
 MCAST_LEAVE_SOURCE_GROUP = 47
 
+_LIMITS = {  # by IP version
+    4: "net.ipv4.igmp_max_memberships, net.ipv4.igmp_max_msf and net.core.optmem_max",
+    6: "net.core.optmem_max and net.ipv6.mld_max_msf",
+}
 FULL = {errno.ENOBUFS, errno.ENOMEM}  # the count, or optmem_max
 GONE = {errno.ENODEV, errno.EADDRNOTAVAIL, errno.EINVAL}  # leaving what a dead link took along
 
@@ -45,15 +50,15 @@ class HelperSocket(Protocol):
 
 
 class Keeper(Protocol):
-    """Who keeps helper sockets over a restart, so that no leave is sent: systemd's fd store (notify.Notifier)."""
+    """Keeps helper sockets over a restart, so that no leave is sent: systemd's fd store (linux.systemd.Notifier)."""
 
     def store(self, fd: int, name: str) -> None: ...
     def forget(self, name: str) -> None: ...
 
 
-def open_helper() -> socket.socket:
-    """A UDP socket with the smallest receive buffer there is. Not bound, not to be read."""
-    helper = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+def open_helper(version: int = 4) -> socket.socket:
+    """A UDP socket of that IP version with the smallest receive buffer there is. Not bound, not to be read."""
+    helper = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
     helper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # socket(7): raised to the kernel's minimum
     return helper
 
@@ -63,11 +68,11 @@ class _Helper:
     socket: HelperSocket
     name: str  # in the keeper's hands; unlike that of any other helper, also of the process before
     held: set[Membership] = field(default_factory=set)
-    groups: Counter[IPv4Address] = field(default_factory=Counter)
+    groups: Counter[Address] = field(default_factory=Counter)
 
 
 class _Pool:
-    """The helpers of one link. Each look-up costs the same, however many there are: there may be thousands of groups.
+    """The helpers of one link and family. A look-up costs the same for any number of them: groups may be thousands.
 
     Dicts without values keep an order, and lose a member from the middle of it at no cost.
     """
@@ -75,8 +80,10 @@ class _Pool:
     def __init__(self) -> None:
         self._holders: dict[Membership, _Helper] = {}
         self._helpers: dict[_Helper, None] = {}
-        self._room: dict[_Helper, None] = {}  # less those that refused a group and have left none since
-        self._by_group: dict[IPv4Address, dict[_Helper, None]] = {}
+        self._room: dict[
+            _Helper, None
+        ] = {}  # helpers with room: not those that refused a group and have left none since
+        self._by_group: dict[Address, dict[_Helper, None]] = {}
 
     def __iter__(self) -> Iterator[_Helper]:
         return iter(self._helpers)
@@ -85,7 +92,7 @@ class _Pool:
         return len(self._helpers)
 
     def holder(self, membership: Membership) -> _Helper:
-        """Who has joined it."""
+        """The helper that has joined it."""
         return self._holders[membership]
 
     def candidates(self, membership: Membership) -> Iterator[_Helper]:
@@ -131,7 +138,7 @@ class _Pool:
 @dataclass(frozen=True, slots=True)
 class _Sums:
     joined: frozenset[Membership]
-    users: Counter[tuple[int, IPv4Address]]
+    users: Counter[tuple[int, Address]]
 
 
 class Memberships:
@@ -141,27 +148,27 @@ class Memberships:
     of a dead link still count against a socket (net/ipv4/igmp.c).
     """
 
-    def __init__(self, opener: Callable[[], HelperSocket] = open_helper, keeper: Keeper | None = None) -> None:
+    def __init__(self, opener: Callable[[int], HelperSocket] = open_helper, keeper: Keeper | None = None) -> None:
         self._open = opener
         self._keeper = keeper
         self._serial = itertools.count()
-        self._pools: dict[LinkId, _Pool] = {}
+        self._pools: dict[tuple[LinkId, int], _Pool] = {}  # by IP version too
         self._failed: dict[Membership, str] = {}
-        self._sums: _Sums | None = None  # of what is held now; asked for at every look, and there may be thousands
+        self._sums: _Sums | None = None  # cached: every look needs it, and there may be thousands
 
     @property
     def joined(self) -> frozenset[Membership]:
-        """Every membership the kernel has accepted: the same object as long as nothing has changed."""
+        """Every membership that the kernel has accepted. The same object until something changes."""
         return self._summed().joined
 
     @property
-    def users(self) -> Mapping[tuple[int, IPv4Address], int]:
-        """How many helper sockets have joined, by ifindex and group: what of /proc/net/igmp is ours."""
+    def users(self) -> Mapping[tuple[int, Address], int]:
+        """Number of helper sockets that have joined, by ifindex and group: our share of /proc/net/igmp."""
         return self._summed().users
 
     def _summed(self) -> _Sums:
         if self._sums is None:
-            helpers = [(link.ifindex, helper) for link, pool in self._pools.items() for helper in pool]
+            helpers = [(link.ifindex, helper) for (link, _), pool in self._pools.items() for helper in pool]
             self._sums = _Sums(
                 frozenset(each for _, helper in helpers for each in helper.held),
                 Counter((ifindex, group) for ifindex, helper in helpers for group in helper.groups),
@@ -178,16 +185,24 @@ class Memberships:
         """Helper sockets open now."""
         return sum(map(len, self._pools.values()))
 
-    def reconcile(self, wanted: Collection[Membership], links: Collection[LinkId], *, retry: bool = False) -> None:
+    def reconcile(
+        self,
+        wanted: Collection[Membership],
+        links: Collection[LinkId],
+        links6: Collection[LinkId] | None = None,
+        *,
+        retry: bool = False,
+    ) -> None:
         """Leave what is no longer wanted, join what is missing; a refusal is remembered, not raised.
 
-        ``links`` are those that exist: sockets of others are closed before anything is joined on a link that may have
-        their number. What failed is tried again only when ``retry`` says so: a kernel that refuses a fresh socket will
-        refuse the next one too.
+        ``links`` are those that exist, ``links6`` those with IPv6, if not all of them: sockets of others are closed
+        before anything is joined on a link that may have their number. What failed is tried again only when ``retry``
+        says so: a kernel that refuses a fresh socket will refuse the next one too.
         """
-        for link in self._pools.keys() - set(links):
+        existing = {(link, 4) for link in links} | {(link, 6) for link in (links if links6 is None else links6)}
+        for key in self._pools.keys() - existing:
             self._sums = None
-            for helper in self._pools.pop(link):
+            for helper in self._pools.pop(key):
                 self._discard(helper)
         have, wanted = self.joined, frozenset(wanted)
         for membership in sorted(have - wanted, key=_order):
@@ -209,20 +224,21 @@ class Memberships:
         self._sums = None
 
     def _join(self, membership: Membership) -> None:
-        pool = self._pools.setdefault(membership.link, _Pool())
+        pool = self._pools.setdefault(_pool_key(membership), _Pool())
         for helper in pool.candidates(membership):
             if self._try(pool, helper, membership):
                 return
         try:
-            fresh = _Helper(self._open(), f"helper-{os.getpid()}-{next(self._serial)}")
+            fresh = _Helper(self._open(membership.group.version), f"helper-{os.getpid()}-{next(self._serial)}")
         except OSError as error:
             raise MembershipError(refusals.of_join(_describe(membership), error)) from error
         with contextlib.ExitStack() as refused:
             refused.callback(fresh.socket.close)
             if not self._try(pool, fresh, membership):
+                limits = _LIMITS[membership.group.version]
                 raise MembershipError(
                     f"{_describe(membership)}: the kernel's membership limit refuses it even on a fresh socket; "
-                    "see sysctl net.ipv4.igmp_max_memberships, net.ipv4.igmp_max_msf and net.core.optmem_max"
+                    f"see sysctl {limits}"
                 )
             refused.pop_all()
         if self._keeper is not None:
@@ -231,7 +247,7 @@ class Memberships:
     def _try(self, pool: _Pool, helper: _Helper, membership: Membership) -> bool:
         """True when the socket took it, False when the socket is full. Raises MembershipError for the rest."""
         try:
-            _set_member(helper.socket, membership, join=True)
+            set_member(helper.socket, membership, join=True)
         except OSError as error:
             if error.errno in FULL:
                 return False
@@ -241,9 +257,9 @@ class Memberships:
         return True
 
     def _leave(self, membership: Membership) -> None:
-        pool = self._pools[membership.link]
+        pool = self._pools[_pool_key(membership)]
         try:
-            _set_member(pool.holder(membership).socket, membership, join=False)
+            set_member(pool.holder(membership).socket, membership, join=False)
         except OSError as error:
             if error.errno not in GONE:
                 raise
@@ -257,24 +273,31 @@ class Memberships:
         helper.socket.close()
 
 
+def _pool_key(membership: Membership) -> tuple[LinkId, int]:
+    return membership.link, membership.group.version
+
+
 def _order(membership: Membership) -> tuple[int, int, int]:
     return (membership.ifindex, int(membership.group), int(membership.source or 0))
 
 
-def _set_member(helper: HelperSocket, membership: Membership, *, join: bool) -> None:
+def set_member(helper: HelperSocket, membership: Membership, *, join: bool) -> None:
     """Join or leave by ifindex, never by address (ip(7), IP_ADD_MEMBERSHIP, resolves those by route)."""
-    request = struct.pack("@I4x", membership.ifindex) + _sockaddr(membership.group.packed)
+    level = socket.IPPROTO_IP if membership.group.version == 4 else socket.IPPROTO_IPV6
+    request = struct.pack("@I4x", membership.ifindex) + _sockaddr(membership.group)
     if membership.source is None:
         option = MCAST_JOIN_GROUP if join else MCAST_LEAVE_GROUP
     else:
         option = MCAST_JOIN_SOURCE_GROUP if join else MCAST_LEAVE_SOURCE_GROUP
-        request += _sockaddr(membership.source.packed)
-    helper.setsockopt(socket.IPPROTO_IP, option, request)
+        request += _sockaddr(membership.source)
+    helper.setsockopt(level, option, request)
 
 
-def _sockaddr(address: bytes) -> bytes:
-    """An IPv4 struct sockaddr_storage."""
-    return struct.pack("@H2x4s120x", socket.AF_INET, address)
+def _sockaddr(address: Address) -> bytes:
+    """A struct sockaddr_storage (linux/in.h, linux/in6.h)."""
+    if address.version == 4:
+        return struct.pack("@H2x4s120x", socket.AF_INET, address.packed)
+    return struct.pack("@H6x16s104x", socket.AF_INET6, address.packed)
 
 
 def _describe(membership: Membership) -> str:

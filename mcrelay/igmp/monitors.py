@@ -6,45 +6,43 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
-from mcrelay.igmp import advice, wire
-from mcrelay.igmp.monitor import IgmpMonitor, Limits
-from mcrelay.igmp.tap import IgmpTap
+from mcrelay.igmp import advice
+from mcrelay.igmp.monitor import MembershipMonitor
+from mcrelay.igmp.needs import Host, Limits
+from mcrelay.igmp.protocol import IGMP, MLD, Protocol, protocol_of
+from mcrelay.igmp.tap import Tap
 from mcrelay.linux import procfs
 from mcrelay.model.memo import Memo
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-    from ipaddress import IPv4Address
 
+    from mcrelay.igmp.needs import Spoken
     from mcrelay.model.link import Link, LinkId, Membership
+    from mcrelay.model.stream import Address
 
-    _Groups = dict[int, dict[IPv4Address, list[IPv4Address]]]
+    _Groups = dict[tuple[int, Protocol], dict[Address, list[Address]]]
+    Wanted: TypeAlias = Collection[tuple[str, Protocol]]
 
 log = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 0.9  # a little less than a tick
-FRESH_SECONDS = 0.5  # how old what the kernel said of its IGMP versions may be: a flood of queries must not reread it
-
-
-class Tap(Protocol):
-    """The part of IgmpTap that is used here."""
-
-    def close(self) -> None: ...
-    def send(self, frames: Any, /) -> int: ...
-    def refuses(self, frame: bytes, /) -> bool: ...
+FRESH_SECONDS = (
+    0.5  # seconds for which the kernel's IGMP versions are not read again: a flood of queries must cost nothing
+)
 
 
 @dataclass(slots=True)
 class _Entry:
-    """A monitor, and its tap while the link exists. ``trouble`` is why there is none, said once.
+    """A monitor, and its tap while the link exists. ``trouble`` is the reason for a missing tap, logged once.
 
-    ``dropped`` is what the reverse-path filter had dropped before the query that waits for its answer, if one does.
+    ``dropped`` is the count of the reverse-path filter before the query that waits for its answer, if one does.
     """
 
-    monitor: IgmpMonitor
-    tap: Tap | None = None
+    monitor: MembershipMonitor
+    tap: Spoken | None = None
     link: LinkId | None = None
     trouble: str = ""
     dropped: int | None = None
@@ -55,37 +53,32 @@ class _Entry:
             self.tap = None
 
 
-class IgmpMonitors:
-    """One monitor for each link that rules listen on, by name."""
+class Monitors:
+    """One monitor for each protocol of each link that rules listen on, by the link's name."""
 
-    def __init__(self, limits: Limits, open_tap: Callable[..., Tap] = IgmpTap) -> None:
+    def __init__(self, limits: Limits, open_tap: Callable[..., Spoken] = Tap) -> None:
         self._limits = limits
         self._open_tap = open_tap
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[tuple[str, Protocol], _Entry] = {}
         self._groups = Memo(_by_link)
         self._versions: dict[str, int] = {}
         self._versions_read = float("-inf")
         self._dropped: int | None = None  # by the reverse-path filter, at the last sample
         self._sampled = float("-inf")
 
-    def __iter__(self) -> Iterator[IgmpMonitor]:
+    def __iter__(self) -> Iterator[MembershipMonitor]:
         return (entry.monitor for entry in self._entries.values())
 
-    def of(self, name: str) -> IgmpMonitor | None:
-        """The monitor of a link, if rules listen on it."""
-        entry = self._entries.get(name)
-        return entry.monitor if entry else None
-
-    def reconcile(self, names: Collection[str], links: Mapping[str, Link], joined: frozenset[Membership]) -> None:
-        """Monitor the links called ``names``; the tap of a link that was deleted hears nothing any more."""
-        for name in self._entries.keys() - set(names):
-            entry = self._entries.pop(name)
+    def reconcile(self, wanted: Wanted, links: Mapping[str, Link], joined: frozenset[Membership]) -> None:
+        """Monitor these protocols of the links with these names; close the taps of deleted links."""
+        for each in self._entries.keys() - set(wanted):
+            entry = self._entries.pop(each)
             entry.monitor.close()
             entry.close_tap()
         groups = self._groups(joined)
-        for name in sorted(names):
+        for name, protocol in sorted(wanted, key=str):
             link = links.get(name)
-            entry = self._entries.get(name) or self._add(name)
+            entry = self._entries.get((name, protocol)) or self._add(name, protocol)
             if link is None or link.id != entry.link:
                 entry.close_tap()
                 if entry.link is not None:
@@ -93,46 +86,44 @@ class IgmpMonitors:
                     entry.link = None
             if link is not None and entry.tap is None:
                 self._open_tap_of(entry, link.id)
-            entry.monitor.update(link, entry.tap, groups.get(link.ifindex, {}) if link else {})
+            entry.monitor.update(link, entry.tap, groups.get((link.ifindex, protocol), {}) if link else {})
 
     def tick(self) -> None:
-        """See what is wrong now."""
+        """Update the concerns of every link."""
         for monitor in self:
             monitor.tick()
         self._sample()
 
-    async def explain(
-        self, links: Mapping[str, Link], route_to: Callable[[IPv4Address], Awaitable[int | None]]
-    ) -> None:
+    async def explain(self, links: Mapping[str, Link], route_to: Callable[[Address], Awaitable[int | None]]) -> None:
         """Find out why queries go unanswered. ``route_to`` gives the ifindex of the way to an address, or None."""
         for entry in list(self._entries.values()):
             monitor = entry.monitor
             query, link = monitor.unexplained, links.get(monitor.name)
-            if query is not None and link is not None:
-                route = await route_to(query.querier)
-                mode = procfs.rp_filter(link.name)
-                monitor.explain(
-                    advice.unanswered_query(link.name, link.ifindex, query, mode, route, seen=_what_is_seen(entry))
-                )
+            if query is None or link is None:
+                continue
+            seen = _what_is_seen(entry)
+            if monitor.protocol is MLD:
+                monitor.explain(advice.unanswered_mld_query(link.name, query, seen=seen))
+            else:
+                route, mode = await route_to(query.querier), procfs.rp_filter(link.name)
+                monitor.explain(advice.unanswered_query(link.name, link.ifindex, query, mode, route, seen=seen))
 
     def close(self) -> None:
-        """Let every link go."""
+        """Close every tap."""
         self.reconcile((), {}, frozenset())
 
-    def _add(self, name: str) -> _Entry:
-        clock = asyncio.get_running_loop()
-        monitor = IgmpMonitor(
-            name,
-            clock,
-            self._limits,
-            lambda: self._host_version(name),
-            lambda: procfs.forced_igmp_version(name),
+    def _add(self, name: str, protocol: Protocol) -> _Entry:
+        host = Host(
+            version=(lambda: self._igmp_version(name)) if protocol is IGMP else (lambda: _mld_version(name)),
+            forced=lambda: (procfs.forced_igmp_version if protocol is IGMP else procfs.forced_mld_version)(name),
+            disabled=lambda: protocol is MLD and procfs.without_ipv6(name),
         )
-        entry = self._entries[name] = _Entry(monitor, dropped=procfs.reverse_path_drops())
+        monitor = MembershipMonitor(name, protocol, asyncio.get_running_loop(), self._limits, host)
+        entry = self._entries[name, protocol] = _Entry(monitor, dropped=procfs.reverse_path_drops())
         return entry
 
     def _sample(self) -> None:
-        """Keep what the reverse-path filter had dropped a sample ago: a query may be counted and not yet read."""
+        """Keep the count of the reverse-path filter from a sample ago: a query may be counted before it is read."""
         now = time.monotonic()
         if now - self._sampled < SAMPLE_SECONDS or not self._entries:
             return
@@ -146,22 +137,29 @@ class IgmpMonitors:
         trouble = ""
         try:
             monitor = entry.monitor
-            entry.tap = self._open_tap(link.ifindex, asyncio.get_running_loop(), monitor.on_message, monitor.deliver)
+            loop = asyncio.get_running_loop()
+            entry.tap = self._open_tap(monitor.protocol, link.ifindex, loop, monitor.on_message, monitor.deliver)
         except OSError as error:
             trouble = error.strerror or str(error)
         if trouble and trouble != entry.trouble:
-            log.warning("link=%s IGMP is not watched: %s", entry.monitor.name, trouble)
+            log.warning("cannot watch %s link=%s: %s", entry.monitor.protocol, entry.monitor.name, trouble)
         entry.trouble = trouble
 
-    def _host_version(self, name: str) -> int | None:
+    def _igmp_version(self, name: str) -> int | None:
         if time.monotonic() - self._versions_read > FRESH_SECONDS:
-            self._versions = wire.host_versions()
+            self._versions = procfs.igmp_versions()
             self._versions_read = time.monotonic()
         return self._versions.get(name)
 
 
+def _mld_version(name: str) -> int | None:
+    """The kernel does not tell which version it speaks, only which one it is told to."""
+    forced, _ = procfs.forced_mld_version(name)
+    return forced or None
+
+
 def _what_is_seen(entry: _Entry) -> advice.Seen:
-    """Of the query that waits to be explained. Asks the host's output rules only where its input rules are not it."""
+    """The facts about the query to be explained. Asks the host's output rules only if its input rules let it pass."""
     now = procfs.reverse_path_drops()
     reached, reports = entry.monitor.reached, entry.monitor.reports()
     refused = reached and entry.tap is not None and bool(reports) and entry.tap.refuses(reports[0])
@@ -169,10 +167,10 @@ def _what_is_seen(entry: _Entry) -> advice.Seen:
 
 
 def _by_link(joined: frozenset[Membership]) -> _Groups:
-    """The sources of every group (none: from anyone), by ifindex."""
+    """The sources of every group (none: from anyone), by ifindex and protocol."""
     groups: _Groups = {}
     for each in joined:
-        sources = groups.setdefault(each.ifindex, {}).setdefault(each.group, [])
+        sources = groups.setdefault((each.ifindex, protocol_of(each.group)), {}).setdefault(each.group, [])
         if each.source is not None:
             sources.append(each.source)
     return groups

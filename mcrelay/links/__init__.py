@@ -1,1 +1,1 @@
-"""Links as they are: watched, switched, seen to go away."""
+"""Links: their present state, their changes, their receive offloads, their deletion."""

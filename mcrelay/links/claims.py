@@ -1,6 +1,6 @@
-"""Who else uses a setting of a link: told by names of abstract sockets, which belong to a network namespace (unix(7)).
+"""Who else uses a setting of a link, by names of abstract sockets, which belong to a network namespace (unix(7)).
 
-A name goes with the process that bound it, however that ends: the last of several relays knows that it is the last.
+The kernel removes a name with its process, whatever ends it: the last of several relays knows that it is the last.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ UNIX = Path("/proc/self/net/unix")
 
 
 class Claims:
-    """The claims of this process, by what is claimed. Main thread."""
+    """The claims of this process, by setting. Main thread."""
 
     def __init__(self, names: Path = UNIX) -> None:
         self._names = names
         self._held: dict[str, tuple[socket.socket, str]] = {}
 
     def make(self, what: str, note: str) -> None:
-        """Claim *what*, with a *note* (letters and digits) for others to read. Where no name can be had, without."""
+        """Claim *what*, with a *note* (letters and digits) for others to read. Does nothing if no name can be bound."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         with contextlib.suppress(OSError):
             for number in range(1000):
@@ -33,7 +33,7 @@ class Claims:
         sock.close()
 
     def of_others(self, what: str) -> list[str]:
-        """The notes of everybody else who claims *what*; nobody's where /proc cannot be read."""
+        """The notes of all others who claim *what*; none if /proc cannot be read."""
         try:
             text = self._names.read_text()
         except OSError:
@@ -43,6 +43,6 @@ class Claims:
         return [note for name, note in found if name != own]
 
     def drop(self, what: str) -> None:
-        """Claim it no longer."""
+        """Release the claim."""
         if what in self._held:
             self._held.pop(what)[0].close()

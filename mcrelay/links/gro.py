@@ -1,8 +1,8 @@
 """GRO as a receive accelerator (``[links.NAME] gro = true``): many datagrams of a flow in one frame, one ring slot.
 
-What is switched on is put back when the link is no input any more, and when the relay stops: by the last of several
-relays, to what the first of them found. A relay that is killed leaves it on; the next one that asks for it knows by the
-odd time that frames are held what that relay had found, and puts it back at its own end. Main thread.
+The settings are restored when the link is no longer an input, and when the relay stops. The last of several relays
+restores what the first of them found. A relay that is killed leaves GRO on. The next relay recognises the odd flush
+time, reads from it what the killed relay had found, and restores that at its own end. Main thread.
 """
 
 from __future__ import annotations
@@ -30,19 +30,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GRO, UDP = "rx-gro", "rx-udp-gro-forwarding"  # as ethtool has them; rx-gro is its generic-receive-offload
-FLUSH_NS = 50_016  # 50 us, odd enough to be known again; what was on before is added to it
+GRO, UDP = "rx-gro", "rx-udp-gro-forwarding"  # names of ethtool; rx-gro is generic-receive-offload
+FLUSH_NS = 50_016  # 50 us, odd enough to be recognised; the features found are added to it
 NOTES = {frozenset(): 0, frozenset({GRO}): 1, frozenset({UDP}): 2, frozenset({GRO, UDP}): 3}
-OURS = {Timers(defer=2, flush_ns=FLUSH_NS + note): on for on, note in NOTES.items()}  # what was on, by timers
-DEFAULT = Timers(0, 0)  # the kernel's
-LEAST_KERNEL = (6, 2)  # before, a packet socket cannot describe such a frame and drops it (docs/linux.md, L9)
+OURS = {
+    Timers(defer=2, flush_ns=FLUSH_NS + note): on for on, note in NOTES.items()
+}  # features that were on, by the flush time
+DEFAULT = Timers(0, 0)  # the kernel's default
+LEAST_KERNEL = (6, 2)  # older kernels: a packet socket cannot describe such a frame and drops it (docs/linux.md, L9)
 
 NO_CAPABILITY = capabilities.no_net_admin("gro = true")
 
 
 @dataclass(slots=True)
 class _Held:
-    """A link whose offloads are ours now, and how they were. NAPI instances come and go with the link's state."""
+    """A link whose offloads we have set, and their former state. NAPI instances come and go with the link's state."""
 
     name: str
     on: set[str]  # those of our features that were on
@@ -51,7 +53,7 @@ class _Held:
 
 
 class Gro:
-    """Keeps the offloads of input links that ask for it. ``states`` tells of each by name."""
+    """Sets the offloads of input links that ask for it. ``states`` gives the result of each by name."""
 
     def __init__(
         self,
@@ -67,7 +69,7 @@ class Gro:
         self._kernel = release or os.uname().release
 
     def reconcile(self, wanted: Mapping[LinkId, str]) -> None:
-        """Switch it on for these links (their names), put all others back; nothing of one that was made again."""
+        """Switch GRO on for these links (by name) and restore all others. A link that was made anew is left alone."""
         for ifindex, incarnation in wanted:
             held = self._held.get(ifindex)
             if held is not None and held.incarnation != incarnation:
@@ -80,11 +82,11 @@ class Gro:
             if self.states.get(name) != standing:
                 level = logging.WARNING if standing.reason else logging.INFO
                 reason = f" reason={standing.reason!r}" if standing.reason else ""
-                log.log(level, "link=%s gro=%s%s", name, standing.state, reason)
+                log.log(level, "changed link=%s gro=%s%s", name, standing.state, reason)
         self.states = states
 
     def close(self) -> None:
-        """Put everything back."""
+        """Restore every link."""
         self.reconcile({})
         if self._netlink is not None:
             self._netlink.close()
@@ -122,7 +124,7 @@ class Gro:
         return FeatureState("on", reason)
 
     def _found(self, netlink: Netlink, ifindex: int, active: set[str]) -> set[str]:
-        """What was on before any relay came: another one knows, or one that was killed has left word of it."""
+        """The features that were on before any relay: from another relay's note, or a killed relay's flush time."""
         others = self._claims.of_others(f"gro-{ifindex}")
         for on, note in NOTES.items():
             if str(note) in others:
@@ -131,7 +133,7 @@ class Gro:
         return set(OURS[left[0]]) if left else active
 
     def _hold_frames(self, netlink: Netlink, ifindex: int, held: _Held) -> str:
-        """Let GRO wait for more where nobody has set how long; why it does not."""
+        """Let GRO hold frames for more of their flow, unless somebody has set the time. Returns why it does not."""
         napis = offload.napis(netlink, ifindex)
         if napis is None:
             return "" if _set_by_hand(held.name, ifindex) else _by_hand(held.name, "Linux before 6.13 lets only root")
@@ -153,7 +155,7 @@ class Gro:
         if self._netlink is None:
             return
         if self._claims.of_others(f"gro-{ifindex}"):
-            log.info("link=%s gro stays on for another relay", held.name)
+            log.info("keeps gro on link=%s: another relay uses it", held.name)
             return
         try:
             for napi, timers in (offload.napis(self._netlink, ifindex) or {}).items():
@@ -161,10 +163,10 @@ class Gro:
                     offload.set_timers(self._netlink, napi, held.timers.get(napi, DEFAULT))
             if off := {GRO, UDP} - held.on:
                 offload.set_features(self._netlink, ifindex, dict.fromkeys(sorted(off), False))
-            log.info("link=%s gro=off", held.name)
+            log.info("changed link=%s gro=off", held.name)
         except OSError as error:
-            if error.errno != errno.ENODEV:  # a link that is gone has taken everything along
-                log.warning("link=%s GRO stays on: %s", held.name, error.strerror or error)
+            if error.errno != errno.ENODEV:  # a deleted link has no settings left
+                log.warning("cannot restore link=%s: GRO stays on: %s", held.name, error.strerror or error)
 
 
 def _set_by_hand(name: str, ifindex: int) -> bool:

@@ -1,42 +1,48 @@
-"""What the kernel has said of each link, put together: whose port it is, what is on top of it, what cuts runs below it.
+"""The kernel's facts about each link, combined: its master, the links on top of it, what cuts runs below it.
 
-Pure: the messages are asked for elsewhere (`links.watch`), all of them or those of single links.
+Pure: `links.watch` asks the kernel, for all links or for single ones.
 """
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Interface
-from typing import TYPE_CHECKING, Any, NamedTuple
+from ipaddress import IPv4Interface, IPv6Interface
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from mcrelay.model.link import Link, LinkTable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+T = TypeVar("T", IPv4Interface, IPv6Interface)
 
 # linux/if.h, linux/if_addr.h
 IFF_UP = 0x1
 IFF_LOWER_UP = 0x10000
-IFA_F_SECONDARY = 0x1
+IFA_F_SECONDARY = 0x1  # of IPv4; of IPv6 the same bit says that an address is for a while (RFC 8981)
+IFA_F_DADFAILED = 0x8
+IFA_F_OPTIMISTIC = 0x4  # used while it is tentative (RFC 4429)
+IFA_F_TENTATIVE = 0x40
 # Queueing disciplines that cut a GSO frame into packets, may drop some of them, and still report success
 # (linux/net/sched: tbf_segment of sch_tbf.c; sch_cake.c, sch_taprio.c, sch_netem.c).
 CUTS_RUNS = {"tbf", "cake", "taprio", "netem"}
 HOLDS_NOTHING = {"noqueue", "noop"}  # queueing disciplines with none below them
-TAKES_NO_FRAMES = {"vrf"}  # kinds of masters whose ports go on receiving: they share routes alone
+TAKES_NO_FRAMES = {"vrf"}  # kinds of masters whose ports still receive: they share only routes
 TAKES_FRAMES = {"macvlan", "macvtap", "ipvlan", "ipvtap"}  # kinds of links whose frames come from the link below them
 
 
 class Held(NamedTuple):
-    """An address that a link has."""
+    """An address that a link has; ``flags`` are those of linux/if_addr.h."""
 
-    secondary: bool
-    address: IPv4Interface
+    address: IPv4Interface | IPv6Interface
     scope: int
+    flags: int
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the kernel says of one link: the link as far as it can be told by itself, and what others tell it apart by.
+    """The kernel's facts about one link: the link itself, and its relations to others.
 
     ``master`` and ``below`` are ifindexes of this namespace, 0 for none. ``queue`` is its root queueing discipline.
     """
@@ -50,10 +56,10 @@ class Facts:
 
 
 class Near(NamedTuple):
-    """Ifindexes that matter to links that are followed.
+    """Ifindexes that matter to the followed links.
 
-    ``own`` are these links; ``below`` are they and every link below them; ``all`` are these, what they are ports of,
-    and what takes frames from them.
+    ``own`` are these links. ``below`` adds every link below them. ``all`` adds their masters and the links that take
+    frames from them.
     """
 
     own: frozenset[int] = frozenset()
@@ -62,35 +68,37 @@ class Near(NamedTuple):
 
 
 class KnownLinks:
-    """The facts of every link by ifindex, and the links that they come to."""
+    """The facts about every link by ifindex, and the Link values made from them."""
 
     def __init__(self, facts: Iterable[Facts] = (), cutting: Mapping[int, str] | None = None) -> None:
         self._facts = {each.link.ifindex: each for each in facts}
         self._cutting = dict(cutting or {})  # by ifindex: the queueing discipline that cuts runs
-        self._made: dict[int, tuple[tuple[Facts, str, str, str], Link]] = {}  # an unchanged link stays the same object
+        self._made: dict[
+            int, tuple[tuple[Facts, str, str, str], Link]
+        ] = {}  # so that an unchanged link stays the same object
 
     def get(self, ifindex: int) -> Facts | None:
-        """What was said last of a link."""
+        """The last facts about a link."""
         return self._facts.get(ifindex)
 
     def put(self, facts: Facts) -> None:
-        """Go by these facts of a link. One whose queue has none below it cuts nothing."""
+        """Store these facts about a link. A root queue without others below it cuts nothing."""
         self._facts[facts.link.ifindex] = facts
         if facts.queue in HOLDS_NOTHING:
             self._cutting.pop(facts.link.ifindex, None)
 
     def drop(self, ifindex: int) -> None:
-        """The link is not there any more."""
+        """Forget a deleted link."""
         self._facts.pop(ifindex, None)
         self._made.pop(ifindex, None)
         self._cutting.pop(ifindex, None)
 
     def cut(self, cutting: Mapping[int, str]) -> None:
-        """Go by these queueing disciplines that cut runs, by ifindex."""
+        """Store the queueing disciplines that cut runs, by ifindex."""
         self._cutting = dict(cutting)
 
     def table(self) -> LinkTable | None:
-        """Every link; None where two have one name, so that what is known of one of them is no longer true."""
+        """Every link; None if two have the same name, so that the facts about one of them are out of date."""
         names = {ifindex: facts.link.name for ifindex, facts in self._facts.items()}
         if len(set(names.values())) < len(names):
             return None
@@ -98,7 +106,7 @@ class KnownLinks:
         return LinkTable({names[ifindex]: self._link(ifindex, names, uppers) for ifindex in names})
 
     def near(self, names: Collection[str]) -> Near:
-        """What matters to the links of these names, altnames among them."""
+        """The ifindexes that matter to the links with these names or altnames."""
         wanted = set(names)
         own = {
             ifindex
@@ -124,11 +132,11 @@ class KnownLinks:
         return made[1]
 
     def _cuts(self, ifindex: int) -> str:
-        """The queueing discipline that cuts runs of a link: its own, or that of the first below it."""
+        """The queueing discipline that cuts a link's runs: its own, or that of the first link below it."""
         return next((self._cutting[each] for each in self._way_down(ifindex) if each in self._cutting), "")
 
     def _way_down(self, ifindex: int) -> list[int]:
-        """A link and those below it, one under the other, also such as nothing is known of."""
+        """The ifindexes of a link and of those below it, in order; facts about them may be missing."""
         way: list[int] = []
         while ifindex and ifindex not in way:
             way.append(ifindex)
@@ -144,7 +152,7 @@ def facts_of(message: Any, held: Sequence[Held]) -> Facts:
     here = kind != "veth" and message.get("link_netnsid") is None  # the other end of a veth pair is not below it
     master = 0 if slave in TAKES_NO_FRAMES else message.get("master") or 0
     return Facts(
-        _link(message, sorted(held, key=lambda each: each.secondary)),
+        _link(message, held),
         master,
         slave if master else "",
         (message.get("link") or 0) if here else 0,
@@ -156,12 +164,14 @@ def facts_of(message: Any, held: Sequence[Held]) -> Facts:
 def address_of(message: Any) -> Held:
     """Read an address message of pyroute2."""
     local = message.get("local") or message.get("address")
-    flags = message.get("flags") or 0
-    return Held(bool(flags & IFA_F_SECONDARY), IPv4Interface(f"{local}/{message['prefixlen']}"), message["scope"])
+    of_family = IPv6Interface if message["family"] == socket.AF_INET6 else IPv4Interface
+    return Held(of_family(f"{local}/{message['prefixlen']}"), message["scope"], message.get("flags") or 0)
 
 
 def _link(message: Any, held: Sequence[Held]) -> Link:
     flags = message["flags"]
+    held4 = sorted(_of(IPv4Interface, held), key=lambda each: each[1].flags & IFA_F_SECONDARY)
+    held6 = list(_of(IPv6Interface, held))
     return Link(
         name=message.get("ifname"),
         ifindex=message["index"],
@@ -169,13 +179,28 @@ def _link(message: Any, held: Sequence[Held]) -> Link:
         carrier=bool(flags & IFF_LOWER_UP),
         operstate=str(message.get("operstate") or "UNKNOWN"),
         mtu=message.get("mtu"),
-        addresses=tuple(each.address for each in held),
+        addresses=tuple(address for address, _ in held4),
         hardware=message["ifi_type"],
         mac=message.get("address") or "",
         carrier_losses=message.get("carrier_down_count") or 0,
         altnames=_altnames(message),
-        scopes=tuple(each.scope for each in held),
+        scopes=tuple(each.scope for _, each in held4),
+        addresses6=tuple(address for address, each in held6 if _detection(each.flags) == "done"),
+        tentative=tuple(address.ip for address, each in held6 if _detection(each.flags) == "tentative"),
+        refused=tuple(address.ip for address, each in held6 if _detection(each.flags) == "refused"),
     )
+
+
+def _of(kind: type[T], held: Sequence[Held]) -> Iterator[tuple[T, Held]]:
+    """The addresses of one family."""
+    return ((each.address, each) for each in held if isinstance(each.address, kind))
+
+
+def _detection(flags: int) -> Literal["done", "tentative", "refused"]:
+    """How far duplicate address detection is with an IPv6 address (linux/net/ipv6/addrconf.c, ipv6_get_lladdr)."""
+    if flags & IFA_F_DADFAILED:
+        return "refused"
+    return "tentative" if flags & (IFA_F_TENTATIVE | IFA_F_OPTIMISTIC) == IFA_F_TENTATIVE else "done"
 
 
 def _altnames(message: Any) -> tuple[str, ...]:

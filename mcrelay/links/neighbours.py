@@ -1,4 +1,4 @@
-"""The neighbour (ARP) table: each group that is sent to is an entry of it, and an overflow costs every datagram."""
+"""The neighbour (ARP) table: each destination group is an entry in it, and an overflow slows every datagram."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from mcrelay.linux import procfs
 if TYPE_CHECKING:
     from mcrelay.model.plan import PlanSpec
 
-LIMIT = "net/ipv4/neigh/default/gc_thresh3"  # shown in the first namespace only, and holds for all
+LIMIT = "net/ipv4/neigh/default/gc_thresh3"  # visible in the first namespace only, and valid for all
 DEFAULT_LIMIT = 1024
 
 
 def overflow(plan: PlanSpec, limit: int | None = None) -> str:
-    """Say that the outputs of *plan* are more than the table holds, and what helps; "" where they are not."""
+    """Say that *plan* has more outputs than the table holds, and the remedy; "" if it has not."""
     if limit is None:
         limit = procfs.read(LIMIT, DEFAULT_LIMIT)
     outputs = [each for rule in plan.rules if rule.enabled for each in rule.outputs]

@@ -24,13 +24,13 @@ NAPI_IFINDEX, NAPI_ID, NAPI_DEFER, NAPI_FLUSH = 1, 2, 5, 6
 
 
 class Netlink(Protocol):
-    """The part of genl.GenericNetlink that is used here."""
+    """The part of genl.GenericNetlink that this module uses."""
 
     def call(self, family: str, command: int, *payload: bytes, dump: bool = False) -> list[dict[int, bytes]]: ...
 
 
 class Timers(NamedTuple):
-    """``defer``: how many empty polls a NAPI instance sits through; ``flush_ns``: how long GRO holds what it has."""
+    """``defer``: how many empty polls a NAPI instance waits; ``flush_ns``: how long GRO holds frames."""
 
     defer: int
     flush_ns: int
@@ -44,7 +44,7 @@ def features(netlink: Netlink, ifindex: int) -> set[str]:
 
 
 def set_features(netlink: Netlink, ifindex: int, wanted: Mapping[str, bool]) -> None:
-    """Switch features on or off; others stay. A device may keep one as it is all the same. Raises OSError."""
+    """Switch features on or off; others stay. A device may refuse to change one without an error. Raises OSError."""
     bits = [
         nest(BITS_BIT, attribute(BIT_NAME, name.encode() + b"\0"), *([attribute(BIT_VALUE, b"")] if on else []))
         for name, on in wanted.items()

@@ -1,4 +1,4 @@
-"""Which incarnation of a link it is: a socket without a protocol on each of them tells that one was deleted."""
+"""The incarnation of each link: a socket without a protocol on each link tells when the link is deleted."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class _Held:
 
 
 class Presence:
-    """Notices that a link was deleted, even when another has its name and its number by now. Main thread.
+    """Notices that a link was deleted, even if another one already has its name and number. Main thread.
 
-    A packet socket without a protocol receives nothing and costs nothing, but the kernel marks it when its link goes.
-    Every link that is watched has a number of its own, its incarnation.
+    A packet socket without a protocol receives nothing and costs nothing, and the kernel marks it when its link is
+    deleted. Every watched link gets a unique number, its incarnation.
     """
 
     def __init__(self) -> None:
         self._held: dict[int, _Held] = {}  # by ifindex
         self._numbers = itertools.count(1)
-        self._marked = Memo(_marked)  # there may be thousands of links, and they are asked for at every look
+        self._marked = Memo(_marked)  # there may be thousands of links, and every look needs them
 
     def look(self) -> bool:
-        """Whether a watched link was deleted since the last look. Before a dump: what is deleted later is for the next.
+        """Whether a watched link was deleted since the last look. Call it before a dump: later ones are for the next.
 
-        Such a link is not watched any more, whatever has its number by now.
+        Such a link is no longer watched, even if another link has its number.
         """
         gone = [ifindex for ifindex, held in self._held.items() if not held.socket.getsockname()[0]]
         for ifindex in gone:
@@ -45,10 +45,10 @@ class Presence:
         return bool(gone)
 
     def watch(self, links: Mapping[str, Link], names: Collection[str]) -> dict[str, Link]:
-        """Watch the links of these names and no others; give all *links* back, with the incarnation of each.
+        """Watch exactly the links with these names. Returns all *links* with their incarnations.
 
-        A link that was watched until now has its incarnation this one time more: its name may have changed. One that
-        has gone meanwhile is tried again next time. Raises OSError where there is no descriptor left.
+        A link that was watched until now keeps its incarnation in this answer: its name may have changed. A link that
+        is gone meanwhile is tried again next time. Raises OSError if no descriptor is left.
         """
         numbers = {ifindex: held.incarnation for ifindex, held in self._held.items()}
         wanted = {links[name].ifindex for name in names if name in links}

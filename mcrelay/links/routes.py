@@ -1,7 +1,7 @@
-"""Word of every change of the IPv4 routes, rules and next hops (rtnetlink(7)); what they say is asked elsewhere.
+"""Notice of every change of routes, rules and next hops (rtnetlink(7)). Others ask for the routes themselves.
 
-Links are heard too: with one that goes down, or loses its carrier, the kernel takes routes and next hops away and says
-nothing of them.
+It listens to links too: when one goes down or loses its carrier, the kernel removes routes and next hops without a
+message about them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 RTMGRP_LINK = 0x1
 RTMGRP_IPV4_ROUTE = 0x40
 RTMGRP_IPV4_RULE = 0x80
+RTMGRP_IPV6_ROUTE = 0x400
+RTMGRP_IPV6_RULE = 1 << 18  # RTNLGRP_IPV6_RULE
+GROUPS = RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE
 RTNLGRP_NEXTHOP = 32
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 
 SETTLE_SECONDS = 0.02  # a link that comes up brings several routes
-REST_SECONDS = 1.0  # of a routing daemon that changes thousands a second, one change a second is heard
+REST_SECONDS = 1.0  # a routing daemon may change thousands a second: one call a second is enough
 
 
 class RouteWatch:
-    """Calls *changed* soon after a change, and not before a second has passed since the last call. Main thread."""
+    """Calls *changed* soon after a change, and at least a second after the last call. Main thread."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -34,15 +37,15 @@ class RouteWatch:
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, *, wanted: bool) -> None:
-        """Listen, or do not: without routed outputs nothing that happens to a route costs anything. Raises OSError."""
+        """Begin or stop to listen: without routed outputs a change of routes costs nothing. Raises OSError."""
         if not wanted:
             self.close()
         elif self._events is None:
             events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
             try:
-                # The least there can be: what finds no room is a notification as well (ENOBUFS), and costs nothing.
+                # The smallest buffer: an overflow is a notification as well (ENOBUFS), and costs nothing.
                 events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-                events.bind((0, RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE))
+                events.bind((0, GROUPS))
                 with contextlib.suppress(OSError):  # the kernel has no next hops as objects
                     events.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_NEXTHOP)
             except BaseException:
@@ -52,7 +55,7 @@ class RouteWatch:
             self._listen()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -62,14 +65,14 @@ class RouteWatch:
             self._events = None
 
     def _woken(self) -> None:
-        """Nothing more is heard until it has been looked at."""
+        """Do not listen again until *changed* was called."""
         loop = asyncio.get_running_loop()
         if self._events is not None:
             loop.remove_reader(self._events)
         self._timer = loop.call_later(SETTLE_SECONDS, self._look)
 
     def _look(self) -> None:
-        """What is in the socket by now happened before the look; what comes later wakes us after the rest."""
+        """Empty the socket: its messages came before the look. Later ones wake us after the pause."""
         self._drain()
         self._timer = asyncio.get_running_loop().call_later(REST_SECONDS, self._listen)
         self._changed()
@@ -82,8 +85,8 @@ class RouteWatch:
     def _drain(self) -> None:
         while self._events is not None:
             try:
-                self._events.recv(1)  # the rest of the message goes with it
+                self._events.recv(1)  # recv(2) drops the rest of the message
             except BlockingIOError:
                 return
-            except OSError:  # ENOBUFS: some found no room
+            except OSError:  # ENOBUFS: there was no room for some
                 continue

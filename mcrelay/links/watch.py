@@ -1,8 +1,8 @@
-"""Links as they are now, and word of every change: rtnetlink through pyroute2 (rtnetlink(7)).
+"""Links as they are now, and notice of every change: rtnetlink(7) through pyroute2.
 
-Level-triggered: a notification only says which link to look at again; the facts always come from an answer that was
-asked for after it, so a repeated notification does no harm, and a lost one none for long. What concerns no link that
-is followed costs next to nothing, and what does costs as much as that link: a host may have thousands.
+Level-triggered: a notification only says which link to look at again, and the facts come from a request made after it.
+So a repeated notification does no harm, and a lost one does none for long. A notification about a link that is not
+followed costs next to nothing, and any other costs one request for that link: a host may have thousands of links.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from mcrelay.model.link import LinkTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
-    from ipaddress import IPv4Address
 
     from mcrelay.model.link import Link
+    from mcrelay.model.stream import Address
 
 # linux/rtnetlink.h
 RTMGRP_LINK = 0x1
 RTMGRP_TC = 0x8
 RTMGRP_IPV4_IFADDR = 0x10
+RTMGRP_IPV6_IFADDR = 0x100
 RTN_UNICAST = 1
-DUMP_TRIES = 10  # something changes during each of them
-DUMP_LASTS_SECONDS = 300.0  # but for the links that netlink names
-SINGLE_LINKS = 32  # more at once, and all are asked for: that costs no more
+DUMP_TRIES = 10  # so many dumps in a row, with a change during each
+DUMP_LASTS_SECONDS = 300.0  # unless netlink names the links
+SINGLE_LINKS = 32  # for more links than this, a dump of all costs no more
 
 
-# The kernel then heeds that a request names one link (NETLINK_GET_STRICT_CHK). pyroute2 has no hints.
+# With NETLINK_GET_STRICT_CHK the kernel obeys a request for one link. pyroute2 has no type hints.
 STRICT: Callable[[], Any] = partial(AsyncIPRoute, strict_check=True)
 ADDRESS_REQUEST: Callable[[], Any] = ifaddrmsg
 
@@ -51,26 +52,26 @@ class LinkWatch:
     def __init__(self, changed: Callable[[], None], netlink: Callable[[], Any] = STRICT) -> None:
         self._changed = changed
         self._make_netlink = netlink
-        self._netlink: Any = None  # pyroute2 has no hints
+        self._netlink: Any = None  # pyroute2 has no type hints
         self._open = contextlib.AsyncExitStack()
         self._events: socket.socket
-        self._turn = asyncio.Lock()  # an answer must not be taken for a later one
+        self._turn = asyncio.Lock()  # an answer must not be mixed up with a later one
         self._known = KnownLinks()
-        self._links: dict[str, Link] = LinkTable({})  # what they come to
+        self._links: dict[str, Link] = LinkTable({})  # the links made from it
         self._dumped = 0.0  # when the last dump began
-        self._unsure = True  # single links will not do: there was no dump yet, or notifications are missing
-        self._stale: set[int] = set()  # followed links that netlink has named since they were asked for
+        self._unsure = True  # a dump is needed: there was none yet, or notifications are missing
+        self._stale: set[int] = set()  # followed links that netlink has named since the last request
         self._queues = False  # it has named a queueing discipline
-        self._complete = False  # nothing was passed over since the last dump
-        self._names: frozenset[str] | None = None  # of the links that are followed; None: every link
-        self._near = Near()  # what matters to these
+        self._complete = False  # no notification was ignored since the last dump
+        self._names: frozenset[str] | None = None  # names of the followed links; None: every link
+        self._near = Near()  # the ifindexes that matter to them
         self._all_addresses = True
 
     async def __aenter__(self) -> LinkWatch:
         """Subscribe first: a change during the first dump is then noticed."""
         self._netlink = self._make_netlink()
         self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-        self._events.bind((0, RTMGRP_LINK | RTMGRP_TC | RTMGRP_IPV4_IFADDR))
+        self._events.bind((0, RTMGRP_LINK | RTMGRP_TC | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
         asyncio.get_running_loop().add_reader(self._events, self._drain)
         await self._open.enter_async_context(self._netlink)
         return self
@@ -82,26 +83,25 @@ class LinkWatch:
         await self._open.aclose()
 
     def follow(self, names: Collection[str] | None, *, all_addresses: bool = False) -> None:
-        """Be woken by these links alone, what they are ports of, and what is made on top of them; None: by every link.
+        """Wake up only for these links, their masters, and links made on top of them; None: for every link.
 
-        With *all_addresses* an address of any other link counts too.
+        With *all_addresses* a changed address of any other link wakes too.
         """
         wanted = None if names is None else frozenset(names)
         more = self._names is not None and (wanted is None or not wanted <= self._names)
         if not self._complete and (more or all_addresses > self._all_addresses):
-            self._unsure = True  # what was said of the new ones was not listened to
+            self._unsure = True  # notifications about the new ones were ignored until now
         if wanted != self._names:
             self._names, self._near = wanted, self._known.near(wanted or ())
         self._all_addresses = all_addresses
 
     async def dump(self, *, fresh: bool = False, complete: bool = False) -> dict[str, Link]:
-        """Every link by name, with its IPv4 addresses in the kernel's order, primary ones first.
+        """Every link by name, with its addresses in the kernel's order, primary ones first.
 
-        Unless it must be *fresh*, the last one serves again, with every followed link that netlink has named since
-        asked for by itself. All are asked for again where that is too many of them, where notifications were lost,
-        where the answers contradict what is known, and for a *complete* one as soon as netlink has said anything of a
-        link that is not followed. Every change of a rule asks, and word of what a person has done to a link is here
-        by the time that ip(8) has ended. Raises OSError.
+        Unless it must be *fresh*, the answer is the last dump, with a request for each followed link that netlink has
+        named since. There is a new dump if those are too many, if notifications were lost, if the answers contradict
+        the known facts, and, for a *complete* answer, if netlink has named a link that is not followed. Every change
+        of a rule asks: a notification is here by the time that the ip(8) that caused it has ended. Raises OSError.
         """
         async with self._turn:
             self._read()
@@ -112,7 +112,7 @@ class LinkWatch:
             return await self._look_at_all()
 
     async def _look_at_all(self) -> dict[str, Link]:
-        """A dump during which something changed may lack what did not change: it is asked for again."""
+        """Dump all links. A dump that a change interrupted may lack unchanged links, so it is repeated."""
         for _ in range(DUMP_TRIES):
             begin = time.monotonic()
             self._forget_notices()
@@ -132,7 +132,7 @@ class LinkWatch:
         raise OSError(errno.EAGAIN, f"links change too fast: {DUMP_TRIES} dumps were interrupted")
 
     async def _look_again(self) -> bool:
-        """Ask for what netlink has named since the last look; False where all have to be asked for."""
+        """Ask for the links that netlink has named since the last look; False if a dump is needed."""
         stale, queues = self._stale, self._queues
         if not stale and not queues:
             return True
@@ -154,11 +154,11 @@ class LinkWatch:
         return True
 
     def _forget_notices(self) -> None:
-        """What has been said until now is answered by what is asked from now on."""
+        """Forget the notifications so far: the coming request answers them."""
         self._stale, self._queues = set(), False
 
     async def _ask(self, stale: Iterable[int], *, queues: bool) -> None:
-        """Ask for single links, and for those that begin to matter by what they say: nothing was heard of them."""
+        """Ask for single links, and for links that begin to matter by the answers: their notifications were ignored."""
         asked: set[int] = set()
         before = self._near
         while wanted := set(stale) - asked:
@@ -171,7 +171,7 @@ class LinkWatch:
             self._known.cut(await self._cutting())
 
     async def _ask_for(self, ifindex: int, *, heard: bool) -> bool:
-        """Ask for one link; whether it may have another queue below its root than is known, if that was not *heard*."""
+        """Ask for one link. Returns whether the queue below its root may have changed, unless that was *heard*."""
         old = self._known.get(ifindex)
         try:
             (message,) = await self._netlink.link("get", index=ifindex)
@@ -193,13 +193,13 @@ class LinkWatch:
         return KnownLinks((facts_of(each, addresses.get(each["index"], ())) for each in messages), cutting)
 
     async def _addresses(self, ifindex: int = 0) -> dict[int, list[Held]]:
-        """The addresses of one link or of all, by ifindex. A kernel before 4.20 tells all of them in any case."""
+        """The addresses of one link or of all, by ifindex. A kernel before 4.20 gives all of them in any case."""
         if ifindex:
             asked = ADDRESS_REQUEST()
-            asked["family"], asked["index"] = socket.AF_INET, ifindex
+            asked["family"], asked["index"] = socket.AF_UNSPEC, ifindex
             answer = await self._netlink.nlm_request(asked, RTM_GETADDR)
         else:
-            answer = await self._netlink.addr("dump", family=socket.AF_INET)
+            answer = await self._netlink.addr("dump", family=socket.AF_UNSPEC)
         found: dict[int, list[Held]] = {}
         async for message in answer:
             found.setdefault(message["index"], []).append(address_of(message))
@@ -210,7 +210,7 @@ class LinkWatch:
         answer = await self._netlink.tc("dump")
         return {each["index"]: each.get("kind") async for each in answer if each.get("kind") in CUTS_RUNS}
 
-    async def route_to(self, address: IPv4Address) -> int | None:
+    async def route_to(self, address: Address) -> int | None:
         """The ifindex of the link by which the kernel would send to ``address``; None without a route."""
         with contextlib.suppress(NetlinkError):
             for message in await self._netlink.route("get", dst=str(address)):
@@ -220,12 +220,12 @@ class LinkWatch:
         return None
 
     def _drain(self) -> None:
-        """Wake whoever looks, if it concerns a link that is followed."""
+        """Wake the waiting look, if a notification concerns a followed link."""
         if self._read():
             self._changed()
 
     def _read(self) -> bool:
-        """Take in every notification there is; whether one concerns us. ENOBUFS (an overflow) may have been one."""
+        """Read every waiting notification. Returns whether one concerns us; an overflow (ENOBUFS) counts as one."""
         concerned = False
         try:
             while data := self._events.recv(65536):
@@ -238,7 +238,7 @@ class LinkWatch:
         return concerned
 
     def _note(self, notice: Notice) -> bool:
-        """Remember what to ask for; whether that is anything. Filters and classes of tc(8) say nothing of a link."""
+        """Remember which links to ask for. Returns whether there are any. Filters and classes of tc(8) do not count."""
         if notice.kind not in LINK_TYPES | ADDRESS_TYPES | QUEUE_TYPES:
             return False
         if not self._concerns(notice):

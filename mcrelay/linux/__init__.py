@@ -1,1 +1,1 @@
-"""One outside thing a file, without policy: filters, netlink, /proc, systemd, capabilities."""
+"""One kernel or system interface in each file, without policy: filters, netlink, /proc, systemd, capabilities."""

@@ -1,4 +1,4 @@
-"""Calls that may never come back (a file on a dead server, a name service), made where nothing waits for them."""
+"""Calls that may never return (a file on a dead server, a name service), made where nothing waits for them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 async def aside(what: str, function: Callable[[], T], seconds: float) -> T:
-    """Call *function* on a thread of its own and return what it returns; raises what it raises.
+    """Call *function* on a thread of its own. Returns its result and raises its exception.
 
-    After *seconds* OperationError is raised, with *what* in it, and the thread is left to itself: it is a daemon, so
-    that even the end of the process does not wait for it.
+    After *seconds* it raises OperationError with *what* in it, and leaves the thread to itself. The thread is a
+    daemon, so that not even the end of the process waits for it.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
@@ -31,7 +31,7 @@ async def aside(what: str, function: Callable[[], T], seconds: float) -> T:
     def work() -> None:
         try:
             result = function()
-        except BaseException as error:  # noqa: BLE001  whoever waits for it is told
+        except BaseException as error:  # noqa: BLE001  the waiting caller gets it
             failure = error
             settle(lambda: done.set_exception(failure))
         else:

@@ -1,4 +1,4 @@
-"""Never root: a relay that root starts goes on as an ordinary user who may open packet sockets, and no more.
+"""Never root: a relay that root starts continues as an ordinary user with only the capabilities that it needs.
 
 Only the main thread may call this, before any other thread starts: capabilities belong to threads, not to processes.
 """
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 USERS = ("mcrelay", "nobody")  # the first that exists
 ADMINS = "mcrelay-admin"  # the group that may change what runs
-READERS = "mcrelay"  # the group that may look
-NOBODY = 65534  # where there is no such user either: the kernel's overflow uid
+READERS = "mcrelay"  # the group that may read what runs
+NOBODY = 65534  # the kernel's overflow uid, where there is no such user either
 
 CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF = 10, 12, 13, 39  # linux/capability.h
 _NAMES = {
@@ -49,13 +49,13 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_IS_SET, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_LOWER = 1, 2, 3
 
-# An account cannot be changed to: no CAP_SETUID, or a user namespace that does not know it.
+# The process cannot change to an account: no CAP_SETUID, or a user namespace that does not know it.
 _NOT_POSSIBLE = {errno.EPERM, errno.EINVAL}
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whom a process runs as."""
+    """The user and groups of a process."""
 
     name: str
     uid: int
@@ -71,7 +71,7 @@ class _Sets(ctypes.Structure):
 
 
 def no_net_admin(asker: str) -> str:
-    """Say that what *asker* names cannot be had without CAP_NET_ADMIN, and how to get it."""
+    """Say that *asker* needs CAP_NET_ADMIN, and how to get it."""
     return (
         f"CAP_NET_ADMIN is missing: started by root, the relay keeps it if {asker} stands in its files by then; under"
         " systemd, install the drop-in net-admin.conf"
@@ -90,7 +90,7 @@ def successor() -> Account | None:
 
 
 def become_unprivileged(account: Account | None, admin_uses: Collection[str] = (), ports: Collection[int] = ()) -> None:
-    """Become *account*, keep only what relaying needs, and let nothing that we start have more. Logs what was kept.
+    """Become *account*, keep only the capabilities that relaying needs, also for child processes. Logs them.
 
     CAP_NET_RAW is kept. CAP_NET_ADMIN is kept for *admin_uses*, what the configuration needs it for, and CAP_BPF where
     KERNEL_ENGINE is among them; CAP_NET_BIND_SERVICE for reserved source *ports*; and each where somebody put it into
@@ -109,7 +109,7 @@ def become_unprivileged(account: Account | None, admin_uses: Collection[str] = (
         except OSError as error:
             raise OperationError(f"cannot go on as user {account.name}: {error.strerror or error}") from error
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
-    if unpacked():  # what was started is our parent: whoever kills that means us. A change of user takes this back
+    if unpacked():  # the process that was started is our parent: killing it means us. A change of user resets this
         _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     kept = sorted(capabilities())
     names = ",".join(_NAMES.get(each, f"cap_{each}") for each in kept) or "none"
@@ -120,7 +120,9 @@ def become_unprivileged(account: Account | None, admin_uses: Collection[str] = (
 
 def _become(account: Account, wanted: set[int]) -> None:
     for capability in set(range(_LAST + 1)) - wanted:
-        with contextlib.suppress(OSError):  # not known to this kernel, or no CAP_SETPCAP: what we start is not worse
+        with contextlib.suppress(
+            OSError
+        ):  # unknown to this kernel, or no CAP_SETPCAP: child processes are no worse than before
             _prctl(PR_CAPBSET_DROP, capability)
     _prctl(PR_SET_KEEPCAPS, 1)
     try:
@@ -139,7 +141,7 @@ def _become(account: Account, wanted: set[int]) -> None:
 
 
 def capabilities() -> set[int]:
-    """What this thread is permitted. Asked of the kernel: /proc may not be mounted."""
+    """The permitted capabilities of this thread, from capget(2): /proc may not be mounted."""
     header, sets = _Header(_VERSION_3, 0), (_Sets * 2)()
     _call("capget", ctypes.byref(header), ctypes.byref(sets))
     permitted = sets[0].permitted | sets[1].permitted << 32
@@ -147,14 +149,14 @@ def capabilities() -> set[int]:
 
 
 def may_be_had(capability: int) -> bool:
-    """Whether the bounding set has it: what is executed may gain it, which does not mean that anybody has it."""
+    """Whether the bounding set has it: an executed file may gain it, and nobody need have it now."""
     with contextlib.suppress(OSError):
         return _prctl(PR_CAPBSET_READ, capability) == 1
     return False
 
 
 def _set_capabilities(wanted: Iterable[int], inheritable: Iterable[int] = ()) -> None:
-    """Permit and use exactly these; what is executed inherits none, but for ambient ones among the *inheritable*."""
+    """Permit and use exactly these. An executed file inherits none, but for ambient ones among the *inheritable*."""
     mask, lent = (sum(1 << each for each in some) for some in (wanted, inheritable))
     header, sets = _Header(_VERSION_3, 0), (_Sets * 2)()
     for half in range(2):
@@ -165,9 +167,9 @@ def _set_capabilities(wanted: Iterable[int], inheritable: Iterable[int] = ()) ->
 
 @contextlib.contextmanager
 def lent(capability: int) -> Iterator[None]:
-    """Let what this thread starts meanwhile have a capability that it holds. Raises OSError.
+    """Give children that this thread starts within the block a capability that it holds. Raises OSError.
 
-    no_new_privs does not stand against that: nothing is gained by it.
+    no_new_privs allows that: the child gains nothing that we lack.
     """
     if _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, capability) == 1:
         yield
@@ -197,7 +199,7 @@ def _call(name: str, *arguments: object) -> int:
 
 
 def group_id(name: str) -> int | None:
-    """The number of a group, None where there is none of that name."""
+    """The number of a group, or None if no group has that name."""
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
@@ -205,7 +207,7 @@ def group_id(name: str) -> int | None:
 
 
 def blocked(path: Path) -> Path | None:
-    """Name what keeps this process from reading *path*: a folder above it that it may not pass, or itself."""
+    """Name the folder or file on the way to *path* that this process may not read; None if it may."""
     path = Path(os.path.realpath(path))
     for folder in reversed(path.parents):
         if not os.access(folder, os.X_OK):
@@ -218,12 +220,12 @@ def blocked(path: Path) -> Path | None:
 
 
 def warn_of_blocked(paths: Iterable[Path]) -> None:
-    """Say at the start what a reload will not be able to read, and the command that mends it."""
+    """Warn at the start of files that a reload cannot read, with the command that mends it."""
     user, group = _name(os.getuid()), _group_name(os.getgid())
     for obstacle in sorted({found for path in paths if (found := blocked(path))}):
         rights = "g+rx" if obstacle.is_dir() else "g+r"
         log.warning(
-            "user %s cannot read %s: a reload will be refused; allow it with `chgrp %s %s && chmod %s %s`",
+            "finds that user %s cannot read %s: a reload will be refused; allow it with `chgrp %s %s && chmod %s %s`",
             user, obstacle, group, obstacle, rights, obstacle,
         )  # fmt: skip
 

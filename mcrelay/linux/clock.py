@@ -1,4 +1,4 @@
-"""Moments that stay right when somebody sets the wall clock: durations go by the monotonic clock."""
+"""Times that stay right when the wall clock is set: durations come from the monotonic clock."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-STEP_SECONDS = 0.5  # less is slewing: adjtime(3)
+STEP_SECONDS = 0.5  # a smaller difference is slewing: adjtime(3)
 
 
 def unix_time(monotonic: float) -> float:
-    """What the wall clock would have said at a moment of the monotonic clock, as it is set now."""
+    """The Unix time of a moment of the monotonic clock, by the wall clock as it is set now."""
     return time.time() - (time.monotonic() - monotonic)
 
 
 class Stamps:
-    """Unix times that the kernel put on packets, put right after the clock was set.
+    """Kernel time stamps of packets (Unix time), corrected after the clock was set.
 
-    ``look`` is to be called often. After a step, a stamp from before it is one that is not of the short time since the
-    last look.
+    Call ``look`` often. After a step, every stamp older than the last look counts as one from before the step.
     """
 
     def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:

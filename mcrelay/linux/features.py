@@ -1,4 +1,4 @@
-"""What this kernel offers, probed once into one value; tests pass another to force every fallback."""
+"""The features of this kernel, probed once into one value. Tests pass another value to force every fallback."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ UDP_SEGMENT = 103  # linux/udp.h
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What there is and what is not.
+    """The features that forwarding can use.
 
-    ``udp_segment``: runs can be sent as one message (udp(7), Linux 4.18). ``fanout``: several workers may leave it to
-    the kernel whose a frame is (packet(7)); that is found out when a ring is made, so the probe says yes.
+    ``udp_segment``: runs can be sent as one message (udp(7), Linux 4.18). ``fanout``: the kernel deals frames to
+    several workers (packet(7)); this is known when a ring is made, so the probe says yes.
     """
 
     udp_segment: bool = True

@@ -1,4 +1,4 @@
-"""Generic netlink, as much of it as the receive offloads need: a question, its answer (linux/genetlink.h)."""
+"""The part of generic netlink that the receive offloads need: a request and its answer (linux/genetlink.h)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTROLLER, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 16,
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 _GENERIC_HEADER = struct.Struct("=BBH")  # command, version, 0
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
-ANSWER_SECONDS = 1.0  # the kernel answers within the call; this is for what is not foreseen
+ANSWER_SECONDS = 1.0  # the kernel answers within the call; this bounds the unforeseen
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -81,7 +81,7 @@ class GenericNetlink:
         while True:
             for kind, sequence, message in _messages(self._socket.recv(1 << 16)):
                 if sequence != self._sequence:
-                    continue  # the rest of an answer that nobody waited for
+                    continue  # the rest of an earlier answer
                 if kind == NLMSG_DONE:
                     return found
                 if kind == NLMSG_ERROR:

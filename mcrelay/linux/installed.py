@@ -1,4 +1,4 @@
-"""Whether what is installed is still what runs: a package upgrade leaves a running relay alone."""
+"""Whether the installed version still runs: a package upgrade leaves a running relay alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def unpacked() -> bool:
-    """Whether this is the one-file executable: the child of the process that unpacked it, which others know by pid."""
+    """Whether this is the one-file executable: its parent unpacked it, and others know the parent's pid."""
     return bool(getattr(sys, "frozen", False)) and Path(sys.executable).parent not in Path(__file__).parents
 
 
@@ -21,7 +21,7 @@ class Installed:
 
     @property
     def replaced(self) -> bool:
-        """False also while nothing is there: removed, or in the middle of an upgrade."""
+        """False also while the file is missing: removed, or in the middle of an upgrade."""
         now = self._identity()
         return None not in {now, self._was} and now != self._was
 

@@ -1,4 +1,4 @@
-"""Log lines on stderr: key=value, one a state change; under journald with the priority it understands; or JSON."""
+"""Log lines on stderr: a verb and key=value, a line for each change of state; with a priority for journald; or JSON."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from mcrelay.errors import OperationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LINES = 10_000  # that wait to be written
+LINES = 10_000  # that may wait to be written
 FINISH_SECONDS = 1.0
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 _NUMBER = re.compile("-?(?:0|[1-9][0-9]{0,17})(?:[.][0-9]+)?")
-_PAIR = re.compile(r"""(?:^|\s)([a-z_]+)=('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s:]+)""")
+_PAIR = re.compile(r"""(?:^|\s)([a-z_]+)=('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\S*[^\s:])""")
 
 
 def _field(text: str) -> str | int | float:
-    """A value as JSON has it: what is a number is one, what stands in quotes is text without them."""
+    """A value as JSON has it: numbers become numbers, quoted text loses its quotes."""
     if _NUMBER.fullmatch(text):
         return float(text) if "." in text else int(text)
     return text.strip("'\"")
@@ -54,10 +54,17 @@ class _Json(logging.Formatter):
         return json.dumps({**line, "fields": fields})
 
 
-class _Unread(logging.Handler):
-    """Writes a line where that cannot wait, else hands it to a thread: a log that nobody reads holds up that one alone.
+def _introduce(record: logging.LogRecord) -> bool:
+    """Begin what a library logs (asyncio, aiohttp) with a verb as well, and say whose it is."""
+    if record.name.partition(".")[0] != __name__.partition(".")[0]:
+        record.msg, record.args = f"passes on from={record.name}: {record.getMessage()}", None
+    return True
 
-    LINES wait at most; what finds no place is lost, and how many were lost is said when there is room again.
+
+class _Unread(logging.Handler):
+    """Writes a line if that cannot wait, else hands it to a thread: a log without a reader blocks only that thread.
+
+    At most LINES wait. Further lines are lost, and their number is logged when there is room again.
     """
 
     def __init__(self, writer: logging.StreamHandler[Any]) -> None:
@@ -73,7 +80,7 @@ class _Unread(logging.Handler):
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        record.msg, record.args = record.getMessage(), None  # its arguments may be others by the time it is written
+        record.msg, record.args = record.getMessage(), None  # its arguments may have changed by the time it is written
         # A pipe that can be written to has room for PIPE_BUF bytes: pipe(7).
         if not self._lines.unfinished_tasks and len(record.msg) < select.PIPE_BUF // 8 and self._room.poll(0):
             self._writer.handle(record)
@@ -89,12 +96,14 @@ class _Unread(logging.Handler):
             self._writer.handle(record)
             if self._lost and self._lines.empty():
                 lost, self._lost = self._lost, 0
-                text = f"{lost} log lines were lost: nobody read them"
-                self._writer.handle(logging.makeLogRecord({"msg": text, "levelno": 30, "levelname": "WARNING"}))
+                text = f"lost {lost} log lines: nobody read them"
+                self._writer.handle(
+                    logging.makeLogRecord({"name": __name__, "msg": text, "levelno": 30, "levelname": "WARNING"})
+                )
             self._lines.task_done()
 
     def finish(self) -> bool:
-        """Wait for what is still to be written, FINISH_SECONDS at most; whether all of it was."""
+        """Wait for the waiting lines, FINISH_SECONDS at most. Returns whether all were written."""
         until = time.monotonic() + FINISH_SECONDS
         while self._lines.unfinished_tasks and time.monotonic() < until:
             time.sleep(0.002)
@@ -104,9 +113,9 @@ class _Unread(logging.Handler):
 def set_aside() -> Callable[[], bool]:
     """Write log lines on a thread of their own from now on.
 
-    Call what is returned before the process ends. It says whether all was written; if not, the thread holds stderr, and
-    only os._exit ends the process. To be called when the process has become who it goes on as: a thread keeps what it
-    is started with. Raises OperationError where no thread can be started.
+    Call the returned function before the process ends. It says whether all was written; if not, the thread holds
+    stderr, and only os._exit ends the process. Call this after the change of user: a thread keeps the capabilities
+    that it is started with. Raises OperationError if no thread can be started.
     """
     root = logging.getLogger()
     (writer,) = root.handlers
@@ -121,15 +130,16 @@ def set_aside() -> Callable[[], bool]:
 
 
 def set_up(*, as_json: bool = False, level: str = "info") -> None:
-    """Log to stderr from now on, what is of *level* (a key of LEVELS) or above."""
+    """Log to stderr from now on, at *level* (a key of LEVELS) or above."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_introduce)
     if as_json:
         handler.setFormatter(_Json())
     elif os.environ.get("JOURNAL_STREAM"):
         handler.setFormatter(_Journal("%(message)s"))
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.raiseExceptions = False  # a log that cannot be written to is no news for it
+    logging.raiseExceptions = False  # an error of the log itself cannot be logged
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(LEVELS[level])

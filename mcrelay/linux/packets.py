@@ -1,4 +1,4 @@
-"""A packet socket of one link, for commands that look: frames with time, direction and VLAN tag (packet(7))."""
+"""A packet socket on one link, for commands that look: frames with time, direction and VLAN tag (packet(7))."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # linux/if_packet.h, linux/socket.h, linux/virtio_net.h
 ETH_P_ALL = 3
 SOL_PACKET = 263
-PACKET_ADD_MEMBERSHIP, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_VNET_HDR = 1, 6, 8, 15
+PACKET_ADD_MEMBERSHIP, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 1, 6, 8, 15, 23
 PACKET_MR_ALLMULTI = 2
 PACKET_OUTGOING = 4
 TP_STATUS_VLAN_VALID, TP_STATUS_VLAN_TPID_VALID = 0x10, 0x40
@@ -34,13 +34,22 @@ FRAME_BYTES = 1 << 17  # more than any superframe
 BATCH = 256  # frames read in a row from one socket
 
 
-class PacketSocket:
-    """Needs CAP_NET_RAW. Nothing that it does changes what others on this host receive.
+def attach(sock: socket.socket, program: bytes) -> None:
+    """Give a socket a filter, as ``bpf`` makes it (socket(7), SO_ATTACH_FILTER). Raises OSError."""
+    held = ctypes.create_string_buffer(program)
+    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(held))  # struct sock_fprog
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, header)
 
-    With *all_groups* the link takes in every group that is sent there, joined or not, while the socket is open.
+
+class PacketSocket:
+    """Needs CAP_NET_RAW. It changes nothing that others on this host receive.
+
+    With *all_groups* the link accepts every group, joined or not, while the socket is open. With *sent* False it has
+    nothing of what this host sends: the kernel copies each sent frame before the filter sees it, at the sender's cost,
+    and is asked not to.
     """
 
-    def __init__(self, link: str, program: bytes, *, all_groups: bool = False) -> None:
+    def __init__(self, link: str, program: bytes, *, all_groups: bool = False, sent: bool = True) -> None:
         """*program* is a filter as ``bpf`` makes it. Raises LinkError, OperationError."""
         self.link = link
         self._buffer = bytearray(FRAME_BYTES)
@@ -49,11 +58,8 @@ class PacketSocket:
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         except PermissionError as error:
             raise OperationError(f"looking at the frames of {link} needs CAP_NET_RAW: run as root") from error
-        held = ctypes.create_string_buffer(program)
         try:
-            self._socket.setsockopt(
-                socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(held))
-            )
+            attach(self._socket, program)
             for option in (SO_RCVBUFFORCE, socket.SO_RCVBUF):
                 with contextlib.suppress(PermissionError):
                     self._socket.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
@@ -61,6 +67,8 @@ class PacketSocket:
             self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             self._socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
             self._socket.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            if not sent:
+                self._socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
             self._socket.bind((link, ETH_P_ALL))
             if all_groups:
                 request = struct.pack("=iHH8x", socket.if_nametoindex(link), PACKET_MR_ALLMULTI, 0)
@@ -78,7 +86,7 @@ class PacketSocket:
         self.close()
 
     def close(self) -> None:
-        """Look no more."""
+        """Close the socket."""
         self._socket.close()
 
     def fileno(self) -> int:
@@ -86,7 +94,7 @@ class PacketSocket:
         return self._socket.fileno()
 
     def read(self) -> Iterator[Frame]:
-        """The frames that are there, but for more than a batch; none once the link is gone."""
+        """The waiting frames, at most a batch; none once the link is gone."""
         space = socket.CMSG_SPACE(_AUXDATA.size) + socket.CMSG_SPACE(_TIME.size)
         for _ in range(BATCH):
             try:
@@ -116,7 +124,7 @@ class PacketSocket:
         return Frame(data, time_ns, length, outgoing, segment_bytes if kind & 0x7F == GSO_UDP_L4 else 0)
 
     def dropped(self) -> int:
-        """How many frames found no room in this socket: they are missing here and nowhere else."""
+        """Number of frames for which this socket had no room. They are missing only here."""
         with contextlib.suppress(OSError):
             _, dropped = struct.unpack("=II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
             self._dropped += dropped

@@ -1,4 +1,4 @@
-"""Write pcapng (draft-ietf-opsawg-pcapng), as much of it as a capture needs: wireshark and tshark read it. Pure."""
+"""Write the part of pcapng (draft-ietf-opsawg-pcapng) that a capture needs; wireshark and tshark read it. Pure."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NANOSECONDS = 9  # as a power of ten
 
 
 def section(application: str) -> bytes:
-    """The block that a file begins with."""
+    """The first block of a file."""
     head = struct.pack("=IHHq", BYTE_ORDER, 1, 0, -1)
     return _block(SECTION, head, (USER_APPLICATION, application.encode()))
 
 
 def interface(name: str, snaplen: int) -> bytes:
-    """One of the links of a file: frames name it by its place among them."""
+    """The block of one link. Frames refer to it by its place in the file."""
     head = struct.pack("=HHI", ETHERNET, 0, snaplen)
     return _block(INTERFACE, head, (INTERFACE_NAME, name.encode()), (TIME_RESOLUTION, bytes([NANOSECONDS])))
 
@@ -39,7 +39,7 @@ def packet(number: int, frame: Frame, snaplen: int) -> bytes:
 
 
 def statistics(number: int, time_ns: int, received: int, dropped: int) -> bytes:
-    """What interface *number* had in all, and what was lost for want of room."""
+    """The totals of interface *number*: frames received, and frames lost for lack of room."""
     head = struct.pack("=III", number, time_ns >> 32, time_ns & 0xFFFFFFFF)
     counts = ((STATISTICS_RECEIVED, received), (STATISTICS_DROPPED, dropped))
     return _block(STATISTICS, head, *((code, struct.pack("=Q", count)) for code, count in counts))

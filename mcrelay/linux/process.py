@@ -1,4 +1,4 @@
-"""What a relaying process needs before its first thread."""
+"""The set-up of a relaying process before its first thread."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def descriptor_limit() -> int:
 
 
 def free_descriptors() -> int:
-    """How many more files this process may open; as many as the limit where /proc is not to be seen."""
+    """How many more files this process may open; the whole limit where /proc is not mounted."""
     try:
         used = sum(1 for _ in Path("/proc/self/fd").iterdir())
     except OSError:
@@ -33,7 +33,7 @@ def free_descriptors() -> int:
 
 
 def prepare() -> None:
-    """Settle what the whole process needs. Raises OperationError without CAP_NET_RAW."""
+    """Set what concerns the whole process. Raises OperationError without CAP_NET_RAW."""
     faulthandler.enable()
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
@@ -45,13 +45,13 @@ def prepare() -> None:
 
 
 def _how_to_get_it() -> str:
-    """What is missing is seen: the capability itself, or that an ordinary user has it in effect."""
+    """Tell apart the two causes: the capability is missing, or an ordinary user does not have it in effect."""
     if os.geteuid() and capabilities.may_be_had(capabilities.CAP_NET_RAW):
         return (
-            f"uid {os.geteuid()} may be given it and has not got it (a container with another user: --cap-add gives an"
-            " ordinary user nothing). Start it as root, without --user or runAsUser: it goes on as an ordinary user by"
-            " itself; or put it into the ambient set: setpriv --inh-caps +net_raw --ambient-caps +net_raw, systemd's"
-            " AmbientCapabilities=CAP_NET_RAW"
+            f"uid {os.geteuid()} may be given it and has not got it. Start it as root (sudo): it goes on as an ordinary"
+            " user by itself. In a container: without --user or runAsUser, as --cap-add gives an ordinary user nothing."
+            " Or put it into the ambient set: `setpriv --inh-caps +net_raw --ambient-caps +net_raw`,"
+            " AmbientCapabilities=CAP_NET_RAW in a unit"
         )
     return (
         "run it as root (in a container: with --cap-add NET_RAW), by the systemd unit, or by systemd-run"
@@ -60,16 +60,19 @@ def _how_to_get_it() -> str:
 
 
 def reserved_ports(config: Config) -> list[int]:
-    """Source ports of this configuration that only CAP_NET_BIND_SERVICE opens (ip_unprivileged_port_start of ip(7))."""
+    """Ports of this configuration that only CAP_NET_BIND_SERVICE opens (ip_unprivileged_port_start of ip(7)).
+
+    They are source ports of outputs, and those of inputs that are no group, which may be this host's own.
+    """
     start = procfs.read("net/ipv4/ip_unprivileged_port_start", 1024)
-    outputs = [each for rule in config.rules.values() if rule.enabled for each in rule.outputs]
-    return sorted(
-        {each.source_port for each in outputs if isinstance(each.source_port, int) and each.source_port < start}
-    )
+    rules = [rule for rule in config.rules.values() if rule.enabled]
+    ports = [each.source_port for rule in rules for each in rule.outputs]
+    own = [each.stream for rule in rules for each in rule.inputs if not each.stream.address.is_multicast]
+    return sorted({port for port in [*ports, *(each.port for each in own)] if isinstance(port, int) and port < start})
 
 
 def admin_uses(config: Config) -> list[str]:
-    """What of this configuration needs CAP_NET_ADMIN."""
+    """The keys of this configuration that need CAP_NET_ADMIN."""
     uses = {"exclusive": any(rule.exclusive and rule.enabled for rule in config.rules.values())}
     uses["gro"] = any(settings.gro for settings in config.links.values())
     uses[KERNEL_ENGINE] = any(rule.engine == "kernel" and rule.enabled for rule in config.rules.values())

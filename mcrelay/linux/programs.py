@@ -1,12 +1,12 @@
-"""The system's programs that mcrelay runs, such as nft, ip and bridge: where they are looked for."""
+"""Where mcrelay looks for system programs such as nft, ip and bridge."""
 
 from __future__ import annotations
 
 import os
 
-SBIN = "/usr/sbin:/sbin"  # where they are, which an ordinary user's PATH may lack
+SBIN = "/usr/sbin:/sbin"  # an ordinary user's PATH may lack these
 
 
 def search_path() -> str:
-    """PATH, and then the folders that it may lack."""
+    """PATH, followed by the folders that it may lack."""
     return f"{os.environ.get('PATH', '/usr/bin:/bin')}:{SBIN}"

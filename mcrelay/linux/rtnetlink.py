@@ -1,4 +1,4 @@
-"""What a notification of rtnetlink(7) is about: the kind, the link's number, its names. Pure; facts are asked for."""
+"""The subject of a notification of rtnetlink(7): kind, link number, names. Pure; the facts come from a request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Notice:
 
 
 def notices(data: bytes) -> Iterator[Notice]:
-    """Read what one recv(2) gave. ifinfomsg, ifaddrmsg and tcmsg all have the link's number at their fifth byte."""
+    """Read the messages of one recv(2). ifinfomsg, ifaddrmsg and tcmsg all have the ifindex at byte 4."""
     at = 0
     while at + _HEADER + 8 <= len(data):
         size, kind = struct.unpack_from("=IH", data, at)

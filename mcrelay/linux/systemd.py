@@ -1,4 +1,4 @@
-"""Talk with systemd (sd_notify(3), sd_listen_fds(3)): how we are, that we live, and sockets to keep over a restart."""
+"""Talk with systemd (sd_notify(3), sd_listen_fds(3)): state, watchdog, and sockets that outlive a restart."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from mcrelay.linux.installed import unpacked
 FIRST_FD = 3  # SD_LISTEN_FDS_START of sd-daemon.h
 
 
-WAITING_MAX = 4096  # messages for a manager that does not read; a helper socket each, at most
-LASTING = ("READY", "STOPPING", "FDSTORE")  # what such messages begin with; others are out of date when they arrive
+WAITING_MAX = 4096  # most messages that wait for a manager that does not read; each may hold a helper socket
+LASTING = (
+    "READY",
+    "STOPPING",
+    "FDSTORE",
+)  # the beginnings of messages that wait; others are out of date when they arrive
 
 
 class Notifier:
-    """The notify socket, connected once: after a change of user the path may refuse us. Silent where there is none.
+    """The notify socket, connected once: after a change of user the path may refuse us. Without one, nothing is sent.
 
-    Nothing here waits for the manager. What it has no room for (it reads too late: net.unix.max_dgram_qlen, 10) and
-    has to know some time is kept in order and sent by a later ``send`` or ``flush``; a state of the moment is dropped.
+    Nothing here waits for the manager. Its queue may be full (net.unix.max_dgram_qlen, 10). A message that it must get
+    is then kept in order and sent by a later ``send`` or ``flush``; a message about the present state is dropped.
     """
 
     def __init__(self, path: str | None = None) -> None:
@@ -33,7 +37,7 @@ class Notifier:
             self._socket.connect("\0" + path[1:] if path.startswith("@") else path)
 
     def send(self, *lines: str, fds: tuple[int, ...] = ()) -> None:
-        """Send assignments such as ``READY=1``; a manager that has gone away is not our trouble."""
+        """Send assignments such as ``READY=1``. A manager that is gone is ignored."""
         if self._socket is None:
             return
         self._waiting.append(("\n".join(lines), fds))
@@ -43,7 +47,7 @@ class Notifier:
         del self._waiting[WAITING_MAX:]
 
     def flush(self) -> None:
-        """Send what waits, as far as the manager has room for it."""
+        """Send the waiting messages for which the manager has room."""
         while self._waiting and self._socket is not None:
             text, fds = self._waiting[0]
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -75,7 +79,7 @@ class Notifier:
     def forget(self, name: str) -> None:
         """Let the manager close its duplicate."""
         unsent = [each for each in self._waiting if f"\nFDNAME={name}\n" in f"{each[0]}\n"]
-        if unsent:  # it never had one, and the descriptor may be another file's by now
+        if unsent:  # it never had one, and the number may belong to another file by now
             for each in unsent:
                 self._waiting.remove(each)
             return
@@ -83,7 +87,7 @@ class Notifier:
 
 
 class Watchdog:
-    """Says that we live, as long as every worker's loop turns: an event loop that merely runs relays nothing.
+    """Tells the manager that we live, as long as every worker's loop turns: the event loop alone relays nothing.
 
     ``seconds`` is how often the manager wants to hear of it at least (sd_watchdog_enabled(3)), 0 if not at all.
     """
@@ -96,14 +100,14 @@ class Watchdog:
         self._turns: tuple[int, ...] = ()
 
     def feed(self, turns: tuple[int, ...]) -> None:
-        """Pass on what the loops have done: nothing is said until each has turned since it was said last."""
+        """Send the message if each worker's loop has turned since the last one."""
         if all(now != before for now, before in zip_longest(turns, self._turns)):
             self._notifier.send("WATCHDOG=1")
             self._turns = turns
 
 
 def take_inherited() -> list[tuple[str, int]]:
-    """(name, fd) of what the manager held for us; children of ours will not see them."""
+    """(name, fd) of each descriptor that the manager held for us. Our children do not inherit them."""
     count = os.environ.pop("LISTEN_FDS", "")
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     ours = os.environ.pop("LISTEN_PID", "") in _our_pids()
@@ -117,5 +121,5 @@ def take_inherited() -> list[tuple[str, int]]:
 
 
 def _our_pids() -> set[str]:
-    """Who the manager may mean by us: of the one-file executable it knows only our parent."""
+    """The pids that the manager may use for us: it knows only the parent of the one-file executable."""
     return {str(os.getpid())} | ({str(os.getppid())} if unpacked() else set())

@@ -1,1 +1,1 @@
-"""What everything else talks about, as frozen values; text of streams and rates. Imports errors alone."""
+"""The frozen values that every other package uses, and streams and rates as text. Imports only errors."""

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from mcrelay.model.transport import is_transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from mcrelay.model.stream import Address
 
 # RFC 3551, table 4 and 5
 PAYLOAD_TYPES = {
@@ -40,7 +42,7 @@ TEXT_MAX = 48  # letters of anything that a sender has written
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a datagram seems to be. ``sure`` is False where other datagrams of the flow have to agree (RTP)."""
+    """What a datagram seems to be. ``sure`` is False if one datagram is no proof and others must agree (RTP)."""
 
     kind: str
     detail: str = ""
@@ -49,12 +51,12 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A stream that is announced: where it goes, who sends it where that is said, and how it calls itself."""
+    """An announced stream: its destination, its sender if the announcement names one, and its title."""
 
     name: str
-    group: IPv4Address
+    group: Address
     port: int
-    source: IPv4Address | None = None
+    source: Address | None = None
     media: str = ""
 
 
@@ -68,11 +70,11 @@ class RtpHeader:
     payload: bytes
 
     def follows(self, before: RtpHeader) -> bool:
-        """Whether it can be the next of the same stream, a few being lost or late."""
+        """Whether this packet can come next in the same stream; a few may be lost or late."""
         return self.ssrc == before.ssrc and (self.sequence - before.sequence) % 65536 in {*range(1, 17)}
 
 
-def guess(payload: bytes, group: IPv4Address, port: int) -> Content | None:
+def guess(payload: bytes, group: Address, port: int) -> Content | None:
     """The content of one datagram; None where nothing is recognised."""
     for reader in READERS:
         if (found := reader(payload, group, port)) is not None:
@@ -82,7 +84,7 @@ def guess(payload: bytes, group: IPv4Address, port: int) -> Content | None:
 
 
 def read_rtp(payload: bytes) -> RtpHeader | None:
-    """The RTP header of a payload that could have one; None else, also for RTCP."""
+    """Return the RTP header if the payload can have one. Return None for anything else, RTCP among it."""
     if len(payload) < RTP_HEADER_BYTES or payload[0] >> 6 != 2 or 200 <= payload[1] <= 207:
         return None
     begin = RTP_HEADER_BYTES + 4 * (payload[0] & 15)
@@ -142,21 +144,21 @@ def _sdp(text: str) -> list[Session]:
     return found
 
 
-def _address(text: str) -> IPv4Address | None:
+def _address(text: str) -> Address | None:
     try:
-        return IPv4Address(text)
+        return ip_address(text)
     except ValueError:
         return None
 
 
 def printable(text: str) -> str:
-    """Text of a stranger, on one line and not too long."""
+    """Text from the network, on one line and cut to a bound."""
     clean = "".join(letter if letter.isprintable() else " " for letter in text).strip()
     return clean if len(clean) <= TEXT_MAX else f"{clean[: TEXT_MAX - 3]}..."
 
 
-def _mdns(payload: bytes, group: IPv4Address, port: int) -> Content | None:
-    if (str(group), port) != ("224.0.0.251", 5353) or len(payload) < 12:
+def _mdns(payload: bytes, group: Address, port: int) -> Content | None:
+    if str(group) not in {"224.0.0.251", "ff02::fb"} or port != 5353 or len(payload) < 12:
         return None
     flags, questions, answers = struct.unpack_from("!HHH", payload, 2)
     name = _dns_name(payload, 12) if questions or answers else ""
@@ -177,7 +179,7 @@ def _dns_name(payload: bytes, at: int) -> str:
     return printable(".".join(labels))
 
 
-def _ssdp(payload: bytes, group: IPv4Address, port: int) -> Content | None:
+def _ssdp(payload: bytes, group: Address, port: int) -> Content | None:
     if port != 1900 or not payload.startswith((b"NOTIFY ", b"M-SEARCH ", b"HTTP/1.1 ")):
         return None
     for line in payload[:1500].decode("utf-8", "replace").splitlines()[1:]:
@@ -187,7 +189,7 @@ def _ssdp(payload: bytes, group: IPv4Address, port: int) -> Content | None:
     return Content("SSDP", payload.split(b" ")[0].decode())
 
 
-def _ptp(payload: bytes, group: IPv4Address, port: int) -> Content | None:
+def _ptp(payload: bytes, group: Address, port: int) -> Content | None:
     if port not in {319, 320} or len(payload) < 34 or payload[1] & 0x0F not in {1, 2}:
         return None
     kind = PTP_MESSAGES.get(payload[0] & 0x0F, f"message {payload[0] & 0x0F}")
@@ -196,7 +198,7 @@ def _ptp(payload: bytes, group: IPv4Address, port: int) -> Content | None:
     return Content("PTP", f"{kind}, domain {payload[4]}, clock {payload[20:28].hex()}")
 
 
-def _sap(payload: bytes, group: IPv4Address, port: int) -> Content | None:
+def _sap(payload: bytes, group: Address, port: int) -> Content | None:
     if port != 9875 or len(payload) < 8 or payload[0] >> 5 != 1:
         return None
     found = sessions(payload, port)
@@ -204,7 +206,7 @@ def _sap(payload: bytes, group: IPv4Address, port: int) -> Content | None:
     return Content("SAP", named)
 
 
-def _sacn(payload: bytes, group: IPv4Address, port: int) -> Content | None:
+def _sacn(payload: bytes, group: Address, port: int) -> Content | None:
     """ANSI E1.31, 5 and 6."""
     if len(payload) < 115 or payload[4:16] != b"ASC-E1.17\0\0\0":
         return None
@@ -212,7 +214,7 @@ def _sacn(payload: bytes, group: IPv4Address, port: int) -> Content | None:
     return Content("sACN", f"universe {int.from_bytes(payload[113:115], 'big')} {printable(name)}".strip())
 
 
-def _artnet(payload: bytes, group: IPv4Address, port: int) -> Content | None:
+def _artnet(payload: bytes, group: Address, port: int) -> Content | None:
     if len(payload) < 10 or payload[:8] != b"Art-Net\0":
         return None
     operation = int.from_bytes(payload[8:10], "little")
@@ -221,7 +223,7 @@ def _artnet(payload: bytes, group: IPv4Address, port: int) -> Content | None:
     return Content("Art-Net", f"operation 0x{operation:04x}")
 
 
-def _moldudp(payload: bytes, group: IPv4Address, port: int) -> Content | None:
+def _moldudp(payload: bytes, group: Address, port: int) -> Content | None:
     """MoldUDP64 1.00: its message lengths add up to the datagram exactly."""
     if len(payload) < 20 or not all(0x20 <= byte < 0x7F for byte in payload[:10]):
         return None
@@ -237,11 +239,11 @@ def _moldudp(payload: bytes, group: IPv4Address, port: int) -> Content | None:
     return Content("MoldUDP64", f"session {printable(payload[:10].decode('ascii'))}")
 
 
-def _transport(payload: bytes, group: IPv4Address, port: int) -> Content | None:
+def _transport(payload: bytes, group: Address, port: int) -> Content | None:
     return Content("MPEG-TS") if is_transport(payload) else None
 
 
-def _rtcp(payload: bytes, group: IPv4Address, port: int) -> Content | None:
+def _rtcp(payload: bytes, group: Address, port: int) -> Content | None:
     """RFC 3550, 6.1: a compound packet, whose lengths add up to the datagram exactly."""
     at = 0
     while at + 4 <= len(payload) and payload[at] >> 6 == 2 and 200 <= payload[at + 1] <= 207:
@@ -249,7 +251,7 @@ def _rtcp(payload: bytes, group: IPv4Address, port: int) -> Content | None:
     return Content("RTCP") if at and at == len(payload) else None
 
 
-def _rtp(payload: bytes, group: IPv4Address, port: int) -> Content | None:
+def _rtp(payload: bytes, group: Address, port: int) -> Content | None:
     header = read_rtp(payload)
     if header is None:
         return None
@@ -259,6 +261,6 @@ def _rtp(payload: bytes, group: IPv4Address, port: int) -> Content | None:
     return Content("RTP", detail, sure=False)
 
 
-READERS: tuple[Callable[[bytes, IPv4Address, int], Content | None], ...] = (
+READERS: tuple[Callable[[bytes, Address, int], Content | None], ...] = (
     _mdns, _ssdp, _ptp, _sap, _sacn, _artnet, _transport, _moldudp, _rtcp, _rtp,
 )  # fmt: skip

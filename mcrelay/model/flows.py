@@ -1,4 +1,4 @@
-"""The flows that were seen on a link: counted, guessed at, and bounded, also where every source is made up."""
+"""The flows seen on a link, with counts and a guess at their content. Memory is bounded, also under spoofed sources."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from mcrelay.model.content import Content, guess, read_rtp, sessions
 from mcrelay.model.transport import Services, is_transport
 
 if TYPE_CHECKING:
-    from ipaddress import IPv4Address
-
     from mcrelay.model.content import RtpHeader, Session
     from mcrelay.model.frame import Datagram
+    from mcrelay.model.stream import Address
 
-FLOWS_MAX = 2048  # that have sent more than once
-NEWCOMERS_MAX = 512  # that have sent once: a flood with made-up sources pushes out each other and nobody else
+FLOWS_MAX = 2048  # flows that have sent more than once
+NEWCOMERS_MAX = 512  # flows that have sent once: a flood of spoofed sources evicts only itself
 SESSIONS_MAX = 512
 GUESSES = 64  # datagrams of a flow that are looked into
 SERVICE_GUESSES = 20_000  # of a transport stream, until it has named its services
@@ -25,9 +24,9 @@ SERVICE_GUESSES = 20_000  # of a transport stream, until it has named its servic
 class FlowKey(NamedTuple):
     """What tells one flow from another. ``outgoing``: this host sends it."""
 
-    source: IPv4Address
+    source: Address
     source_port: int
-    group: IPv4Address
+    group: Address
     port: int
     vlan: int | None
     outgoing: bool
@@ -117,15 +116,15 @@ class Flow:
 
 @dataclass(slots=True)
 class FlowTable:
-    """All flows. Those that have sent once wait apart, and go first where there are too many."""
+    """All flows. Those that have sent once are kept apart, and are evicted first."""
 
     flows: OrderedDict[FlowKey, Flow] = field(default_factory=OrderedDict)
     newcomers: OrderedDict[FlowKey, Flow] = field(default_factory=OrderedDict)
-    announced: OrderedDict[tuple[IPv4Address, int], Session] = field(default_factory=OrderedDict)
-    forgotten: int = 0  # flows that there was no room for
+    announced: OrderedDict[tuple[Address, int], Session] = field(default_factory=OrderedDict)
+    forgotten: int = 0  # flows for which there was no room
 
     def add(self, datagram: Datagram, time_ns: int, *, outgoing: bool = False, segment_bytes: int = 0) -> None:
-        """Take note of what one frame brought."""
+        """Count one frame."""
         key = FlowKey(
             datagram.source, datagram.source_port, datagram.group, datagram.port, datagram.vlan, outgoing
         )  # fmt: skip
@@ -152,7 +151,7 @@ class FlowTable:
         """Every flow, by group, port and source."""
         return sorted(
             [*self.flows.values(), *self.newcomers.values()],
-            key=lambda flow: (flow.key.group, flow.key.port, flow.key.source, flow.key.source_port, flow.key.outgoing),
+            key=lambda flow: _order(flow.key),
         )
 
     def told(self, flow: Flow) -> str:
@@ -162,3 +161,8 @@ class FlowTable:
             return flow.told
         said = f"announced as {session.name}" + (f", {session.media}" if session.media else "")
         return f"{flow.told}, {said}" if flow.told else said
+
+
+def _order(key: FlowKey) -> tuple[int, ...]:
+    """IPv4 before IPv6."""
+    return (key.group.version, int(key.group), key.port, int(key.source), key.source_port, key.outgoing)

@@ -1,4 +1,4 @@
-"""Several relays on one host: what an instance's name may be, and where its control socket is."""
+"""Several relays on one host: the names that an instance may have, and the path of its control socket."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAIN = "mcrelay"  # the instance that needs no -i
 
 
 def check_instance(instance: str | None) -> None:
-    """Raise ConfigError for what cannot be an instance's name; None is the main one."""
+    """Raise ConfigError if this cannot be the name of an instance; None is the main one."""
     if instance is not None and not NAME.fullmatch(instance):
         problem = f"{instance!r} cannot be an instance's name"
         raise ConfigError([Complaint(COMMAND_LINE, 0, "-i", problem, NAME_REMEDY)])

@@ -1,4 +1,4 @@
-"""The last answer of a function, kept: for what costs as much as there are rules and is asked for all the time."""
+"""The last answer of a function, kept. For functions whose cost grows with the rules and that are called often."""
 
 from __future__ import annotations
 

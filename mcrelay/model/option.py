@@ -1,4 +1,4 @@
-"""What there is to know of one key of the configuration: its row, which stands at the field that holds its value."""
+"""The row of one configuration key: everything known about it. It stands at the field that holds the value."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ class NotYet:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One key: its ``check`` and ``default``, and what ``--help`` and mcrelay.toml(5) say of it.
+    """One key: its ``check``, its ``default``, and its text for ``--help`` and mcrelay.toml(5).
 
     Where it may stand follows from the class whose field it is: an option of Input or Output may stand there, on the
     rule and under ``[defaults]``; one of Rule on the rule and under ``[defaults]``. Each of these is a flag as well.
+    One that is not ``inherited`` stands at its own input or output alone, and is no flag.
     """
 
     check: Check | Each
@@ -41,8 +42,9 @@ class Option:
     default_words: str = ""  # the default in words, where the value tells too little
     default_help: str = ""  # the same for --help alone
     unlimited: Any = None  # what a file says for None, where [defaults] says something else
-    instead: str = ""  # what to do instead of the words that its check knows, and nothing else does yet
+    instead: str = ""  # remedies for words that the check accepts and nothing else knows yet
     refused: tuple[NotYet, ...] = ()  # what else is not built
+    inherited: bool = True  # else it stands at its own end alone
 
     @property
     def not_yet(self) -> tuple[NotYet, ...]:

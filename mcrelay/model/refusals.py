@@ -1,4 +1,4 @@
-"""Why the kernel refuses a ring, a join or an output, and what to do, for every errno that a user can cause: pure.
+"""Why the kernel refuses a ring, a join or an output, and the remedy, for every errno that a user can cause. Pure.
 
 The errors begin with the call that failed (`system.pyx`).
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mcrelay.model.plan import OutputSpec
+    from mcrelay.model.stream import Address
 
 
 # Whatever a socket is for. EAFNOSUPPORT: systemd.exec(5), RestrictAddressFamilies.
@@ -19,20 +20,20 @@ _ANY_SOCKET = {
     errno.ENOBUFS: _NO_MEMORY,
     errno.ENOMEM: _NO_MEMORY,
     errno.EAFNOSUPPORT: (
-        "this kernel, or RestrictAddressFamilies of the service, has no such sockets; it needs AF_INET, AF_PACKET,"
-        " AF_NETLINK and AF_UNIX"
+        "this kernel, or RestrictAddressFamilies of the service, has no such sockets; it needs AF_INET, AF_INET6,"
+        " AF_PACKET, AF_NETLINK and AF_UNIX"
     ),
 }
 
 
 def no_descriptors(limit: int | None = None) -> str:
-    """Say that no file can be opened any more; *limit* is how many there may be."""
+    """Say that the process has too many open files; *limit* is how many it may have."""
     known = f": the limit is {limit}" if limit is not None else ""
     return f"too many open files{known}; raise LimitNOFILE (ulimit -n) to 64 and one for each output"
 
 
 def of_socket(error: OSError) -> str | None:
-    """Say why no socket can be had, whatever it is for; None where that depends on what it is for."""
+    """Say why no socket can be made, for any use; None if the reason depends on the use."""
     if error.errno == errno.EMFILE:
         return no_descriptors()
     if error.errno in {errno.EACCES, errno.EPERM} and (error.strerror or "").startswith("UDP socket"):
@@ -41,12 +42,20 @@ def of_socket(error: OSError) -> str | None:
 
 
 def port_remedy(port: object) -> str:
-    """Say how a relay comes to open a reserved source port (ip_unprivileged_port_start of ip(7))."""
+    """Say how to let a relay open a reserved port (ip_unprivileged_port_start of ip(7))."""
     return (
         "started by root, the relay keeps it if such a port stands in its files by then; under systemd, add"
         " CAP_NET_BIND_SERVICE in a drop-in to AmbientCapabilities and CapabilityBoundingSet; or for everybody:"
         f" sysctl -w net.ipv4.ip_unprivileged_port_start={port}"
     )
+
+
+def of_port(address: Address, port: int, error: OSError) -> str:
+    """Say why the port of a unicast input cannot be held open, and what senders are told then."""
+    told = f"the kernel tells who sends to {address}:{port} that nobody listens (ICMP), and some stop"
+    if error.errno == errno.EACCES:
+        return f"{told}: port {port} is a reserved one and needs CAP_NET_BIND_SERVICE; {port_remedy(port)}"
+    return f"{told}: {of_socket(error) or _raw(error)}"
 
 
 def of_ring(ifname: str, error: OSError) -> str:

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from mcrelay.model import values
-from mcrelay.model.option import NotYet, option
+from mcrelay.model.option import option
 from mcrelay.model.rate import Rate, format_rate
 from mcrelay.model.values import Each, choice, flag, number
 
 if TYPE_CHECKING:
-    from ipaddress import IPv4Address, IPv4Network
-
-    from mcrelay.model.stream import Auto, Keep, Stream, Ttl, Vlan
+    from mcrelay.model.address import Network
+    from mcrelay.model.stream import Address, Auto, Keep, Stream, Ttl, Vlan
 
 DEFAULT_CONTROL = "/run/mcrelay/mcrelay.sock"  # where the relay listens, and its clients ask
 GROUP_TTL, HOST_TTL = 16, 64
@@ -39,17 +38,10 @@ class Input:
             values.vlan,
             "N|none|any",
             help="VLAN that the input arrives in.",
-            manual='"none" (untagged), a VLAN id, or "any".',
-            refused=(
-                NotYet(
-                    lambda value: value != "none",
-                    "vlan = {}",
-                    "make the VLAN a link (ip link add ... type vlan) and name that in input",
-                ),
-            ),
+            manual='"none" (untagged), a VLAN id, or "any" (tagged or not). The switch has to flood a VLAN by itself.',
         ),
     )
-    allow: tuple[IPv4Network, ...] | None = field(
+    allow: tuple[Network, ...] | None = field(
         default=None,
         metadata=option(
             Each(values.allowed, values.allow, '["192.0.2.0/24"]'),
@@ -66,9 +58,18 @@ class Input:
             values.limit,
             "RATE",
             help="Drop what the input brings beyond this rate, e.g. 20kpps or 500Mbit.",
-            manual='Drop what comes beyond this rate, e.g. "20kpps" or "500Mbit".',
+            manual='Drop what comes beyond this rate, e.g. "20kpps" or "500Mbit"; of a range, of each of its groups.',
             default_words="no limit",
             unlimited=format_rate(Rate(values.MOST_RATE, "pps")),
+        ),
+    )
+    own: bool = field(
+        default=False,
+        kw_only=True,
+        metadata=option(
+            flag,
+            help="Take what other programs of this host send on the link too.",
+            manual="true: take what other programs of this host send on the input's link too, not what arrives alone.",
         ),
     )
 
@@ -81,26 +82,24 @@ class Output:
     """
 
     stream: Stream
-    source_address: IPv4Address | Auto | Keep = field(
+    source_address: Address | Auto | Keep = field(
         default="auto",
         metadata=option(
             values.source_address,
-            "A.B.C.D",
+            "A.B.C.D|keep",
             help="Source address of what is sent.",
-            manual='"auto" (of the link, or of the route), or an address of this host.',
+            manual='"auto" (of the link, or of the route), an address of this host, or "keep": as it came.',
             default_help="the link's own",
-            instead='use "auto" or an address of this host',
         ),
     )
     source_port: int | Auto | Keep = field(
         default="auto",
         metadata=option(
-            number(1, 65535, '"auto" or e.g. 20000', "auto", later=("keep",)),
-            "N",
+            number(1, 65535, '"auto" or e.g. 20000', "auto", "keep"),
+            "N|keep",
             help="Source port of what is sent.",
-            manual='"auto" (20000 and more, always the same for a rule and output), or a number.',
+            manual='"auto" (20000 and more, always the same for a rule and output), a number, or "keep": as it came.',
             default_help="20000 and more, always the same",
-            instead='use "auto" or a number',
         ),
     )
     ttl: Ttl = field(
@@ -125,6 +124,16 @@ class Output:
             flag,
             help="Set don't-fragment on what is sent; what is larger than the path is counted (mtu).",
             manual="true: set don't-fragment; what is larger than the path is not sent, and counted (mtu).",
+        ),
+    )
+    vlan: int | Literal["none"] = field(
+        default="none",
+        kw_only=True,
+        metadata=option(
+            values.tag,
+            "N|none",
+            manual='"none" (untagged), or the VLAN whose tag is sent; at the output alone, a rule\'s is of its input.',
+            inherited=False,
         ),
     )
     burst: int = field(
@@ -191,14 +200,24 @@ class Rule:
     health: Literal["none", "rtp", "ts", "auto"] = field(
         default="none",
         metadata=option(
-            choice("none", later=("rtp", "ts", "auto")),
+            choice("none", "rtp", "ts", "auto"),
             "none|rtp|ts|auto",
-            help="What is looked at in the payload.",
-            manual='"none", "rtp", "ts" or "auto": what is looked at in the payload.',
-            instead="leave it out",
+            help="What the input's stream is looked at for.",
+            manual='What the stream is looked at for: "none", "rtp", "ts" (MPEG-TS, also in RTP) or "auto" (both).',
         ),
     )
     origin: Literal["file", "runtime"] = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class PresetRule(Rule):
+    """A rule that a preset stands for. ``preset`` is the name of its table.
+
+    ``searches``: it carries questions that are answered by unicast to who asked.
+    """
+
+    preset: str = ""
+    searches: bool = False
 
 
 # No link with IPv4 has this name, which /proc/sys/net/ipv4/conf needs itself (linux/net/ipv4/devinet.c).
@@ -266,7 +285,7 @@ class RelaySettings:
         default=None,
         metadata=option(
             values.metrics,
-            manual='Address and port for Prometheus, e.g. "127.0.0.1:19736".',
+            manual='Address and port for Prometheus, e.g. "127.0.0.1:19736" or "[::1]:19736".',
             default_words="off",
         ),
     )

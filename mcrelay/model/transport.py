@@ -1,4 +1,4 @@
-"""The services of an MPEG transport stream, by their names: PAT and SDT (ISO/IEC 13818-1, ETSI EN 300 468). Pure."""
+"""Names of the services in an MPEG transport stream, from PAT and SDT (ISO/IEC 13818-1, ETSI EN 300 468). Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def is_transport(payload: bytes) -> bool:
 
 
 class Services:
-    """Collects what a stream says of its services; memory is bounded whatever it says."""
+    """Collects the services that a stream names. Memory is bounded for any content."""
 
     def __init__(self) -> None:
         self.programs: list[int] = []
@@ -43,7 +43,7 @@ class Services:
         if not packet[3] & 0x10 or begin >= PACKET_BYTES:
             return
         body = packet[begin:]
-        if packet[1] & 0x40:  # a section begins after as many bytes as the first one says
+        if packet[1] & 0x40:  # the first byte says how many bytes stand before a section
             self._sections[pid] = bytearray(body[1 + body[0] :])
         elif pid in self._sections and len(self._sections[pid]) < SECTION_BYTES:
             self._sections[pid] += body

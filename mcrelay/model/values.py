@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mcrelay.errors import SettingError
-from mcrelay.model.notation import parse_address, parse_network
+from mcrelay.model.address import host, parse_address, parse_network, parse_quad, parse_six, six
 from mcrelay.model.rate import Rate, format_rate, parse_rate
 from mcrelay.model.wording import written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from ipaddress import IPv4Address, IPv4Network
+
+    from mcrelay.model.address import Network
+    from mcrelay.model.stream import Address
 
 MIB = 1 << 20
 MOST_RATE = 90_000_000_000  # a second: MOST of pyx/policer.pyx
@@ -36,7 +38,7 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The check of one value. ``examples`` and ``words`` are legal, as TOML has them; tests try each key with some.
+    """The check of one value. ``examples`` and ``words`` are legal values in TOML's form; tests try some for each key.
 
     ``later`` are words that are legal too, and not built yet: no remedy offers them. ``write`` is the way back.
     """
@@ -77,7 +79,7 @@ def checked(
 
 @checked(True, False)
 def flag(value: object) -> bool:
-    """True or false, and nothing that only looks like it."""
+    """True or false; a number or a text is refused."""
     if isinstance(value, bool):
         return value
     raise SettingError(f"{written(value)} is neither true nor false", "write true or false, without quotes")
@@ -133,8 +135,8 @@ def dscp(value: object) -> int | str:
     return known
 
 
-@checked("192.0.2.1", words=("auto",), later=("keep",))
-def source_address(value: object) -> IPv4Address | Literal["auto", "keep"]:
+@checked("192.0.2.1", words=("auto", "keep"))
+def source_address(value: object) -> Address | Literal["auto", "keep"]:
     """Check for "auto", "keep", or an address that a host can have."""
     if value == "auto" or value == "keep":  # noqa: PLR1714 -- mypy narrows these
         return value
@@ -146,13 +148,13 @@ def source_address(value: object) -> IPv4Address | Literal["auto", "keep"]:
         raise SettingError(f"{address} is a group, and no host sends from one", remedy)
     if address.is_loopback:
         raise SettingError(f"{address} is a loopback address, which receivers drop", remedy)
-    if int(address) >> 24 == 0 or int(address) >> 28 == 0xF:
+    if address.is_unspecified or (address.version == 4 and int(address) >> 24 in {0, *range(0xF0, 0x100)}):
         raise SettingError(f"{address} is no host's address", remedy)
     return address
 
 
 @checked("192.0.2.0/24", "0.0.0.0/0", "198.51.100.7")
-def allowed(value: object) -> IPv4Network:
+def allowed(value: object) -> Network:
     """Check one element of ``allow``: a network of possible sources."""
     if not isinstance(value, str):
         raise SettingError(f"{written(value)} is not a network", 'write e.g. "192.0.2.0/24"')
@@ -164,7 +166,7 @@ def allowed(value: object) -> IPv4Network:
     return network
 
 
-def allow(networks: list[IPv4Network]) -> tuple[IPv4Network, ...]:
+def allow(networks: list[Network]) -> tuple[Network, ...]:
     """Check the whole list: an empty one would let nothing in."""
     if not networks:
         raise SettingError("an empty list lets no source in", "list networks, or leave it out to let every source in")
@@ -194,14 +196,22 @@ def socket_path(example: str) -> Check:
     return Check(read, (example, "/run/x.sock"))
 
 
-@checked("127.0.0.1:19736")
+@checked("127.0.0.1:19736", "[::1]:19736")
 def metrics(value: object) -> str:
-    """``ADDRESS:PORT`` to listen on."""
-    quad, _, port = text(value).rpartition(":")
+    """``ADDRESS:PORT`` to listen on; an IPv6 address stands in brackets."""
+    bare, _, port = text(value).rpartition(":")
     remedy = 'write ADDRESS:PORT, e.g. "127.0.0.1:19736"'
+    if six(str(value)) is not None or six(bare) is not None:
+        raise SettingError(f"{written(value)} has no brackets", 'write [ADDRESS]:PORT, e.g. "[::1]:19736"')
     if not re.fullmatch("[1-9][0-9]{0,4}", port) or int(port) > 65535:
         raise SettingError(f"{written(value)} has no port from 1 to 65535", remedy)
-    return f"{parse_address(quad)}:{port}"
+    if not (bare.startswith("[") and bare.endswith("]")):
+        return f"{parse_quad(bare)}:{port}"
+    address = parse_six(bare[1:-1])
+    if address.is_link_local or address.is_multicast:
+        problem = f"{address} is {'a group' if address.is_multicast else 'an address of one link alone'}"
+        raise SettingError(problem, 'write an address that this host has on any link, e.g. "[::1]:19736"')
+    return f"{host(address)}:{port}"
 
 
 def _size(size: int) -> str | int:
@@ -232,13 +242,25 @@ def limit(value: object) -> Rate:
     return rate
 
 
-_VLAN = number(1, 4094, '"none"', "none", later=("any",))
+_VLAN = number(1, 4094, '"none"', "none", "any")
 
 
-@checked(100, "any", words=("none",))
+@checked(100, words=("none", "any"))
 def vlan(value: object) -> int | str:
     """1 to 4094, "none" or "any"; VID 0 has a name of its own."""
     if type(value) is int and value == 0:
         raise SettingError("VLAN 0 means untagged", 'write "none"')
     vid: int | str = _VLAN(value)
+    return vid
+
+
+_TAG = number(1, 4094, "e.g. 100", "none")
+
+
+@checked(100, words=("none",))
+def tag(value: object) -> int | str:
+    """1 to 4094, or "none"."""
+    if type(value) is int and value == 0:
+        raise SettingError("VLAN 0 is no VLAN", 'write "none", which sends without a tag')
+    vid: int | str = _TAG(value)
     return vid

@@ -1,1 +1,1 @@
-"""The reconcile loop: the world made to match the configuration, and how it stands."""
+"""The reconcile loop: it makes the kernel match the configuration, and tells the relay's state."""

@@ -1,4 +1,4 @@
-"""Log lines for drops that a person should hear of: when they begin, and when they have ended, never one a packet."""
+"""Log lines for a rule's drops: one when they begin and one when they have ended, never one for each packet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-QUIET_SECONDS = 5.0  # without a drop: it is over
+QUIET_SECONDS = 5.0  # seconds without a drop after which it is over
 
 SAYINGS = {
     "policer": "more arrives than its limit lets through",
@@ -44,7 +44,7 @@ class DropAlarms:
 
     @property
     def dropping(self) -> set[str]:
-        """Rules that drop what is more than their limit now."""
+        """Rules that exceed their limit now."""
         return {rule for rule, reason in self._open if reason == "policer"}
 
     def _follow(self, key: tuple[str, str], count: int, now: float) -> None:
@@ -54,9 +54,9 @@ class DropAlarms:
         if count > before:
             if episode is None:
                 self._open[key] = _Episode(before, count, now)
-                log.warning("rule=%s dropping=%s: %s", *key, SAYINGS[key[1]])
+                log.warning("began rule=%s dropping=%s: %s", *key, SAYINGS[key[1]])
             else:
                 episode.last, episode.moved = count, now
         elif episode is not None and now - episode.moved >= QUIET_SECONDS:
-            log.info("rule=%s dropping=%s ended dropped=%d", *key, episode.last - episode.first)
+            log.info("ended rule=%s dropping=%s dropped=%d", *key, episode.last - episode.first)
             del self._open[key]

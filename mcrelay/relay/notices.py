@@ -1,4 +1,4 @@
-"""Log lines of what has changed, each said once: states of rules and outputs, links, what a plan will suffer from."""
+"""Log lines for changes, each logged once: states of rules and outputs, links, and warnings about a plan."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Notices:
-    """What was said last, so that only what is new is said. Main thread."""
+    """Remembers the last lines, so that only new facts are logged. Main thread."""
 
     def __init__(self) -> None:
         self._states: dict[tuple[str, str], tuple[str, str]] = {}
@@ -30,7 +30,7 @@ class Notices:
         self._cutting: set[tuple[str, str]] = set()
 
     def states(self, statuses: Sequence[RuleStatus]) -> bool:
-        """Say every state that changed, of rules and of outputs; whether there was one."""
+        """Log every changed state of rules and outputs. Returns whether there was one."""
         if statuses is self._statuses:
             return False
         self._statuses = statuses
@@ -44,51 +44,48 @@ class Notices:
             if before.get((rule, to)) == (state, reason):
                 continue
             if to and state == "active" and (rule, to) not in before:
-                continue  # a new rule's own line says as much
+                continue  # the new rule's own line says it
             level = logging.INFO if state in {"active", "disabled"} and not reason else logging.WARNING
             what = f"rule={rule} output={to}" if to else f"rule={rule}"
-            log.log(level, "%s state=%s%s", what, state, f" reason={reason!r}" if reason else "")
+            log.log(level, "changed %s state=%s%s", what, state, f" reason={reason!r}" if reason else "")
         for rule, to in before.keys() - states.keys():
             if not to:
-                log.info("rule=%s deleted", rule)
+                log.info("deleted rule=%s", rule)
         return before != states
 
     def plan(self, spec: PlanSpec, links: Mapping[str, Link]) -> None:
-        """Say what these links will do to this plan: too many groups, a small MTU, a queue that cuts runs."""
+        """Log the warnings about this plan on these links: too many groups, a small MTU, a queue that cuts runs."""
         if spec is self._plan[0] and links is self._plan[1]:
             return
         self._plan = (spec, links)
         overflow = neighbours.overflow(spec)
         if overflow and overflow != self._neighbours:
-            log.warning("%s", overflow)
+            log.warning("needs room for neighbours: %s", overflow)
         self._neighbours = overflow
         narrow = set(narrow_outputs(spec, links))
         for text in sorted(narrow - self._narrow):
-            log.warning("%s", text)
+            log.warning("warns %s", text)
         self._narrow = narrow
         cutting = _cutting(spec, links)
         for name, kind in sorted(cutting - self._cutting):
             log.warning(
-                "link=%s outputs send datagram by datagram: its queue (%s) cuts runs and may drop pieces unseen",
+                "sends datagram by datagram link=%s: its queue (%s) cuts runs and may drop pieces unseen",
                 name,
                 kind,
             )
         self._cutting = cutting
 
     def links(self, spec: PlanSpec, before: Mapping[str, Link], now: Mapping[str, Link]) -> None:
-        """Say what changed on the links that the rules of a plan name, one line a change."""
+        """Log the changes of the links that the rules of a plan name, one line for each."""
         named = {each.iif for rule in spec.rules for each in rule.inputs}
         named |= {each.oif for rule in spec.rules for each in rule.outputs if each.oif}
         for name in sorted(named):
-            if change := _change(name, before, now):
-                log.info("link=%s %s", name, change)
+            _tell_change(name, before, now)
 
     def without_runs(self, names: Iterable[str]) -> None:
-        """Say which links take no runs any more."""
+        """Log the links that no longer take runs."""
         for name in names:
-            log.warning(
-                "link=%s sends datagram by datagram from now on: its device refused UDP_SEGMENT runs (EIO)", name
-            )
+            log.warning("sends datagram by datagram link=%s: its device refused UDP_SEGMENT runs (EIO)", name)
 
 
 def _cutting(spec: PlanSpec, links: Mapping[str, Link]) -> set[tuple[str, str]]:
@@ -99,24 +96,26 @@ def _cutting(spec: PlanSpec, links: Mapping[str, Link]) -> set[tuple[str, str]]:
     return {(name, link.cuts) for name in used if name and (link := links.get(name)) and link.cuts}
 
 
-def _change(name: str, before: Mapping[str, Link], now: Mapping[str, Link]) -> str:
-    """What happened to the link of that name, for the log; nothing if nothing did."""
+def _tell_change(name: str, before: Mapping[str, Link], now: Mapping[str, Link]) -> None:
+    """Log the change of the link with that name, if there was one."""
     old, new = before.get(name), now.get(name)
     if new is None:
-        if old is None:
-            return ""
-        names = [each.name for each in now.values() if each.id == old.id]
-        return f"is now called {names[0]}" if names else "gone"
+        if old is not None:
+            names = [each.name for each in now.values() if each.id == old.id]
+            log.info("lost link=%s%s", name, f": it is now called {names[0]}" if names else "")
+        return
     text = _describe(new)
-    if old is None or old.id != new.id:
-        return f"{'another one ' if old else ''}{text}"
-    if text != _describe(old):
-        return text
-    flapped = old.carrier_losses != new.carrier_losses and new.carrier
-    return f"lost its carrier and has it again {text}" if flapped else ""
+    if old is None:
+        log.info("found link=%s %s", name, text)
+    elif old.id != new.id:
+        log.info("found link=%s %s: it is another one", name, text)
+    elif text != _describe(old):
+        log.info("changed link=%s %s", name, text)
+    elif old.carrier_losses != new.carrier_losses and new.carrier:
+        log.info("changed link=%s %s: it lost its carrier and has it again", name, text)
 
 
 def _describe(link: Link) -> str:
-    addresses = ",".join(map(str, link.addresses)) or "none"
+    addresses = ",".join(map(str, (*link.addresses, *link.addresses6))) or "none"
     up, carrier = ("yes" if flag else "no" for flag in (link.up, link.carrier))
     return f"ifindex={link.ifindex} up={up} carrier={carrier} mtu={link.mtu} addresses={addresses}"

@@ -1,4 +1,4 @@
-"""How fast it goes: datagrams and bits a second, over the last second and the last ten. Pure."""
+"""Rates: datagrams and bits a second, over the last second and the last ten. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 Counts: TypeAlias = "dict[CounterKey, tuple[int, int]]"  # datagrams and bytes, by (rule, output); (rule, "") received
 
 SHORT_SECONDS, LONG_SECONDS = 1.0, 10.0
-FEW = 1000  # flows; more of them are looked at every LONG_SECONDS, so that an idle relay stays idle
-LEAST_SECONDS = 0.2  # two looks nearer than that say nothing
+FEW = 1000  # counters: beyond this many they are read every LONG_SECONDS only, so that an idle relay stays idle
+LEAST_SECONDS = 0.2  # two looks closer than that give no rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,15 @@ class Rate:
 
 
 NO_RATE = Rate()
+NONE = (0, 0)
 
 
 def counts_of(snapshot: Snapshot) -> Counts:
-    """What has passed by now: of every rule and of each of its outputs."""
+    """The present counts of every rule and of each of its outputs."""
     found: Counts = {}
     parts = [(rule, count) for (rule, _), count in snapshot.inputs.items()]
     for rule, count in (*parts, *snapshot.retired.items()):
-        packets, size = found.get((rule, ""), (0, 0))
+        packets, size = found.get((rule, ""), NONE)
         found[rule, ""] = packets + count.rx_packets, size + count.rx_bytes
     for slot, sent in snapshot.outputs.items():
         found[slot] = sent.tx_packets, sent.tx_bytes
@@ -57,23 +58,24 @@ class Rates:
         return now - at >= (SHORT_SECONDS - LEAST_SECONDS if len(counts) <= FEW else LONG_SECONDS)
 
     def look(self, now: float, counts: Counts) -> None:
-        """Keep what has passed by now."""
+        """Store the present counts."""
         self._looks.append((now, counts))
         while len(self._looks) > 2 and self._looks[1][0] <= now - LONG_SECONDS:
             self._looks.popleft()
 
     def rates(self, now: float, counts: Counts) -> Mapping[CounterKey, Rate]:
-        """How fast each goes, of those that have moved."""
+        """The rate of each counter that has moved."""
         short, long = self._since(now, SHORT_SECONDS), self._since(now, LONG_SECONDS)
+        since = [look[1] for look in (short, long) if look is not None]
         found = {}
         for key, (packets, size) in counts.items():
-            rate = Rate(*_speed(key, packets, size, now, short), *_speed(key, packets, size, now, long))
-            if rate != NO_RATE:
-                found[key] = rate
+            if not packets or all(look.get(key, NONE)[0] >= packets for look in since):  # as most of many do
+                continue
+            found[key] = Rate(*_speed(key, packets, size, now, short), *_speed(key, packets, size, now, long))
         return found
 
     def _since(self, now: float, seconds: float) -> tuple[float, Counts] | None:
-        """The newest look that is so old, else the oldest one."""
+        """The newest look that is at least so old, else the oldest one."""
         fitting = [look for look in self._looks if now - look[0] >= seconds]
         oldest = self._looks[0] if self._looks and now - self._looks[0][0] >= LEAST_SECONDS else None
         return fitting[-1] if fitting else oldest
@@ -85,7 +87,7 @@ def _speed(
     if since is None:
         return 0.0, 0.0
     at, counts = since
-    before, bytes_before = counts.get(key, (0, 0))
-    if packets <= before:  # also where counters have begun anew
+    before, bytes_before = counts.get(key, NONE)
+    if packets <= before:  # never negative: counters may have begun anew
         return 0.0, 0.0
     return (packets - before) / (now - at), 8 * max(0, size - bytes_before) / (now - at)

@@ -1,4 +1,4 @@
-"""How the relay stands: one frozen value. `show`, the log's dumps, and whatever tells of a relay are made of it."""
+"""The state of the relay as one frozen value. `show`, metrics and the log's dumps are made from it."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from ipaddress import IPv4Address
 
     from mcrelay.igmp.monitor import Concern
     from mcrelay.model.link import Link, Membership
     from mcrelay.model.rule import Config
-    from mcrelay.model.state import CounterKey, Endpoint, FeatureState, Snapshot
+    from mcrelay.model.state import CounterKey, Endpoint, FeatureState, HealthCount, RelayTimes, Snapshot
+    from mcrelay.model.stream import Address
     from mcrelay.relay.rates import Rate
     from mcrelay.relay.status import RuleStatus
 
 
 @dataclass(frozen=True, slots=True)
 class QuerierState:
-    """Who queries on a link, in which IGMP version, and when it was heard last (Unix seconds)."""
+    """Who queries on a link, in which version, and when it was heard last (Unix seconds)."""
 
-    address: IPv4Address
+    address: Address
     version: int
     last_seen_time: float
 
 
 @dataclass(frozen=True, slots=True)
 class IgmpState:
-    """What is known of IGMP on an input link: who queries there, None if nobody has, and what is wrong with it."""
+    """IGMP or MLD on an input link: the querier, None if none was heard, and what is wrong."""
 
     querier: QuerierState | None
     warnings: tuple[Concern, ...]
@@ -36,7 +36,7 @@ class IgmpState:
 
 @dataclass(frozen=True, slots=True)
 class DaemonState:
-    """What there is to say of the process beside the relay. ``reload_time`` (Unix seconds): of the files, the last."""
+    """Facts about the process beside the relay. ``reload_time`` is the last reading of the files, in Unix seconds."""
 
     version: str
     restart_due: bool
@@ -48,13 +48,16 @@ class DaemonState:
 class RelayState:
     """A relay at one moment. ``time`` is Unix seconds, ``uptime_seconds`` monotonic ones since it was made.
 
-    ``losing`` are names of rules; ``engine_reasons`` tells of those that ask for the kernel engine why the ring has
-    them, nothing where it does not; ``exclusive`` is by rule, ``gro`` and ``igmp`` by link, of those that ask for it or
-    listen there. ``last_packet_times`` are Unix seconds by rule, as the clock is set now. ``outgoing_frames`` are what
-    this host itself has sent on an input link to groups of rules. Of ``links``, those that no rule names may be as old
-    as the last look at all of them. ``memberships`` are all that the rules want, ``joined`` those that the kernel has,
-    ``failed`` why it refuses others; ``rates`` of those that move, under (rule, output), or (rule, "") for
-    what it receives; ``igmp_versions`` is what the kernel speaks, by link.
+    ``losing`` are names of rules. ``engine_reasons`` has the rules that ask for the kernel engine: why the ring has
+    them, "" if it does not. ``exclusive`` is by rule. ``gro`` is by link, for links that ask for it, and so are
+    ``igmp`` and ``mld``, for links where rules listen to groups of IPv4 and of IPv6. ``last_packet_times`` are Unix
+    seconds by rule, by the clock as it is set now. ``outgoing_frames`` counts frames that this host has sent to groups
+    of rules on an input link. ``links`` that no rule names may be as old as the last dump. ``memberships`` are what the
+    rules want, ``joined`` those that the kernel has, ``failed`` the reasons for the others. ``rates`` has the counters
+    that move, under (rule, output), or (rule, "") for what the rule receives. ``igmp_versions`` and ``mld_versions``
+    are what the kernel speaks, by link, as far as that is known.
+    ``health`` is under (rule, input), for rules that ask for it, ``relay_times`` by rule: a rule that never had a plan
+    is in neither.
     """
 
     time: float
@@ -75,4 +78,8 @@ class RelayState:
     joined: frozenset[Membership]
     failed: Mapping[Membership, str]
     igmp_versions: Mapping[str, int]
+    mld: Mapping[str, IgmpState] = field(default_factory=dict)
+    mld_versions: Mapping[str, int] = field(default_factory=dict)
     rates: Mapping[CounterKey, Rate] = field(default_factory=dict)
+    health: Mapping[CounterKey, HealthCount] = field(default_factory=dict)
+    relay_times: Mapping[str, RelayTimes] = field(default_factory=dict)

@@ -1,10 +1,11 @@
-"""From one plan to the next, in the one order in which nothing is lost that both of them relay.
+"""From one plan to the next, in the one order that loses nothing of what both plans relay.
 
-1. drops that the next plan does not take are let go of: nothing may be dropped that is not relayed;
-2. GRO is switched on where a ring is to be opened for it;
-3. the engine opens what is new, lets the groups of both in, publishes the plan, gives up what only the old one used;
-4. groups are joined and left: whoever sends from now on is heard;
-5. drops that the plan takes are made, in the nftables table and by the engine that has the originals.
+1. Drops that the next plan does not need end: nothing may be dropped that is not relayed.
+2. GRO is switched on for links that get a ring.
+3. The engine opens what is new, lets in the groups of both plans, publishes the plan, and closes what only the old one
+   used.
+4. Groups are joined and left: a sender that begins now is heard.
+5. New drops begin, in the nftables table and in the engine that has the originals.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mcrelay.model.link import LinkId
+from mcrelay.model.link_faults import LEAST_MTU
 from mcrelay.model.memo import Memo
 from mcrelay.model.plan import PlanSpec
 from mcrelay.model.state import Refusals
-from mcrelay.relay.compile import LEAST_MTU
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Transition:
-    """Makes engine, joins, drops and GRO go by a plan: ``spec``, of which the kernel has ``refused`` so much.
+    """Applies a plan to engine, joins, drops and GRO: ``spec``, and what the kernel has ``refused`` of it.
 
     Both are the same objects as long as nothing has been applied. Main thread.
     """
@@ -41,15 +42,15 @@ class Transition:
         self._exclusive = exclusive
         self._gro = gro
         self._wanted = Memo(_wanted)
-        self._joined_for: tuple[frozenset[Membership], frozenset[LinkId]] | None = None  # the last time
+        self._joined_for: tuple[frozenset[Membership], dict[int, frozenset[LinkId]]] | None = None  # of the last plan
 
     async def go_by(
         self, spec: PlanSpec, links: Mapping[str, Link], *, changed: bool, retry: bool, drops: bool = True
     ) -> None:
-        """Go by a plan for these links; ``spec`` is the same object as before where the plan is the same.
+        """Apply a plan for these links. The caller passes the same object if the plan is unchanged.
 
-        *changed* says that the links are others, *retry* that what was refused is due again. Without *drops* step 5 is
-        left for later: somebody else still has our joins.
+        *changed*: the links have changed. *retry*: what was refused is due again. Without *drops* step 5 waits: the
+        process before us still has its joins.
         """
         await self._exclusive.narrow(spec)
         self._gro.reconcile(
@@ -59,7 +60,7 @@ class Transition:
             self._engine.ask_again()
         refused = self.refused.rings or self.refused.outputs
         if spec is not self.spec or (refused and (retry or changed)) or self._engine.rerouted():
-            self.refused = await self._engine.apply(spec)
+            self.refused = await self._engine.apply(spec.forwarded)
             self.spec = spec
         self._join(spec, links, retry=retry)
         if drops:
@@ -69,11 +70,14 @@ class Transition:
             self._engine.drop_originals({name for name, standing in states.items() if standing.state == "on"})
 
     def _join(self, spec: PlanSpec, links: Mapping[str, Link], *, retry: bool) -> None:
-        """Join and leave. Where nothing can have changed since the last time, thousands of joins are not looked at."""
-        existing = frozenset(link.id for link in links.values() if link.mtu >= LEAST_MTU)
-        wanted = self._wanted(spec, existing, frozenset(self.refused.rings))
+        """Join and leave. If nothing can have changed, it does not look at the joins: there may be thousands."""
+        existing = {
+            version: frozenset(link.id for link in links.values() if link.mtu >= least)
+            for version, least in LEAST_MTU.items()
+        }
+        wanted = self._wanted(spec, existing[4] | existing[6], frozenset(self.refused.rings))
         if (wanted, existing) != self._joined_for or (retry and self._memberships.failed):
-            self._memberships.reconcile(wanted, existing, retry=retry)
+            self._memberships.reconcile(wanted, existing[4], existing[6], retry=retry)
             self._joined_for = (wanted, existing)
 
 

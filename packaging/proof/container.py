@@ -28,7 +28,8 @@ class Container:
         self._log = (ROOTS / "boot.log").open("w")
         self._nspawn = subprocess.Popen(
             ["systemd-nspawn", "--register=no", "--keep-unit", "-b", "--private-network", "-D", str(root),
-             "--machine", f"mcrelay-proof-{os.getpid()}", "--capability=CAP_NET_ADMIN,CAP_NET_RAW"],
+             "--machine", f"mcrelay-proof-{os.getpid()}", "--capability=CAP_NET_ADMIN,CAP_NET_RAW,CAP_BPF",
+             "--system-call-filter=bpf"],
             stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, start_new_session=True,
         )  # fmt: skip
         try:
@@ -119,12 +120,12 @@ class Container:
         """Send through the relay, and return what the sink got."""
         return patiently(lambda: self.end(*self.begin(count)), count)
 
-    def begin(self, count: int) -> tuple[subprocess.Popen, subprocess.Popen]:
+    def begin(self, count: int, rate: int = RATE) -> tuple[subprocess.Popen, subprocess.Popen]:
         inside = ("ip", "netns", "exec")
         sink = self.popen(*inside, "sink", TOOL, "recv", HEARD, "--count", count, "--idle", 4, "-j")
         until(lambda: " 239.10.0.1\n" in self("ip", "-n", "sink", "maddr"), "join of the sink")
         time.sleep(0.2)
-        source = self.popen(*inside, "source", TOOL, "send", SENT, "--rate", RATE, "--count", count, "-j")
+        source = self.popen(*inside, "source", TOOL, "send", SENT, "--rate", rate, "--count", count, "-j")
         return sink, source
 
     def end(self, sink: subprocess.Popen, source: subprocess.Popen) -> dict:

@@ -46,7 +46,7 @@ def licences(inside: list[dict[str, str]]) -> None:
     gpl = [
         each["name"]
         for each in inside
-        if all("GPL" in choice and "WITH" not in choice for choice in each["license"].split(" OR "))
+        if all(choice.startswith(("GPL", "AGPL")) and "WITH" not in choice for choice in each["license"].split(" OR "))
     ]
     bare = [each["name"] for each in inside if not each["license"] or not each["text"]]
     ok(

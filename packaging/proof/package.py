@@ -20,7 +20,9 @@ BRINGS = """
     usr/share/bash-completion/completions/mcrelay usr/share/zsh/vendor-completions/_mcrelay
     usr/share/fish/vendor_completions.d/mcrelay.fish
     usr/share/doc/mcrelay/changelog.gz usr/share/doc/mcrelay/copyright
-    usr/share/doc/mcrelay/examples/sysctl.conf
+    usr/share/doc/mcrelay/README.md usr/share/doc/mcrelay/docs/README.md
+    usr/share/doc/mcrelay/examples/sysctl.conf usr/share/doc/mcrelay/examples/alerts.yml
+    usr/share/doc/mcrelay/examples/grafana.json
 """
 
 

@@ -11,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from . import kernel_engine
 from .container import TOOL, Container, booted
 from .report import ok, until
 from .root import bootable
@@ -42,6 +43,7 @@ def prove(release: str, package: Path, next_package: Path, one_file: Path, *, br
             if not briefly:
                 many(box)
                 with_net_admin(box)
+                kernel_engine.prove(box, package, next_package)
                 as_one_file(box)
         if not briefly:
             instances(box)

@@ -17,7 +17,7 @@ COUNT = 100_000
 RATE = 20_000
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+net_raw",
           "--ambient-caps=+net_raw")  # fmt: skip
-CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
+CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF = 12, 13, 39
 INPUT = "192.168.168.55@226.2.2.2:2068%in0"
 OUTPUT = "239.10.0.1:5004%out0"
 RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["{OUTPUT}"]\n'

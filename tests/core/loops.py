@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from support.frames import GROUP, PORT, number
 
-from mcrelay._core.counters import DROPS, INPUT_FIELDS, OUTPUT_FIELDS, SEND_ERRORS, CounterBlock
+from mcrelay._core.counters import DROPS, INPUT_FIELDS, OUTPUT_FIELDS, SEND_ERRORS, TIME_FIELDS, CounterBlock
 from mcrelay._core.egress import EgressSocket, GsoState
 from mcrelay._core.plan import PlanOwner
 from mcrelay._core.ring import RingSocket
@@ -26,6 +26,7 @@ from mcrelay._core.worker import Worker
 from mcrelay.linux import bpf
 
 if TYPE_CHECKING:
+    from mcrelay._core.health import HealthState
     from mcrelay._core.policer import PolicerState
 
 ACCEPT_ALL = struct.pack("=HBBI", 6, 0, 0, 0x40000)  # BPF: ret 262144
@@ -146,6 +147,8 @@ class From:
     policer: PolicerState | None = None
     block: CounterBlock = field(default_factory=lambda: CounterBlock(INPUT_FIELDS))
     label: tuple[str, str] | None = None
+    health: HealthState | None = None
+    times: CounterBlock = field(default_factory=lambda: CounterBlock(TIME_FIELDS))
 
     @property
     def counted(self):
@@ -159,7 +162,7 @@ class From:
     def add_to(self, plan, flow=None):
         """Its number; it feeds ``flow``, else one of its own to its outputs."""
         if flow is None:
-            flow = plan.add_flow()
+            flow = plan.add_flow(times=self.times)
             for each in self.outputs:
                 plan.add_output(
                     flow=flow, socket=each.socket, counters=each.block, burst=each.burst, keep_dscp=each.keep_dscp
@@ -167,7 +170,7 @@ class From:
         return plan.add_input(
             flow=flow, ring=self.ring, group=number(self.group), source=number(self.source) if self.source else 0,
             port=self.port, counters=self.block, allow=self.allow, policer=self.policer,
-            label=self.label,
+            label=self.label, health=self.health,
         )  # fmt: skip
 
 

@@ -13,7 +13,9 @@ from mcrelay._core.counters cimport (
     BROKEN, DROP_COUNT, FRAGMENT, REFUSAL_COUNT, RELAYED, SEND_ERROR_COUNT, VERDICT_COUNT, WAITING, CounterBlock,
     FragmentCounters, FrameCounters, InputCounters, OutputCounters, Verdict,
 )
-from mcrelay._core.demux cimport MISS, Address, Key, Table, find, hash_of, mapped, table_build, table_free, table_insert
+from mcrelay._core.address cimport Address, address_of, address_value, mapped
+from mcrelay._core.chains cimport begin_chain, send_chain
+from mcrelay._core.demux cimport MISS, Key, Table, find, hash_of, table_build, table_free, table_insert
 from mcrelay._core.echo cimport OwnSet, Sent, is_own, place
 from mcrelay._core.egress cimport (
     Egress, EgressSocket, Output, can_be_asynchronous, drain, measure, reason_of,
@@ -23,20 +25,23 @@ from mcrelay._core.fragments cimport (
     fragments_free, is_full, keep, let_go, parse_whole, refuse, settle,
     take_in,
 )
+from mcrelay._core.health cimport HealthState, look
+from mcrelay._core.kept cimport KeptMemory, mark_of, was_sent
 from mcrelay._core.kernel cimport (
-    BLOCK_STATUS_AT, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, TP_STATUS_KERNEL, TP_STATUS_USER,
-    VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr, load_relaxed_u32, msghdr, store_relaxed_u32, tpacket2_hdr, tpacket3_hdr,
+    BLOCK_STATUS_AT, CLOCK_MONOTONIC, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, TP_STATUS_KERNEL, TP_STATUS_USER,
+    VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr, load_relaxed_u32, msghdr, now_ns, store_relaxed_u32, tpacket2_hdr, tpacket3_hdr,
     tpacket_block_desc, virtio_net_hdr,
 )
 from mcrelay._core.offload cimport finish_inner, is_inner, segment_bytes
 from mcrelay._core.policer cimport PolicerState, conforms
 from mcrelay._core.queue cimport (
-    ENTRIES, MESSAGES, NONE, Queue, Scratch, chain_rest, push, queue_build, queue_free,
+    ENTRIES, MESSAGES, NONE, Queue, Scratch, chain_rest, note_ends, push, queue_build, queue_free,
 )
 from mcrelay._core.ring cimport (
     Frame, Ring, acquire, first_frame, frame_count, half_free, view_frame, release, status_of,
 )
-from mcrelay._core.runs cimport RUN_MAX, assemble, begin_chain, send_chain
+from mcrelay._core.runs cimport RUN_MAX, assemble
+from mcrelay._core.times cimport bucket_of
 from mcrelay._core.wire cimport Datagram, Fragment, ones_sum, parse, parse_fragment
 
 cdef extern from "probe.h" nogil:
@@ -81,7 +86,8 @@ def parse_frame(bytes frame not None, wire_size=None, bint verify=True):
         if at < 0 or at + datagram.size > <ssize_t>size:
             raise AssertionError(f"payload [{at}, {at + datagram.size}) of a frame of {size}")
         return name, {
-            "source": datagram.source, "group": datagram.group, "source_port": datagram.source_port,
+            "source": address_value(&datagram.source), "group": address_value(&datagram.group),
+            "source_port": datagram.source_port,
             "port": datagram.port, "tos": datagram.tos, "ttl": datagram.ttl, "at": at,
             "payload": (<const uint8_t *>datagram.payload)[:datagram.size],
         }
@@ -98,7 +104,7 @@ def count_up(
     cdef InputCounters *input = <InputCounters *>inputs.memory
     cdef OutputCounters *output = <OutputCounters *>outputs.memory
     input.rx_packets, input.rx_bytes, input.last_packet_ns = 1, 2, 3
-    output.tx_packets, output.tx_bytes, output.since_packets = 1, 2, 3
+    output.tx_packets, output.tx_bytes, output.since_packets, output.tx_fragmented = 1, 2, 3, 4
     for i in range(VERDICT_COUNT):
         ring.frames[i] = 100 + i
     for i in range(REFUSAL_COUNT):
@@ -154,7 +160,7 @@ cdef class Demux:
     def __cinit__(self, list keys not None, room=None):
         cdef Key key
         cdef uint32_t i = 0
-        table_build(&self.table, len(keys) if room is None else room, 1 << 16)
+        table_build(&self.table, len(keys) if room is None else room)
         for parts in keys:
             key = key_of(parts)
             table_insert(&self.table, &key, i)
@@ -221,10 +227,12 @@ cdef class Chains:
     cdef Scratch scratch
     cdef list held
     cdef EgressSocket socket
+    cdef KeptMemory memory
 
     def __cinit__(self, EgressSocket socket=None, *, uint32_t segment_max=0, uint32_t burst=16, bint keep_dscp=True,
                   bint keep_ttl=False, uint8_t hops=0, bint runs=True):
         """Without a socket only ``messages`` works, for a link that takes ``segment_max`` bytes of payload."""
+        self.memory = KeptMemory()
         self.scratch = Scratch()
         queue_build(&self.queue, self.scratch, 1, 1, 1)
         self.held = []
@@ -233,12 +241,17 @@ cdef class Chains:
         self.bare.fd = -1
         self.bare.segment_max = segment_max
         self.bare.runs = &self.runs
-        self.output.egress = &self.bare if socket is None else socket.of(0)
+        if socket is None:
+            self.output.egress = &self.bare
+        else:
+            socket.lend(&self.output, 0)
         self.output.counters = &self.counters
         self.output.burst = burst
         self.output.keep_dscp = keep_dscp
         self.output.keep_ttl = keep_ttl
         self.output.hops = hops
+        if self.output.keep_address or self.output.keep_port:
+            self.output.kept = &self.memory.kept
 
     def __dealloc__(self):
         self._clear()
@@ -259,7 +272,22 @@ cdef class Chains:
         for payload, tos, *ttl in datagrams:
             if self.queue.used == ENTRIES:
                 raise ValueError(f"a queue has {ENTRIES} entries")
-            push(&self.queue, 0, exact_copy(payload), len(payload), tos, ttl[0] if ttl else 16)
+            push(&self.queue, 0, exact_copy(payload), len(payload), tos, ttl[0] if ttl else 16, 0)
+
+    def queue_up_from(self, datagrams):
+        """Make the chain: (payload, source address, source port) each."""
+        cdef Address ends
+        self._clear()
+        for payload, source, port in datagrams:
+            push(&self.queue, 0, exact_copy(payload), len(payload), 0, 16, 0)
+            ends = address_of(source)
+            note_ends(&self.queue, &ends, port)
+
+    def remembers(self, object source, uint16_t port, *, uint64_t later_ns=0):
+        """Whether the output sent from these, by a MAC of 0, so long ago."""
+        cdef Address sender = address_of(source)
+        cdef uint64_t mark = mark_of(0, &sender, &self.output.address, port, self.output.port)
+        return was_sent(&self.memory.kept, mark, now_ns(CLOCK_MONOTONIC) + later_ns)
 
     @property
     def chain(self):
@@ -453,13 +481,13 @@ def work_left(uint8_t flags, uint8_t gso_type, uint16_t csum_start, uint16_t csu
 GSO_UDP_L4 = VIRTIO_NET_HDR_GSO_UDP_L4
 
 
-def conform(PolicerState state not None, uint64_t now_ns, uint64_t datagrams, uint64_t payload):
-    return bool(conforms(&state.policer, now_ns, datagrams, payload))
+def conform(PolicerState state not None, uint64_t now, uint64_t datagrams, uint64_t payload):
+    return bool(conforms(state.policers, now, datagrams, payload))
 
 
 def bucket(PolicerState state not None):
     """(tokens, depth), in 1/NANO of a datagram or bit."""
-    return state.policer.tokens, state.policer.depth
+    return state.policers.tokens, state.policers.depth
 
 
 cdef class Own:
@@ -474,14 +502,16 @@ cdef class Own:
         if self.own.members == NULL:
             raise MemoryError
         for source, source_port, group, port in members:
-            member = Sent(source, group, source_port, port)
+            member = Sent(address_of(source), address_of(group), source_port, port)
             self.own.members[place(&self.own, &member)] = member
 
     def __dealloc__(self):
         free(self.own.members)
 
     def holds(self, source, source_port, group, port):
-        return bool(is_own(&self.own, source, group, source_port, port))
+        cdef Address sender = address_of(source)
+        cdef Address destination = address_of(group)
+        return bool(is_own(&self.own, &sender, &destination, source_port, port))
 
 
 MOST_ASSEMBLIES = ASSEMBLIES
@@ -533,11 +563,14 @@ cdef class Reassembler:
             verdict = parse_whole(assembly, &datagram)
             keep(&self.store, assembly)
             self.whole += 1
-            settle(&self.rings[ring], verdict, assembly.parts_count, assembly.group, assembly.source, 0, vlan, now + 1)
+            settle(
+                &self.rings[ring], verdict, assembly.parts_count, &assembly.group, &assembly.source, 0, vlan, now + 1,
+            )
             if verdict != RELAYED:
                 return VERDICTS[<int>verdict], None
             return "relayed", {
-                "source": datagram.source, "group": datagram.group, "source_port": datagram.source_port,
+                "source": address_value(&datagram.source), "group": address_value(&datagram.group),
+                "source_port": datagram.source_port,
                 "port": datagram.port, "tos": datagram.tos, "ttl": datagram.ttl,
                 "payload": (<const uint8_t *>datagram.payload)[:datagram.size],
             }
@@ -558,7 +591,7 @@ cdef class Reassembler:
         return {name: count for name, count in frames if count}, {name: count for name, count in refused if count}
 
     def lost_group(self, uint32_t ring=0):
-        return self.rings[ring].lost_groups[<int>FRAGMENT]
+        return address_value(&self.rings[ring].lost[<int>FRAGMENT].group)
 
     @property
     def waiting(self):
@@ -595,3 +628,16 @@ cdef class Reassembler:
             chained == waiting == sum(self.store.of_flow) == sum(self.store.of_group)
             and whole == self.whole and unused + whole + waiting == ASSEMBLIES
         )
+
+
+def look_at(HealthState health not None, bytes payload not None, uint64_t stamp, uint32_t segment=0):
+    """Have a stream's health look at what one frame brought, at ``stamp`` (Unix ns)."""
+    cdef uint8_t *memory = exact_copy(payload)
+    try:
+        look(&health.health, memory, len(payload), segment, stamp)
+    finally:
+        free(memory)
+
+
+def time_bucket(uint64_t nanoseconds):
+    return bucket_of(nanoseconds)

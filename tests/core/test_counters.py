@@ -49,6 +49,6 @@ def test_each_field_is_read_under_the_name_that_c_has_for_it(probe):
         **{name: 100 + number for number, name in enumerate(DROPS)},
     }  # fmt: skip
     assert read(outputs) == {
-        "tx_packets": 1, "tx_bytes": 2, "since_packets": 3,
+        "tx_packets": 1, "tx_bytes": 2, "since_packets": 3, "tx_fragmented": 4,
         **{name: 100 + number for number, name in enumerate(SEND_ERRORS)},
     }  # fmt: skip

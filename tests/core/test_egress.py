@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import os
 import random
 import select
 import socket
@@ -296,6 +297,101 @@ def test_what_has_no_ttl_left_is_counted_once_however_often_the_socket_is_full(p
     assert shared.silent()
     over = len(chain) - len(expected)
     assert chains.counted == (len(expected), sum(map(len, expected)), {"ttl": over} if over else {})
+
+
+# Where datagrams came from, kept
+
+
+A, B = number("127.0.0.2"), number("127.0.0.3")
+
+
+@pytest.fixture
+def keeper(sink):
+    """An output to the sink that keeps both ends."""
+    made = EgressSocket(
+        LOOPBACK, sink.socket.getsockname()[1], sink.gso, payload_max=1472, keep_address=True, keep_port=True
+    )
+    yield made
+    made.close()
+
+
+def came(sink, count):
+    """(payload, source address, source port) of the next datagrams of a sink."""
+    found = [sink.socket.recvfrom(65536) for _ in range(count)]
+    return [(payload, number(source), port) for payload, (source, port) in found]
+
+
+@given(
+    chain=st.lists(
+        st.tuples(st.sampled_from([0, 1, 100, 1316, 1473]), st.sampled_from([A, B]), st.integers(20000, 20011)),
+        min_size=1,
+        max_size=60,
+    )
+)
+@example(chain=[(100, A, 20000 + i // 4) for i in range(60)])
+@example(chain=[(100, A, 20000 + i % 12) for i in range(60)])
+def test_each_leaves_from_its_own_source_in_order_and_is_remembered(probe, chain):
+    """Singles and runs of more ports than there are sockets for, from those and from the raw one."""
+    sink = Sink()
+    out = EgressSocket(
+        LOOPBACK, sink.socket.getsockname()[1], sink.gso, payload_max=1472, keep_address=True, keep_port=True
+    )
+    probe.script([])
+    chains = probe.Chains(out)
+    payloads = filled([size for size, _, _ in chain])
+    wanted = [(payload, source, port) for payload, (_, source, port) in zip(payloads, chain, strict=True)]
+    chains.queue_up_from(wanted)
+    assert chains.send() is None
+    assert came(sink, len(chain)) == wanted
+    assert sink.silent()
+    assert chains.counted == (len(chain), sum(map(len, payloads)), {})
+    assert all(chains.remembers(source, port) for _, source, port in chain)
+    assert not chains.remembers(A, 19999)
+    assert not chains.remembers(A, chain[0][2], later_ns=11 * 10**9)
+    out.close()
+    sink.close()
+
+
+def test_a_run_has_one_source(probe, sink, keeper):
+    chains = probe.Chains(keeper)
+    chains.queue_up_from([(b"x" * 100, A, 7001)] * 4 + [(b"x" * 100, B, 7001)] * 2 + [(b"x" * 100, B, 7002)] * 3)
+    probe.script([])
+    chains.send()
+    assert [datagrams for _, datagrams in probe.calls()] == [4, 3]  # the first message of each call
+    assert len(came(sink, 9)) == 9
+
+
+def test_as_many_ports_as_there_are_have_eight_sockets_at_most(probe, sink, keeper):
+    before = len(os.listdir("/proc/self/fd"))
+    chains = probe.Chains(keeper)
+    probe.script([])
+    for first in range(20000, 20100, 20):
+        chains.queue_up_from([(b"run", A, first + i // 2) for i in range(40)])
+        chains.send()
+        assert came(sink, 40) == [(b"run", A, first + i // 2) for i in range(40)]
+    assert len(os.listdir("/proc/self/fd")) == before + 8
+    keeper.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+
+
+def test_a_port_that_another_program_holds_is_kept_all_the_same(probe, sink, keeper):
+    """Its own socket cannot be had; the raw socket needs no port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("0.0.0.0", 0))
+        port = other.getsockname()[1]
+        chains = probe.Chains(keeper)
+        chains.queue_up_from([(b"run", A, port)] * 4)
+        probe.script([])
+        chains.send()
+        assert came(sink, 4) == [(b"run", A, port)] * 4
+
+
+def test_a_refused_run_of_a_kept_source_goes_singly_from_there(probe, sink, keeper):
+    chains = probe.Chains(keeper)
+    chains.queue_up_from([(b"run", A, 7001)] * 6)
+    probe.runs_fail(errno.EINVAL)
+    assert chains.send() is None
+    assert came(sink, 6) == [(b"run", A, 7001)] * 6
 
 
 def test_an_output_never_receives(probe, sink):

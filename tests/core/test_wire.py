@@ -61,7 +61,7 @@ TABLE = [
     ("IGMP", ethernet(ipv4(b"\x11" + bytes(7), protocol=2)), "not_udp", None),
     ("UDP-Lite", ethernet(ipv4(udp(PAYLOAD), protocol=136)), "not_udp", None),
     ("ARP", ethernet(bytes(28), ethertype=0x0806, padding=18), "not_udp", None),
-    ("IPv6", ethernet(b"\x60" + bytes(47), ethertype=0x86DD), "not_udp", None),
+    ("IPv4 under the IPv6 EtherType", ethernet(ipv4(udp(PAYLOAD)), ethertype=0x86DD), "malformed", None),
     ("a second VLAN tag, as of QinQ", tagged(PLAIN, 100), "vlan", None),
     ("a second VLAN tag of a provider", tagged(PLAIN, 100, 0x88A8), "vlan", None),
     ("802.3 with a length for an EtherType", ethernet(ipv4(udp(PAYLOAD)), ethertype=0x0026), "not_udp", None),

@@ -9,7 +9,7 @@ import tools
 import workloads
 from trial import Setting, Trial
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, pytest.mark.alone]
 
 FEW = arrivals.Traffic("few", 2_000, count=200)
 BURST = arrivals.Traffic("burst", 5e6, count=480)

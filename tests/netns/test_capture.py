@@ -7,15 +7,18 @@ import signal
 import socket
 import subprocess
 import time
+from collections import Counter
 
 import pytest
-from support.frames import frame, tagged
-from support.relay import GROUP, INPUT, relaying
-from support.traffic import MCRELAY, send, wait_for
+from support.frames import frame, parts, six, six_parts, tagged
+from support.relay import GROUP, INPUT, SOURCE, both_engines, every_way, relaying
+from support.traffic import MCRELAY, heard, receiver, send, wait_for
+from support.ways import way
 
 pytestmark = pytest.mark.net
 
 OUT = "239.10.0.1:5004%out0"
+OTHER = {"source": "192.168.168.56", "group": "226.2.2.3"}
 RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["{OUT}"]\n'
 
 
@@ -59,21 +62,117 @@ def raw(namespace, link: str, data: bytes, times: int = 1) -> None:
             sock.sendto(data, (link, 0))
 
 
-def test_a_rule_is_captured_where_it_comes_in_and_where_it_goes_out(tmp_path):
-    path = tmp_path / "x.pcapng"
-    with relaying(RULE) as relay:
-        child = capturing(relay.lab.relay, "x", "-w", str(path), "--socket", relay.socket)
-        send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 50, "--size", 200)
+@every_way
+def test_what_a_rule_sends_is_captured_beside_what_arrives_for_it(tmp_path):
+    assert_both_sides_are_captured(tmp_path / "x.pcapng", "")
+
+
+def test_what_a_rule_sends_is_captured_with_its_tag(tmp_path):
+    """The core writes that tag into the frame: the kernel knows nothing of it."""
+    assert_both_sides_are_captured(tmp_path / "x.pcapng", "100")
+
+
+def assert_both_sides_are_captured(path, tag: str) -> None:
+    """Of 20 datagrams in a frame each, and of 20 in three fragments each, on either side."""
+    config = RULE if not tag else RULE.replace(f'"{OUT}"', f'{{ to = "{OUT}", vlan = {tag} }}')
+    with relaying(config) as relay:
+        child = capturing(relay.lab.relay, "x", "-w", str(path), "--sent", "--socket", relay.socket)
+        for size in (200, 3000):
+            send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 20, "--size", size, "--rate", 1000)
         relay.at_rest()
         said = end(child)
-    assert said.startswith("100 frames in ")
-    rows = tshark(path, "frame.interface_name", "ip.dst", "udp.dstport", "udp.length", "frame.packet_flags_direction")
-    coming = [row for row in rows if row[0] == "in0"]
-    going = [row for row in rows if row[0] == "out0"]
-    assert [row[1:4] for row in coming] == [[GROUP, "2068", "208"]] * 50
-    assert [row[1:4] for row in going] == [["239.10.0.1", "5004", "208"]] * 50
-    assert {int(row[4], 0) for row in coming} == {1}
-    assert {int(row[4], 0) for row in going} == {2}
+    assert said.startswith("160 frames in ")
+    rows = tshark(
+        path, "frame.interface_name", "frame.packet_flags_direction", "vlan.id", "ip.dst", "ipv6.dst", "udp.length"
+    )
+    found = Counter((link, int(direction, 0), vlan, four or six) for link, direction, vlan, four, six, _ in rows)
+    assert found == {("in0", 1, "", way().source(GROUP)): 80, ("out0", 2, tag, way().sink("239.10.0.1")): 80}
+    whole = Counter((row[0], row[-1]) for row in rows if row[-1])  # tshark puts fragments together
+    assert whole == {(link, length): 20 for link in ("in0", "out0") for length in ("208", "3008")}
+
+
+@both_engines
+def test_unless_it_is_asked_for_what_this_host_sends_is_not_captured(tmp_path):
+    """The input's link is the output's, too: the capture is there, and nobody pays for it."""
+    config = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%in0"]\n'
+    with relaying(config) as relay:
+        paths = {what: str(tmp_path / f"{what}.pcapng") for what in ("x", "in0")}
+        children = [
+            capturing(relay.lab.relay, what, "-w", path, "--socket", relay.socket) for what, path in paths.items()
+        ]
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 20)
+        relay.at_rest()
+        assert relay.rule()["outputs"][0]["tx_packets"] == 20
+        for child in children:
+            end(child)
+    for path in paths.values():
+        rows = tshark(path, "frame.packet_flags_direction", "udp.dstport")
+        assert {int(row[0], 0) for row in rows} == {1}
+        assert [row[1] for row in rows if row[1]] == ["2068"] * 20
+
+
+TAKEN = {"none": ["", "0"], "7": ["7"], "any": ["", "0", "7", "8"]}  # tags of frames, by vlan of the input
+SIX = "[2001:db8:168::55]@[ff3e::226:2:2:2]"
+
+
+@pytest.mark.parametrize(("make", "cut", "ends"), [(frame, parts, f"{SOURCE}@{GROUP}"), (six, six_parts, SIX)])
+@pytest.mark.parametrize("vlan", TAKEN)
+def test_a_rule_is_captured_with_its_tags_and_without_what_misses_it(tmp_path, vlan, make, cut, ends):
+    path = tmp_path / "x.pcapng"
+    asked = vlan if vlan.isdigit() else f'"{vlan}"'
+    to = "239.10.0.1:5004,5006%out0"
+    config = f'[rules.x]\ninput = {{ from = "{ends}:2068,2070%in0", vlan = {asked} }}\noutputs = ["{to}"]\n'
+    other = {"source": "2001:db8:168::56", "group": "ff3e::226:2:2:3"} if ":" in ends else OTHER
+    taken = [make(b"first"), make(b"of the other port", port=2070), *cut(bytes(2000), 1200)]
+    missing = [make(b"port", port=2069), *(make(b"x", **{key: value}) for key, value in other.items())]
+    with relaying(config, ipv6=True) as relay:
+        child = capturing(relay.lab.relay, "x", "-w", str(path), "--socket", relay.socket)
+        for data in taken + missing:
+            raw(relay.lab.switch, "to-relay", data)
+            for tag in (0x6000, 0x6007, 8):
+                raw(relay.lab.switch, "to-relay", tagged(data, tag))
+        relay.at_rest()
+        end(child)
+    rows = tshark(path, "vlan.id", "frame.len")
+    assert Counter(map(tuple, rows)) == Counter(
+        (tag, str(len(data) + 4 * bool(tag))) for tag in TAKEN[vlan] for data in taken
+    )
+    assert {int(row[0]) for row in tshark(path, "vlan.priority") if row[0]} <= {0, 3}
+
+
+def test_what_a_rule_takes_of_this_hosts_own_is_captured(tmp_path):
+    path = tmp_path / "x.pcapng"
+    config = f'[rules.x]\ninput = {{ from = "239.7.7.7:5000%in0", own = true }}\noutputs = ["{OUT}"]\n'
+    with relaying(config) as relay:
+        child = capturing(relay.lab.relay, "x", "-w", str(path), "--socket", relay.socket)
+        send(relay.lab.relay, "239.7.7.7:5000%in0", "--count", 20)
+        relay.at_rest()
+        end(child)
+    rows = tshark(path, "frame.interface_name", "frame.packet_flags_direction", "ip.dst")
+    assert [(link, int(direction, 0), group) for link, direction, group in rows] == [("in0", 2, "239.7.7.7")] * 20
+
+
+def test_every_group_of_a_range_is_captured_and_what_leaves_by_a_route(tmp_path):
+    path = tmp_path / "x.pcapng"
+    wide = '[rules.x]\ninput = "239.1.1.0/30:5000%in0"\noutputs = ["239.9.0.0/30:5000%out0"]\n'
+    host = '[rules.y]\ninput = "239.2.2.2:5000%in0"\noutputs = ["198.51.100.2:7000"]\n'
+    with relaying(wide + host) as relay:
+        child = capturing(relay.lab.relay, "x", "-w", str(path), "--sent", "--socket", relay.socket)
+        send(relay.lab.source, "239.1.1.0/30:5000%eth0", "--count", 5)
+        relay.at_rest()
+        end(child)
+        found = {row[0] for row in tshark(path, "ip.dst")}
+        assert found == {f"239.{network}.{i}" for network in ("1.1", "9.0") for i in range(4)}
+        sink = receiver(relay.lab.sink, "198.51.100.2:7000")
+        child = capturing(relay.lab.relay, "y", "-w", str(path), "--sent", "--socket", relay.socket)
+        send(relay.lab.source, "239.2.2.2:5000%eth0", "--count", 5)
+        relay.at_rest()
+        said = end(child)
+        assert heard(sink, relay.lab.sink)["received"] == 5
+    assert said.startswith("10 frames in ")
+    assert [row[0] for row in tshark(path, "ip.dst", "frame.interface_name") if row[1] == "out0"] == [
+        "198.51.100.2"
+    ] * 5
 
 
 def test_merged_datagrams_are_cut_apart_with_right_checksums(tmp_path):
@@ -93,7 +192,7 @@ def test_merged_datagrams_are_cut_apart_with_right_checksums(tmp_path):
 
 def test_a_link_is_captured_with_its_vlan_tags_in_place_and_its_igmp(lab, tmp_path):
     path = tmp_path / "in0.pcapng"
-    child = capturing(lab.relay, "in0", "-w", str(path), "--snaplen", "80")
+    child = capturing(lab.relay, "in0", "-w", str(path), "--snaplen", "80", "--sent")
     data = frame(b"x" * 500, group="224.0.0.99")  # a switch floods 224.0.0.0/24
     raw(lab.switch, "to-relay", data)
     raw(lab.switch, "to-relay", tagged(data, 0x6007))

@@ -14,14 +14,15 @@ import time
 import tomllib
 
 import pytest
-from support.relay import GROUP, INPUT, assert_adds_up, both_engines, relaying
+from support.relay import GROUP, INPUT, assert_adds_up, both_engines, every_way, relaying
 from support.traffic import MCRELAY, assert_exact, heard, receiver, report, send, sender
+from support.ways import way
 
 from mcrelay.config.parse import parse_config
 from mcrelay.control.client import RefusedError, ask
 from mcrelay.errors import ConfigError
 
-pytestmark = [pytest.mark.net, both_engines]
+pytestmark = pytest.mark.net
 
 RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
 OTHER = '[rules.other]\ninput = "239.7.7.7:5000%in0"\noutputs = ["239.10.0.9:5004%out0"]\n'
@@ -32,7 +33,8 @@ ROOMY = '[links.in0]\nring = "128MiB"\n' + RULE
 
 
 def table(n: int, **options):
-    return {"input": f"239.6.0.{n}:5000%in0", "outputs": [f"239.11.0.{n}:5004%out0", f"10.9.0.{n}:7000"], **options}
+    outputs = [f"239.11.0.{n}:5004%out0", f"10.9.0.{n}:7000"]
+    return way().rule({"input": f"239.6.0.{n}:5000%in0", "outputs": outputs, **options})
 
 
 def run(relay, *arguments: str, code: int = 0) -> subprocess.CompletedProcess:
@@ -89,6 +91,7 @@ def descriptors(relay) -> int:
 # What a bystander does not notice
 
 
+@every_way
 def test_two_hundred_adds_and_deletes():
     with relaying(ROOMY) as relay:
         held = descriptors(relay)
@@ -102,9 +105,10 @@ def test_two_hundred_adds_and_deletes():
         assert names(relay) == {"x": "file"}
         assert relay.show("stats")["workers"][0]["generation"] >= 400
         relay.wait_for(lambda: descriptors(relay) == held, "all descriptors back", 3)
-        assert [each["group"] for each in relay.show("groups")] == [GROUP]
+        assert [each["group"] for each in relay.show("groups")] == [way().source(GROUP)]
 
 
+@every_way
 def test_a_new_input_or_output_leaves_the_books_in_order():
     """A changed input goes on with what the rule had received; a new output begins with what it came too late for."""
     outputs = ["239.10.0.1:5004%out0", "239.10.0.2:5004%out0"]
@@ -116,7 +120,7 @@ def test_a_new_input_or_output_leaves_the_books_in_order():
         relay.reload(f'[rules.x]\ninput = "239.7.7.7:5000%in0"\noutputs = {json.dumps(outputs)}\n')
         send(relay.lab.source, "239.7.7.7:5000%eth0", "--count", 300)
         relay.at_rest()
-        ask(relay.socket, "replace", name="x", rule={"input": INPUT, "outputs": outputs})
+        ask(relay.socket, "replace", name="x", rule=way().rule({"input": INPUT, "outputs": outputs}))
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 200)
         assert_adds_up(relay.at_rest())
         rule = relay.rule("x")
@@ -126,21 +130,22 @@ def test_a_new_input_or_output_leaves_the_books_in_order():
         assert heard(late, relay.lab.sink)["received"] == 500
 
 
+@every_way
 def test_replacing_enabling_disabling_reloading_and_saving():
     with relaying(ROOMY + OTHER) as relay, bystander(relay):
         for i in range(30):
             ask(relay.socket, "replace", name="other", rule=table(1 + i % 3, ttl=1 + i))
             ask(relay.socket, "disable", name="other")
             ask(relay.socket, "enable", name="other")
-            relay.config.write_text(ROOMY + (OTHER if i % 2 else ""))
+            relay.write(ROOMY + (OTHER if i % 2 else ""))
             told = ask(relay.socket, "reload", dry_run=True)
             assert list(told["gone"]) == ["other"]
             told = ask(relay.socket, "reload", keep_runtime=i % 3 == 0)
             assert list(told["gone"]) == ([] if i % 3 == 0 else ["other"])
-            relay.config.write_text(ROOMY + "[rules.bad]\ninput = 17\n")
+            relay.write(ROOMY + "[rules.bad]\ninput = 17\n")
             with pytest.raises(ConfigError, match=r"rules\.bad"):
                 ask(relay.socket, "reload")
-            relay.config.write_text(ROOMY + OTHER)
+            relay.write(ROOMY + OTHER)
             ask(relay.socket, "reload")
         ask(relay.socket, "add", name="kept", rule=table(50))
         run(relay, "save", "--to", str(relay.config.parent / "saved.toml"))
@@ -150,6 +155,8 @@ def test_replacing_enabling_disabling_reloading_and_saving():
         assert names(relay) == {"x": "file", "other": "file", "kept": "runtime"}
 
 
+@both_engines
+@pytest.mark.alone
 def test_clients_of_every_bad_kind():
     """Idle, amid a line, deaf, hung up amid a change, garbage, 100 MB: all at once, while others change things."""
     with relaying(ROOMY) as relay, bystander(relay), contextlib.ExitStack() as stack:
@@ -201,13 +208,16 @@ def test_clients_of_every_bad_kind():
         assert time.monotonic() - begin < 2
 
 
+@every_way
 def test_an_unchanged_output_of_a_changed_rule_loses_nothing():
     with relaying(ROOMY, sinks=2) as relay, bystander(relay):
         for i in range(60):
             to = f"239.10.1.{i % 5}:5004%out1"
             second = [to, {"to": to, "ttl": 1 + i, "dscp": i}, {"to": to, "source_port": 30_000 + i}, None][i % 4]
-            rule = {"input": INPUT, "outputs": ["239.10.0.1:5004%out0", *([second] if second else [])]}
-            more = [{}, {"description": "again"}, {"allow": ["192.168.168.0/24"]}, {"shared": True}][i // 4 % 4]
+            rule = way().rule({"input": INPUT, "outputs": ["239.10.0.1:5004%out0", *([second] if second else [])]})
+            more = [{}, {"description": "again"}, {"allow": [way().network("192.168.168.0/24")]}, {"shared": True}][
+                i // 4 % 4
+            ]
             ask(relay.socket, "replace", name="x", rule=rule | more)
         assert names(relay) == {"x": "runtime"}
 
@@ -215,6 +225,7 @@ def test_an_unchanged_output_of_a_changed_rule_loses_nothing():
 # What the reply says is so
 
 
+@both_engines
 def test_a_datagram_sent_right_after_the_reply_is_relayed_by_the_new_rule():
     """The bridge floods here, so that only the relay decides; the control: before the reply nothing is relayed."""
     with relaying(RULE, querier=False) as relay, relay.lab.source.socket() as source:
@@ -238,6 +249,7 @@ def test_a_datagram_sent_right_after_the_reply_is_relayed_by_the_new_rule():
             assert rule["outputs"][0]["tx_packets"] == 2, rule
 
 
+@both_engines
 def test_a_rule_that_is_added_runs_as_the_command_line_says():
     with relaying("[defaults]\nttl = 77\n" + RULE) as relay:
         out = run(
@@ -246,7 +258,7 @@ def test_a_rule_that_is_added_runs_as_the_command_line_says():
         ).stdout  # fmt: skip
         assert out == "y: active (only until the next reload or restart; `mcrelay save` writes it to a file)\n"
         sinks = [receiver(relay.lab.sink, f"239.11.0.{i}:5004%eth0", "--count", 300) for i in (1, 2)]
-        relay.wait_for(lambda: "239.6.0.1" in relay.lab.mdb().get("to-relay", ()), "the join at the switch")
+        relay.heard_by_switch()
         send(relay.lab.source, "239.6.0.1:5000%eth0", "--count", 300)
         for sink, ttl in zip(sinks, (16, 3), strict=True):
             got = report(sink)
@@ -263,6 +275,7 @@ def test_a_rule_that_is_added_runs_as_the_command_line_says():
         assert relay.show("rules") == []
 
 
+@both_engines
 def test_what_cannot_be_is_refused_with_everything_that_is_wrong_and_changes_nothing():
     with relaying(RULE) as relay:
         assert bad(relay, "add", "x", "239.6.0.1:5000%in0", "10.9.0.1") == (
@@ -288,6 +301,7 @@ def test_what_cannot_be_is_refused_with_everything_that_is_wrong_and_changes_not
         assert warned.stdout.startswith("y: pending: link inn0 does not exist")
 
 
+@both_engines
 def test_every_change_is_logged_in_one_line_with_who_made_it():
     with relaying(RULE) as relay:
         ask(relay.socket, "add", name="y", rule=table(1))
@@ -306,8 +320,10 @@ def test_every_change_is_logged_in_one_line_with_who_made_it():
             f"reload added=none removed=y changed=none {by}",
             "reload added=none removed=none changed=none by=SIGHUP",
         ]
-        assert sum("replace refused: command line: rules.y.ttl:" in line and by in line for line in lines) == 1
-        assert any("run-time change is gone" in line and "mcrelay add y 239.6.0.1:5000%in0" in line for line in lines)
+        assert sum("refused replace: command line: rules.y.ttl:" in line and by in line for line in lines) == 1
+        assert any(
+            "lost a run-time change rule=y" in line and "mcrelay add y 239.6.0.1:5000%in0" in line for line in lines
+        )
 
 
 # Reload and save
@@ -319,6 +335,7 @@ def shell(command: str) -> None:
     subprocess.run(["sh", "-c", command], check=True, env=os.environ | {"PATH": f"{path}:{os.environ['PATH']}"})
 
 
+@both_engines
 def test_a_reload_names_what_goes_and_the_commands_bring_it_back():
     with relaying(RULE + OTHER) as relay:
         run(relay, "add", "y", "239.6.0.1:5000%in0", "10.9.0.1", "--ttl", "8", "--description", "it's $HOME & `new`")
@@ -341,6 +358,7 @@ def test_a_reload_names_what_goes_and_the_commands_bring_it_back():
         assert after["rules"] == {name: after["rules"][name] for name in before["rules"]} == before["rules"]
 
 
+@both_engines
 def test_a_reload_that_keeps_run_time_changes_takes_the_rest_and_refuses_a_conflict():
     with relaying(RULE + OTHER) as relay:
         run(relay, "add", "y", "239.6.0.1:5000%in0", "10.9.0.1", "--ttl", "8")
@@ -358,6 +376,7 @@ def test_a_reload_that_keeps_run_time_changes_takes_the_rest_and_refuses_a_confl
         assert "\nreloaded: 2 rules: " in run(relay, "reload", "--keep-runtime").stdout
 
 
+@both_engines
 def test_keys_that_need_a_restart_are_named_and_the_rest_is_applied():
     with relaying(RULE) as relay:
         relay.config.write_text('[relay]\ncpus = [0]\n[links.in0]\nring = "8MiB"\n' + RULE + OTHER)
@@ -366,7 +385,7 @@ def test_keys_that_need_a_restart_are_named_and_the_rest_is_applied():
             assert "! relay.cpus changed: restart the relay to apply it\n" in told
             assert "! links.in0 changed: restart the relay to apply it\n" in told
         assert names(relay) == {"x": "file", "other": "file"}
-        assert "reload key=relay.cpus changed" in relay.log.read_text()
+        assert "needs a restart key=relay.cpus" in relay.log.read_text()
 
 
 def restart(relay, *more: str) -> None:
@@ -379,6 +398,7 @@ def restart(relay, *more: str) -> None:
     relay.wait_for(lambda: "ready" in relay.log.read_text(), "READY")
 
 
+@both_engines
 def test_what_was_saved_belongs_to_the_files_and_survives_a_restart():
     with relaying(RULE) as relay:
         folder = relay.config.parent / "conf.d"
@@ -390,7 +410,8 @@ def test_what_was_saved_belongs_to_the_files_and_survives_a_restart():
         send(relay.lab.source, "239.6.0.1:5000%eth0", "--count", 10)
         counted = relay.rule("y")["rx_packets"]
         assert run(relay, "save").stdout == (
-            f"saved y to {folder}/90-saved.toml\nnothing else is to be done: the next reload or start reads it there\n"
+            f"saved y to {folder}/90-saved.toml\n"
+            "nothing else is to be done: the next reload or start reads 90-saved.toml\n"
         )
         assert run(relay, "reload").stdout.startswith("nothing changed: 3 rules: ")
         assert names(relay) == {"x": "file", "other": "file", "y": "file"}
@@ -401,9 +422,10 @@ def test_what_was_saved_belongs_to_the_files_and_survives_a_restart():
         run(relay, "disable", "x")
         run(relay, "delete", "other")
         done = run(relay, "save", code=1)
+        alone = "stands in a file that save leaves alone"
         assert done.stderr.splitlines() == [
-            f"mcrelay: other was deleted, but stands at {folder}/10-mine.toml:2: delete it there",
-            f"mcrelay: x stands at {relay.config}:1, and would be defined twice: write enabled = false there",
+            f"mcrelay: other was deleted, but {alone}: delete it at {folder}/10-mine.toml:2",
+            f"mcrelay: x {alone}: write enabled = false at {relay.config}:1",
         ]
         assert (folder / "10-mine.toml").read_text() == "# nothing yet\n" + OTHER
         assert relay.config.read_text() == main
@@ -415,6 +437,7 @@ def test_what_was_saved_belongs_to_the_files_and_survives_a_restart():
         assert sorted(os.listdir(folder)) == ["10-mine.toml", "90-saved.toml"]
 
 
+@both_engines
 def test_save_has_the_rights_of_who_says_it():
     with relaying(RULE) as relay:
         run(relay, "add", "y", "239.6.0.1:5000%in0", "239.11.0.1:5004%out0")
@@ -428,7 +451,7 @@ def test_save_has_the_rights_of_who_says_it():
         assert done.returncode == 1
         assert done.stderr == (
             f"mcrelay: cannot write {folder}/conf.d/90-saved.toml: Permission denied; "
-            "run as who may, or name another file with --to\n"
+            "run this as a user who may write there, or name another file with --to\n"
         )
         refused = subprocess.run(
             [*nobody, *MCRELAY, "delete", "y", "--socket", relay.socket], capture_output=True, text=True, check=False
@@ -438,6 +461,7 @@ def test_save_has_the_rights_of_who_says_it():
         assert names(relay) == {"x": "file", "y": "runtime"}
 
 
+@both_engines
 def test_show_config_is_a_file_that_makes_a_relay_run_the_same():
     with relaying("[defaults]\nttl = 5\n" + RULE + OTHER) as relay:
         run(relay, "add", "y", "239.6.0.1:5000%in0", '{ to = "10.9.0.1", ttl = 9 }', "10.9.0.2")

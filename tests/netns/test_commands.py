@@ -15,6 +15,8 @@ import pytest
 from support.relay import GROUP, INPUT, assert_adds_up, relaying
 from support.traffic import MCRELAY, assert_exact, receiver, report, send
 
+from mcrelay.commands.run import FEW_RULES
+
 pytestmark = pytest.mark.net
 
 OUT = "239.10.0.1:5004%out0"
@@ -42,8 +44,18 @@ def test_show_answers_in_columns_and_in_json_with_the_promised_keys():
         rule = relay.show("rules")[0]
         assert rule["inputs"][0].keys() >= {"from", "iif", "group", "source", "port", "vlan", "state", "reason"}
         assert rule["outputs"][0].keys() >= {
-            "to", "oif", "source_address", "source_port", "ttl", "dscp", "state", "reason",
+            "to", "oif", "vlan", "source_address", "source_port", "ttl", "dscp", "state", "reason",
         }  # fmt: skip
+
+
+def test_an_answer_about_many_rules_is_made_beside_the_main_loop_and_is_the_same():
+    line = '[rules.r{0}]\ninput = "239.1.{1}.{2}:5000%nosuch0"\noutputs = ["239.2.{1}.{2}:5004%out0"]\n'
+    many = "".join(line.format(i, i // 256, i % 256) for i in range(FEW_RULES + 1))
+    with relaying(many) as relay:
+        assert len(relay.show("rules")) == len(relay.show("stats")["rules"]) == FEW_RULES + 1
+        assert len(relay.show("config")["rules"]) == FEW_RULES + 1
+        relay.reload(many.partition("[rules.r9]")[0])
+        assert [each["name"] for each in relay.show("rules")] == [f"r{i}" for i in range(9)]
 
 
 def test_a_second_daemon_on_the_same_socket_is_refused_and_the_first_goes_on():
@@ -73,7 +85,7 @@ def test_sighup_reloads_and_a_bad_file_changes_nothing():
         relay.wait_for(lambda: len(relay.show("rules")) == 2, "second rule")
         relay.config.write_text(RULE + "[rules.z]\ninput = 17\n")
         relay.process.send_signal(signal.SIGHUP)
-        relay.wait_for(lambda: "reload refused" in relay.log.read_text(), "refusal")
+        relay.wait_for(lambda: "refused reload" in relay.log.read_text(), "refusal")
         assert f"{relay.config}:5" in relay.log.read_text()
         assert [each["name"] for each in relay.show("rules")] == ["x", "y"]
         answer = run("reload", "--socket", relay.socket)
@@ -103,7 +115,7 @@ def test_relay_needs_no_file_and_says_what_it_relayed():
         one = relay.lab.relay.popen(
             *MCRELAY, "relay", INPUT, OUT, "--ttl", "5", stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )  # fmt: skip
-        while "rule=relay state=active" not in one.stderr.readline():
+        while "changed rule=relay state=active" not in one.stderr.readline():
             assert one.poll() is None
         sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--count", 500)
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 500)
@@ -161,7 +173,7 @@ def test_without_privilege_it_says_so_in_one_line(tmp_path):
 def test_show_without_a_relay_says_how_to_start_one(tmp_path):
     done = run("show", "--socket", str(tmp_path / "none.sock"))
     assert done.returncode == 1
-    remedy = "start one with `mcrelay run`, or say where with -i or --socket"
+    remedy = "start one with `mcrelay run` or `systemctl start mcrelay`, or say where with -i or --socket"
     assert done.stderr == f"mcrelay: no relay is running at {tmp_path}/none.sock: {remedy}\n"
 
 
@@ -203,6 +215,7 @@ def namespaces_of(child: subprocess.Popen) -> list[str]:
     return [name for name in names if name.startswith(f"mcr-{child.pid}-")]
 
 
+@pytest.mark.alone
 def test_the_demo_passes_and_leaves_nothing_behind():
     begin = time.monotonic()
     demo = start_demo()

@@ -13,7 +13,7 @@ import time
 import pytest
 from support.frames import frame, tagged
 from support.igmpwire import send_frame
-from support.traffic import MCRELAY, send, sender
+from support.traffic import MCRELAY, send, sender, wait_for
 
 from mcrelay.commands.lab import standard_lab
 from mcrelay.config.parse import parse_config
@@ -38,9 +38,17 @@ def flooding():
 
 
 def discovering(lab, *arguments: str):
-    return lab.relay.popen(
+    """A look whose packet socket is there by the time this returns."""
+
+    def taps() -> int:
+        return len(lab.relay.run("ss", "-0", "-n", "-H").stdout.splitlines())
+
+    before = taps()
+    child = lab.relay.popen(
         *MCRELAY, "discover", "in0", "-j", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )  # fmt: skip
+    wait_for(lambda: taps() > before or child.poll() is not None, "the look to begin", 30)
+    return child
 
 
 def found(child) -> dict[str, dict]:

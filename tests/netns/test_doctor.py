@@ -13,8 +13,9 @@ import pytest
 from support import limited as limited_program
 from support.frames import frame, tagged
 from support.igmpwire import send_frame, send_query
-from support.relay import GROUP, INPUT, RelayUnderTest, relaying
-from support.traffic import MCRELAY, send, sender, wait_for
+from support.mirror import mirrored
+from support.relay import GROUP, INPUT, RelayUnderTest, carries, relaying
+from support.traffic import MCRELAY, receiver, send, sender, wait_for
 
 pytestmark = pytest.mark.net
 
@@ -28,8 +29,10 @@ def limited(**limits):
 
 
 def asking(namespace, *arguments: str, program=MCRELAY):
+    """Start it; it looks for a second, in which 500 datagrams and every report come, unless a test needs longer."""
+    duration = () if "--duration" in arguments else ("--duration", "1")
     return namespace.popen(
-        *program, "doctor", *arguments, "-j", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        *program, "doctor", *arguments, *duration, "-j", stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )  # fmt: skip
 
 
@@ -104,6 +107,27 @@ def test_without_a_relay_it_looks_for_itself(lab, tmp_path):
     assert set(faults(doctor(relay, *nowhere))) == {"frames"}
 
 
+def test_where_there_is_neither_relay_nor_rule_a_stream_can_be_looked_at(tmp_path):
+    command = [*MCRELAY, "doctor", "--socket", str(tmp_path / "x.sock"), "-c", str(tmp_path / "none.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "none.toml:0: file: does not exist" in done.stderr
+    assert "`mcrelay doctor GROUP:PORT%LINK` needs neither" in done.stderr
+
+
+def test_a_relay_that_does_not_answer(tmp_path):
+    with relaying(RULE) as relay, streaming(relay):
+        relay.wait_for(lambda: relay.rule()["rx_packets"], "stream")
+        relay.process.send_signal(signal.SIGSTOP)
+        try:
+            found = doctor(relay, "-c", str(relay.config))
+        finally:
+            relay.process.send_signal(signal.SIGCONT)
+        assert set(faults(found, "broken")) == {"relay"} == set(faults(found)), found
+        assert "has not answered within 5 s" in faults(found)["relay"]
+        assert faults(doctor(relay)) == {}
+
+
 def test_privileges():
     with relaying(RULE) as relay:
         without = ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw", *MCRELAY]
@@ -118,6 +142,27 @@ def test_privileges_of_the_look_alone():
     with relaying(RULE) as relay, streaming(relay):
         without = ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw", *MCRELAY]
         assert set(faults(doctor(relay, program=without), "warning")) == {"privileges"}
+
+
+def test_without_privileges_the_near_misses_of_the_relay_say_what_differs():
+    with relaying(RULE) as relay, streaming(relay, f"{GROUP}:2069%eth0"):
+        without = ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw", *MCRELAY]
+        found = doctor(relay, "--duration", "3", program=without)
+        assert set(faults(found, "broken")) == {"match"}, found
+        assert "from 192.168.168.55 to 226.2.2.2:2069, untagged, and the rule takes port 2068" in faults(found)["match"]
+        assert f"mcrelay replace x 192.168.168.55@{GROUP}:2069%in0 {OUT}" == stage(found, "match")["remedy"]
+
+
+def test_a_link_upon_another_is_called_what_it_is(lab, tmp_path):
+    lab.relay.ip("link add mv0 link in0 type macvlan mode bridge", "addr add 192.0.2.9/24 dev mv0", "link set mv0 up")
+    relay = RelayUnderTest(lab, RULE.replace("%in0", "%mv0"), tmp_path)
+    relay.start()
+    with streaming(relay):
+        relay.wait_for(lambda: relay.rule()["rx_packets"], "stream")
+        found = doctor(relay)
+        assert faults(found) == {}, found
+        assert stage(found, "link")["text"].endswith("a macvlan of in0 (bridge)")
+    relay.stop()
 
 
 LINKS = {
@@ -265,7 +310,7 @@ def test_bridge():
 
 def test_frames():
     with relaying(RULE) as relay:
-        found = doctor(relay)
+        found = doctor(relay, "--duration", "3")
         assert set(faults(found)) == {"frames"}, found
         assert faults(found, "broken")["frames"] == "nothing for 226.2.2.2 arrived on in0 in 3 s"
 
@@ -281,6 +326,16 @@ def test_sender():
         found = doctor(relay)
         assert set(faults(found)) == {"sender"}, found
         assert "this host itself sends to it on its input link" in faults(found, "broken")["sender"]
+
+
+def test_a_sender_on_this_host_is_no_fault_where_the_rule_takes_what_it_sends():
+    config = ANY_SOURCE + "own = true\n"
+    with relaying(config) as relay, streaming(relay, f"{GROUP}:2068%in0", namespace=relay.lab.relay):
+        relay.wait_for(lambda: relay.rule()["rx_packets"], "stream")
+        found = doctor(relay)
+        assert faults(found) == {}, found
+        assert "which own = true takes" in stage(found, "sender")["text"]
+        assert "datagrams taken by" in stage(found, "match")["text"]
 
 
 def test_match_another_port():
@@ -309,7 +364,7 @@ def test_match_a_vlan():
         found = answer(child)
         assert set(faults(found)) == {"match"}, found
         assert "VLAN 7" in faults(found)["match"]
-        assert "ip link add link in0 name in0.7 type vlan id 7" in stage(found, "match")["remedy"]
+        assert stage(found, "match")["remedy"].endswith(" --vlan 7")
 
 
 def test_match_a_rule_that_is_disabled():
@@ -340,17 +395,24 @@ def test_a_stream_that_no_rule_takes():
         assert doctor(relay, f"{GROUP}:2068%in0", "--duration", "0.5")[0]["rule"] == "x"
 
 
+def frames_of(namespace, link: str) -> int:
+    """What a link has received by now."""
+    (found,) = json.loads(namespace.run("ip", "-s", "-j", "link", "show", "dev", link).stdout)
+    return found["stats64"]["rx"]["packets"]
+
+
 def test_ring():
     config = '[links.in0]\nring = "1MiB"\n' + RULE
     with relaying(config) as relay:
-        flood = sender(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 50_000, "--size", 1000, "--duration", 8)
+        flood = sender(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 50_000, "--size", 1000)
         relay.wait_for(lambda: relay.rule()["rx_packets"], "stream")
         sockets = lambda: relay.lab.relay.run("ss", "-0", "-n", "-H").stdout.count("\n")  # noqa: E731
         before = sockets()
-        child = asking(relay.lab.relay, "--socket", relay.socket)
+        child = asking(relay.lab.relay, "--duration", "3", "--socket", relay.socket)
         wait_for(lambda: sockets() > before, "the look")
         relay.process.send_signal(signal.SIGSTOP)
-        time.sleep(0.5)
+        came = frames_of(relay.lab.relay, "in0")
+        wait_for(lambda: frames_of(relay.lab.relay, "in0") > came + 3_000, "more than the ring holds")
         relay.process.send_signal(signal.SIGCONT)
         found = answer(child)
         flood.send_signal(signal.SIGINT)
@@ -391,6 +453,59 @@ def test_an_output_without_a_route():
         found = doctor(relay)
         assert set(faults(found)) == {"egress"}, found
         assert "no route to 203.0.113.5" in faults(found)["egress"]
+
+
+def test_a_route_for_groups_by_a_gateway_is_said_and_harms_nothing():
+    with relaying(RULE) as relay, streaming(relay):
+        relay.lab.relay.ip("route add 224.0.0.0/4 via 198.51.100.254 dev out0")  # nobody is there
+        found = doctor(relay)
+        assert faults(found) == {}, found
+        assert "to the group itself and not by 198.51.100.254" in stage(found, "egress")["text"]
+
+
+def test_an_output_by_a_gateway_names_it_and_has_the_faults_of_its_link():
+    with relaying(RULE.replace(OUT, "10.9.0.7:7000"), sinks=2) as relay, streaming(relay):
+        host = relay.lab.relay
+        host.ip("route add 10.9.0.0/24 via 198.18.1.2")
+        relay.lab.sinks[1].ip("addr add 10.9.0.7/32 dev lo")
+        sink = receiver(relay.lab.sinks[1], "10.9.0.7:7000")
+        relay.wait_for(lambda: relay.state() == "active", "a route")
+        found = doctor(relay)
+        assert faults(found) == {}, found
+        assert "leaves by out1 by the gateway 198.18.1.2, MTU 1500" in stage(found, "egress")["text"]
+        relay.lab.sinks[1].ip("link set eth0 down")
+        wait_for(lambda: not carries(host, "out1"), "a link without carrier")
+        found = doctor(relay)
+        sink.kill()
+        assert set(faults(found)) == {"egress"}, found
+        assert "out1 has no carrier" in faults(found, "broken")["egress"]
+
+
+def test_an_output_link_without_carrier():
+    with relaying(RULE) as relay, streaming(relay):
+        relay.lab.sink.ip("link set eth0 down")
+        relay.wait_for(lambda: relay.state() == "parked", "parked rule")
+        found = doctor(relay)
+        assert set(faults(found)) == {"egress"}, found
+        assert "out0 has no carrier" in faults(found, "broken")["egress"]
+
+
+def test_a_queue_that_is_full():
+    with relaying(RULE) as relay, streaming(relay):
+        relay.lab.relay.run("tc", "qdisc", "replace", "dev", "out0", "root", "tbf", "rate", "100kbit", "burst", "2kb",
+                            "limit", "4kb")  # fmt: skip
+        found = doctor(relay)
+        assert set(faults(found)) == {"send"}, found
+        assert "not sent (nobufs)" in faults(found, "broken")["send"]
+
+
+def test_echo_what_was_sent_comes_back():
+    config = '[rules.x]\ninput = "239.1.1.1:5000%l0"\noutputs = ["239.1.1.1:5000%l1"]\n'
+    with mirrored(config) as relay, streaming(relay, "239.1.1.1:5000%eth0", namespace=relay.lab.host):
+        relay.wait_for(lambda: relay.rule()["rx_packets"], "stream")
+        found = doctor(relay)
+        assert set(faults(found)) == {"echo"}, found
+        assert "withheld" in faults(found, "broken")["echo"]
 
 
 def test_an_output_link_whose_mtu_is_too_small():

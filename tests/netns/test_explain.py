@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.relay import GROUP, INPUT, relaying
+from support.relay import GROUP, INPUT, SOURCE, relaying
 from support.traffic import MCRELAY, send
 
 pytestmark = pytest.mark.net
@@ -47,6 +47,26 @@ def test_what_is_relayed_is_named_with_its_rule_and_outputs_and_nothing_is_count
         assert relay.rule()["rx_packets"] == 0
         assert send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 3)["sent"] == 3
         assert relay.at_rest()["rules"][0]["rx_packets"] == 3
+
+
+def test_of_a_rule_with_health_it_says_what_was_found_in_the_stream():
+    """RTP of 200 numbers, 18 of which never come."""
+    numbers = (0, 1, *range(20, 220))
+    rule = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\nhealth = "rtp"\n'
+    with relaying(rule) as relay:
+        found, shown = explain(relay, f"{GROUP}:2068%in0")
+        assert found["health"]["rtp"]["packets"] == 0
+        with relay.lab.source.socket() as out:
+            out.bind((SOURCE, 0))
+            for number in numbers:
+                out.sendto(b"\x80\x21" + number.to_bytes(2, "big") + bytes(28), (GROUP, 2068))
+        relay.at_rest()
+        found, shown = explain(relay, f"{GROUP}:2068%in0")
+        assert (found["health"]["rtp"]["packets"], found["health"]["rtp"]["lost"]) == (len(numbers), 18)
+        assert "  health of that input's stream so far: rtp lost 18, duplicated 0, reordered 0, jitter" in shown
+        found, shown = explain(relay, f"{GROUP}:2069%in0")
+        assert found["health"] is None
+        assert "health" not in shown
 
 
 MISSES = {

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import time
+from ipaddress import IPv4Address
 
 import pytest
 from support import limited as limited_program
@@ -14,8 +15,8 @@ from support.relay import GROUP, INPUT, SOURCE, relaying
 from support.traffic import MCRELAY, assert_exact, receiver, report, send, sender
 
 from mcrelay.commands.lab import forwarding
-from mcrelay.igmp import advice
-from mcrelay.igmp import wire as igmp_wire
+from mcrelay.igmp import advice, messages
+from mcrelay.igmp.protocol import IGMP
 
 pytestmark = pytest.mark.net
 
@@ -76,8 +77,8 @@ def test_a_stream_resumes_after_a_loss_of_carrier_while_the_querier_is_silent(wh
         kinds = {
             (record.kind, record.sources) for each in found for record in each.records if str(record.group) == GROUP
         }
-        source = tuple(map(igmp_wire.IPv4Address, [SOURCE])) if what == "SSM" else ()
-        assert kinds == {(igmp_wire.IS_INCLUDE if source else igmp_wire.IS_EXCLUDE, source)}
+        source = tuple(map(IPv4Address, [SOURCE])) if what == "SSM" else ()
+        assert kinds == {(messages.IS_INCLUDE if source else messages.IS_EXCLUDE, source)}
         assert other.poll() is None
 
 
@@ -156,7 +157,7 @@ def remedies(text: str, start: str) -> str:
 
 def over(relay, kind: str) -> None:
     relay.wait_for(lambda: warnings(relay, kind) == [], f"end of {kind}", 3)
-    assert said(relay, kind)[-1].endswith(f"link=in0 warning={kind} is over")
+    assert said(relay, kind)[-1].endswith(f"ended link=in0 warning={kind}")
 
 
 def test_an_older_querier_and_an_ssm_join():
@@ -179,8 +180,8 @@ def test_an_older_querier_and_an_ssm_join():
 
 
 def test_older_queries_can_be_kept_from_the_kernel_as_the_warning_says():
-    query = igmp_wire.Query(igmp_wire.IPv4Address("192.0.2.254"), 2, None)
-    text = advice.older_querier("in0", query, [igmp_wire.IPv4Address(GROUP)])
+    query = messages.Query(IPv4Address("192.0.2.254"), 2, None)
+    text = advice.older_querier(IGMP, "in0", query, [IPv4Address(GROUP)], 2)
     with relaying(CONFIG, querier=False) as relay:
         relay.lab.relay.run("sh", "-c", remedies(text, "nft"))
         with Listener(relay.lab.switch, "to-relay") as wire:
@@ -284,8 +285,10 @@ def test_an_input_link_that_becomes_a_port_at_run_time():
         assert text in warnings(relay, "port")[0]
         shown = host.run(*MCRELAY, "show", "--socket", relay.socket).stdout
         assert f"x: active: {text}" in shown
-        assert f"rule=x state=active reason='{text}'" in relay.log.read_text()
-        assert f"input: {text}" in host.run(*MCRELAY, "check", "-c", str(relay.config)).stderr
+        assert f"changed rule=x state=active reason='{text}'" in relay.log.read_text()
+        checked = host.run(*MCRELAY, "check", "-c", str(relay.config), check=False)
+        assert checked.returncode == 2
+        assert "input: in0 is a port of br9, where this host" in checked.stderr
         time.sleep(3)
         assert warnings(relay, "unanswered-query") == []  # a port has no say in it
         host.ip("link set in0 nomaster")

@@ -82,6 +82,7 @@ def test_a_client_waits_five_seconds_and_says_what_to_do(tmp_path):
     assert "systemctl status" in done.stderr
 
 
+@pytest.mark.alone
 def test_many_rules_are_added_in_one_command_in_less_than_a_second(relay):
     lines = [f"many{i} 239.1.{i}.1:5000%in0 239.10.1.{i}:5004%out0 --ttl {1 + i}" for i in range(100)]
     took = []
@@ -147,6 +148,15 @@ def test_what_is_wrong_is_named_by_the_word_that_was_typed(relay):
     assert "mcrelay: INPUT: " in run("relay", "239.1.1.1:5000", "239.10.0.9:5004%out0").stderr
 
 
+def test_a_warning_of_a_change_names_the_word_that_was_typed_too(relay):
+    said = ask(relay, "add", "y", "239.1.1.1:5000%gone0", "239.10.0.9:5004%out0").stderr
+    assert said.startswith("warning: INPUT: link gone0 does not exist here")
+    said = ask(relay, "add", "--file", "-", input="z 239.1.1.2:5000%gone0 239.10.0.8:5004%out0\n").stderr
+    assert said.startswith("warning: z: INPUT: link gone0 does not exist here")
+    ask(relay, "reload")
+    assert run("show", "-i", "a/b").stderr.startswith("mcrelay: -i: ")
+
+
 def test_a_reload_ends_with_rules_by_state_and_says_that_nothing_changed(relay):
     assert ask(relay, "reload").stdout == "nothing changed: 1 rule: 1 active\n"
     assert ask(relay, "reload", "--dry-run").stdout == "nothing would change: 1 rule\n"
@@ -159,7 +169,10 @@ def test_a_reload_ends_with_rules_by_state_and_says_that_nothing_changed(relay):
 
 
 def test_what_needs_a_restart_stays_visible_until_it_is_done_or_undone(relay):
-    relay.reload(RULE + "[relay]\nworkers = 2\n")
+    relay.config.write_text(RULE + "[relay]\nworkers = 2\n")
+    assert ask(relay, "reload").stdout == (
+        "! relay.workers changed: restart the relay to apply it\nnothing else changed: 1 rule: 1 active\n"
+    )
     for _ in range(2):
         assert "relay.workers changed: restart the relay" in ask(relay, "show").stderr
     relay.reload(RULE)
@@ -212,7 +225,8 @@ def test_the_log_has_a_level_and_json_numbers(relay, tmp_path):
             *MCRELAY, "run", "-c", str(relay.config), "--socket", str(tmp_path / "run/x.sock"),
             "--log-level", "error", stderr=file,
         )  # fmt: skip
-    time.sleep(1)
+    asked = [*MCRELAY, "show", "--socket", str(tmp_path / "run/x.sock")]
+    relay.wait_for(lambda: subprocess.run(asked, capture_output=True, check=False).returncode == 0, "it to answer")
     child.send_signal(signal.SIGTERM)
     assert child.wait() == 0
     assert log.read_text() == ""
@@ -248,6 +262,38 @@ def test_a_pipe_has_one_record_a_line_and_a_terminal_its_width(relay):
             ).stdout  # fmt: skip
             assert max(len(line.rstrip("\r")) for line in seen.splitlines()) <= width, (noun, width)
     relay.reload(RULE)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["show", "--socket", "/nonexistent/mcrelay.sock"],
+        ["relay", "239.1.1.1:5000%in0", "239.1.1.1:5000%out0", "--ttl", "900", "--limit", "5M"],
+        ["show", "rules", "nobody-has-this-name", "--socket", "SOCKET"],
+        ["add", "y", "239.1.1.1:5000%gone0", "239.10.0.9:5004%out0", "--socket", "SOCKET"],
+        ["add", "y", "239.1.1.1:5000%in0", "239.10.0.9:5004%out0", "--socket", "SOCKET"],
+        ["disable", "x", "--socket", "SOCKET"],
+        ["delete", "x", "--socket", "SOCKET"],
+        ["doctor", "x", "--duration", "0.2", "--socket", "SOCKET"],
+        ["explain", "192.168.168.55@226.2.2.2:2069%in0", "--socket", "SOCKET"],
+        ["version"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_said_on_a_terminal_is_folded_at_words_and_whole_in_a_pipe(relay, words):
+    words = [relay.socket if each == "SOCKET" else each for each in words]
+    plain = relay.lab.relay.run(*MCRELAY, *words, check=False)
+    ask(relay, "reload")
+    terminal = f"stty cols 60 rows 24; NO_COLOR=1 TERM=xterm {' '.join([*MCRELAY, *words])}"
+    seen = relay.lab.relay.run("script", "-qec", terminal, "/dev/null", check=False).stdout
+    ask(relay, "reload")
+    lines = [line.rstrip("\r") for line in seen.splitlines()]
+    long = [line for line in lines if len(line) > 60]
+    copied = [line for line in long if line.strip().startswith("`") or relay.socket in line or " -> " in line]
+    assert long == copied
+    numbers = re.compile(r"\d[\d. ]*\d|\d")
+    whole = numbers.sub("N", " ".join((plain.stderr + plain.stdout).split()))
+    assert numbers.sub("N", " ".join(seen.split())) == whole
 
 
 def test_the_daemon_knows_how_fast_it_goes(relay):

@@ -7,10 +7,12 @@ import struct
 import time
 
 import pytest
-from support.relay import GROUP, INPUT, assert_adds_up, both_engines, relaying
+from support.frames import group_mac
+from support.relay import GROUP, INPUT, assert_adds_up, every_way, relaying
 from support.traffic import assert_exact, heard, receiver, send, wait_for
+from support.ways import way
 
-pytestmark = [pytest.mark.net, both_engines]
+pytestmark = [pytest.mark.net, every_way]
 
 DONT_FRAGMENT = 0x4000
 HOST = "198.51.100.2"
@@ -18,7 +20,7 @@ OUTPUTS = {"multicast": "239.10.0.1:5004%out0", "host": f"{HOST}:5004", "host by
 
 
 class Wire:
-    """Every IPv4 UDP frame that arrives on a link of a namespace: (frame, destination MAC, flags and offset)."""
+    """Every frame with UDP of either family that arrives on a link of a namespace."""
 
     def __init__(self, namespace, link: str) -> None:
         self._socket = namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
@@ -39,11 +41,14 @@ class Wire:
                 frame = self._socket.recv(65600)
             except BlockingIOError:
                 return found
-            if frame[12:14] == b"\x08\x00" and frame[23] == 17:
+            if (frame[12:14], frame[23]) == (b"\x08\x00", 17) or (frame[12:14], frame[20]) == (b"\x86\xdd", 17):
                 found.append(frame)
 
 
 def flags_of(frame: bytes) -> int:
+    """The word of flags and offset; of IPv6, which has none before it is cut, the flow label."""
+    if frame[12:14] == b"\x86\xdd":
+        return struct.unpack_from("!I", frame, 14)[0] & 0xFFFFF
     return struct.unpack_from("!H", frame, 20)[0]
 
 
@@ -54,8 +59,10 @@ def rule(to: str, keys: str = "") -> str:
 @pytest.mark.parametrize("df", [False, True])
 @pytest.mark.parametrize("to", OUTPUTS.values(), ids=OUTPUTS)
 @pytest.mark.parametrize("how", ["singles", "runs"])
-def test_dont_fragment_is_what_the_rule_says_on_singles_and_on_runs(engine, df, to, how):
-    """But for the kernel engine's datagrams, which keep the sender's: it set it, and their IP ID is worth nothing."""
+def test_dont_fragment_is_what_the_rule_says_on_singles_and_on_runs(df, to, how):
+    """IPv6 has no such flag, and its flow label is 0.
+
+    But for the kernel engine's datagrams, which keep the sender's: it set it, and their IP ID is worth nothing."""
     keys = ", df = true" if df else ""
     with relaying(rule(to, keys), segmentation=False) as relay, Wire(relay.lab.sink, "eth0") as wire:
         sink = receiver(relay.lab.sink, to.partition("%")[0] + ("%eth0" if to.startswith("239") else ""))
@@ -64,30 +71,37 @@ def test_dont_fragment_is_what_the_rule_says_on_singles_and_on_runs(engine, df, 
         relay.at_rest()
         assert_exact(heard(sink, relay.lab.sink), 160)
         flags = {flags_of(frame) for frame in wire.frames()}
-        kept = engine == "kernel" and to.startswith("239") and how == "singles"  # a run is sent without it
-        assert flags == {DONT_FRAGMENT if df or kept else 0}
+        kept = relay.engine == "kernel" and to.startswith("239") and how == "singles"  # a run is sent without it
+        assert flags == {DONT_FRAGMENT if way().sent == 4 and (df or kept) else 0}
 
 
 def behind_a_router(relay):
     """A host behind the sink, which forwards, on a link whose MTU is 1400."""
-    (far,) = relay.lab.lab.add("far")
+    (far,) = relay.lab.lab.add("far", ipv6=way().has_ipv6)
+    length, version = (64, 6) if way().sent == 6 else (24, 4)
+    near, host, beyond = (way().sink(each) for each in ("203.0.113.1", "203.0.113.2", "203.0.113.0"))
     relay.lab.lab.veth((relay.lab.sink, "far0", far, "eth0"))
-    relay.lab.sink.ip("addr add 203.0.113.1/24 dev far0", "link set far0 mtu 1400 up")
-    far.ip("addr add 203.0.113.2/24 dev eth0", "link set eth0 mtu 1400 up", "route add default via 203.0.113.1")
+    relay.lab.sink.ip(f"addr add {near}/{length} dev far0", "link set far0 mtu 1400 up")
+    far.ip(f"addr add {host}/{length} dev eth0", "link set eth0 mtu 1400 up", f"route add default via {near}")
     far.wait_until_up()
-    relay.lab.sink.sysctl({"ipv4.ip_forward": 1})
-    relay.lab.relay.ip("route add 203.0.113.0/24 via 198.51.100.2")
+    relay.lab.sink.sysctl({"ipv6.conf.all.forwarding" if version == 6 else "ipv4.ip_forward": 1})
+    relay.lab.relay.ip(f"route add {beyond}/{length} via {way().sink('198.51.100.2')}")
     return far
 
 
 @pytest.mark.parametrize("rate", [200, 50_000])
 def test_what_is_larger_than_a_link_behind_the_next_router_arrives_in_fragments(rate):
-    """A router with a 1400 byte link: a datagram that the source let be fragmented must not be lost there."""
+    """A router with a 1400 byte link: a datagram that the source let be fragmented must not be lost there.
+
+    A router of IPv6 cuts nothing: it refuses the first datagram, and this host cuts those that follow.
+    """
     with relaying(rule("203.0.113.2:5004"), sinks=1) as relay:
         far = behind_a_router(relay)
         relay.reload(rule("203.0.113.2:5004", ", ttl = 8"))
         relay.wait_for(lambda: relay.state() == "active", "active rule")
-        sink = receiver(far, "203.0.113.2:5004")
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 1, "--size", 1450)
+        relay.at_rest()
+        sink = receiver(far, way().output("203.0.113.2:5004"))
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 50, "--size", 1450, "--rate", rate)
         stats = relay.at_rest()
         assert_exact(heard(sink, far), 50)
@@ -99,7 +113,7 @@ def test_with_df_what_the_path_cannot_take_is_counted_as_mtu():
         far = behind_a_router(relay)
         relay.reload(rule("203.0.113.2:5004", ", df = true, ttl = 9"))
         relay.wait_for(lambda: relay.state() == "active", "active rule")
-        sink = receiver(far, "203.0.113.2:5004")
+        sink = receiver(far, way().output("203.0.113.2:5004"))
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 50, "--size", 1450, "--rate", 200)
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 50, "--size", 1000, "--rate", 200)
         stats = relay.at_rest()
@@ -113,18 +127,19 @@ def test_with_df_what_the_path_cannot_take_is_counted_as_mtu():
 
 @pytest.mark.parametrize("what", ["relay", "send"])
 def test_multicast_leaves_on_the_link_whatever_gateway_a_route_for_groups_names(what):
-    """A route for 224.0.0.0/4 by a gateway is for others: its MAC on the frame, or its silence, loses the stream."""
+    """A route for all groups by a gateway is for others: its MAC on the frame, or its silence, loses the stream."""
     with relaying(rule(OUTPUTS["multicast"])) as relay, Wire(relay.lab.sink, "eth0") as wire:
-        relay.lab.relay.ip("route add 224.0.0.0/4 via 198.51.100.254 dev out0")  # nobody is there
+        groups = "ff00::/8" if way().sent == 6 else "224.0.0.0/4"
+        relay.lab.relay.ip(f"route add {groups} via {way().sink('198.51.100.254')} dev out0")  # nobody is there
         relay.reload(rule(OUTPUTS["multicast"], ", ttl = 7"))  # a new socket, that connects by that route
         sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0")
         if what == "relay":
             send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 400, "--rate", 4_000)
         else:
-            send(relay.lab.relay, "239.10.0.1:5004%out0", "--count", 400, "--rate", 4_000)
+            send(relay.lab.relay, way().output("239.10.0.1:5004%out0"), "--count", 400, "--rate", 4_000)
         relay.at_rest()
         assert_exact(heard(sink, relay.lab.sink), 400)
-        assert {frame[:6] for frame in wire.frames()} == {bytes.fromhex("01005e0a0001")}
+        assert {frame[:6] for frame in wire.frames()} == {group_mac(way().sink("239.10.0.1"))}
 
 
 @pytest.mark.parametrize("to", OUTPUTS.values(), ids=OUTPUTS)
@@ -140,7 +155,7 @@ def test_runs_form_again_when_the_mtu_that_stopped_them_is_back(to):
             return len(wire.frames())
 
         assert frames() < 400
-        for end in (1000, 1500):
+        for end in (1300, 1500):  # IPv6 needs 1280
             relay.lab.relay.ip(f"link set out0 mtu {end}")
             wait_for(lambda end=end: mtu(relay) == end, "the new MTU")
             time.sleep(0.1)

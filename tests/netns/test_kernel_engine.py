@@ -14,13 +14,14 @@ import time
 import pytest
 from support.frames import frame
 from support.manager import Manager, start_again
-from support.relay import GROUP, INPUT, SOURCE, RelayUnderTest, assert_adds_up, relaying
+from support.relay import GROUP, INPUT, RelayUnderTest, assert_adds_up, relaying
 from support.testrun import SYSCALL
 from support.traffic import MCRELAY, assert_exact, heard, receiver, report, send, sender, wait_for
 
+from mcrelay.engine.handover import COUNTERS
 from mcrelay.engine.table import KEPT
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, pytest.mark.alone]
 
 OUT = "239.10.0.1:5004%out0"
 ANY = f"{GROUP}:2068%in0"
@@ -58,6 +59,10 @@ def engine_of(relay, name: str = "x"):
 def forwards(relay) -> bool:
     """False also before the first plan of a process."""
     return any(each["rx_packets"] > 100 for each in relay.show("stats")["rules"])
+
+
+def counts(relay) -> bool:
+    return any(each["rx_packets"] for each in relay.show("stats")["rules"])
 
 
 def run(relay, *arguments: str) -> str:
@@ -181,7 +186,7 @@ def test_a_rule_that_the_program_does_not_treat_goes_by_the_ring_and_says_why(ke
         assert engine_of(relay) == ("ring", why)
         assert attached(relay.lab.relay) == 0
         assert f"x: by the ring: {why}" in run(relay, "show", "rules")
-        assert f"rule=x engine=ring reason={why!r}" in relay.log.read_text()
+        assert f"changed rule=x engine=ring reason={why!r}" in relay.log.read_text()
         sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--count", 1000)
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 5_000, "--count", 1000)
         assert_exact(report(sink), 1000)
@@ -225,7 +230,6 @@ def test_a_second_source_takes_the_stream_to_the_ring_until_it_is_silent_and_not
 def test_what_the_program_leaves_is_counted_by_the_ring_and_nothing_twice():
     """Each of these once, and a stream that they do not belong to is not touched."""
     with relaying(RULE) as relay:
-        relay.wait_for(lambda: f"{SOURCE}@{GROUP}" in relay.lab.mdb().get("to-relay", ()), "join on the switch")
         odd = [
             frame(b"x" * 40, fragment=0x2000),
             frame(b"x" * 40, port=9),
@@ -237,6 +241,20 @@ def test_what_the_program_leaves_is_counted_by_the_ring_and_nothing_twice():
         frames = relay.link()["frames"]
         assert (frames["fragment"], frames["no_match"]) == (1, 1)
         assert relay.link()["kernel_frames"] == relay.rule()["rx_packets"] == 1
+
+
+@pytest.mark.parametrize("engine", ["ring", "kernel"])
+def test_a_wrong_udp_checksum_is_malformed_and_not_relayed_by_either_engine(engine, monkeypatch):
+    monkeypatch.setattr(RelayUnderTest, "engine", engine)
+    with relaying(RULE) as relay:
+        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0")
+        good = frame(b"x" * 700)
+        raw(relay, good, good[:-1] + b"y", good)
+        assert_adds_up(relay.at_rest())
+        got = heard(sink, relay.lab.sink)
+        assert got["received"] == relay.rule()["rx_packets"] == 2
+        assert relay.link()["frames"]["malformed"] == 1
+        assert relay.link()["kernel_frames"] == (2 if engine == "kernel" else 0)
 
 
 def test_an_output_link_that_is_down_or_gone_costs_what_is_counted_and_no_other_output():
@@ -309,12 +327,53 @@ def test_descriptors_and_maps_do_not_pile_up():
         assert attached(relay.lab.relay) == 1
 
 
+def stored(manager) -> bool:
+    return sum(each.startswith((KEPT, COUNTERS)) for each in manager.kept) == 5 and len(manager.kept) == 6
+
+
+def test_the_next_process_goes_on_with_the_counters(tmp_path):
+    """Also of outputs that begin or go with it, of a rule with another input, and after several restarts."""
+    second = "239.10.0.2:5004%out0"
+    with Manager(tmp_path) as manager:
+        environment = {"NOTIFY_SOCKET": manager.path}
+        with relaying(RULE, environment=environment) as relay:
+
+            def again(config: str) -> None:
+                relay.wait_for(lambda: stored(manager), "a stored link, its counters and a helper socket")
+                relay.process.kill()
+                relay.process.wait()
+                send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 10)  # counted by the program alone
+                relay.write(config)
+                start_again(relay, manager, environment)
+                relay.wait_for(lambda: counts(relay), "the next process", 40)
+
+            send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 100)
+            began = time.time()
+            again(RULE.replace(f'"{OUT}"', f'"{OUT}", "{second}"'))
+            assert_adds_up(relay.at_rest())
+            first, other = relay.rule()["outputs"]
+            assert (relay.rule()["rx_packets"], relay.rule()["rx_bytes"]) == (110, 110 * 1316)
+            assert (first["since_packets"], first["tx_packets"], first["tx_bytes"]) == (0, 110, 110 * 1316)
+            assert (other["since_packets"], other["tx_packets"]) == (110, 0)
+            assert began - 1 < relay.rule()["last_packet_time"] < time.time() + 1
+            send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 5)
+            again(RULE.replace(f'"{OUT}"', f'"{second}"'))
+            assert_adds_up(relay.at_rest())
+            (other,) = relay.rule()["outputs"]
+            assert (relay.rule()["rx_packets"], other["since_packets"], other["tx_packets"]) == (125, 110, 15)
+            assert relay.link()["kernel_frames"] == 125
+            again(RULE.replace(INPUT, ANY).replace(f'"{OUT}"', f'"{second}"'))
+            assert_adds_up(relay.at_rest())
+            (other,) = relay.rule()["outputs"]
+            assert (relay.rule()["rx_packets"], other["since_packets"], other["tx_packets"]) == (135, 110, 25)
+
+
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart_under_a_manager_loses_doubles_and_reorders_nothing(tmp_path, end):
     with Manager(tmp_path) as manager:
         environment = {"NOTIFY_SOCKET": manager.path}
         with relaying(RULE, environment=environment) as relay:
-            relay.wait_for(lambda: len(manager.kept) == 2, "a stored link and a helper socket")
+            relay.wait_for(lambda: stored(manager), "a stored link, its counters and a helper socket")
             sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--count", 200_000)
             stream = sender(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 25_000, "--count", 200_000)
             time.sleep(0.5)
@@ -328,6 +387,7 @@ def test_a_restart_under_a_manager_loses_doubles_and_reorders_nothing(tmp_path, 
             assert stream.wait(30) == 0
             assert_exact(report(sink), 200_000)
             assert_adds_up(relay.at_rest())
+            assert relay.rule()["rx_packets"] == relay.link()["kernel_frames"] == 200_000
             relay.stop()
             manager.drop()
             wait_for(lambda: attached(relay.lab.relay) == 0, "the program to go with the store")
@@ -337,7 +397,7 @@ def test_a_process_that_finds_a_link_of_a_rule_that_is_the_rings_by_now_lets_go_
     with Manager(tmp_path) as manager:
         environment = {"NOTIFY_SOCKET": manager.path}
         with relaying(RULE, environment=environment) as relay:
-            relay.wait_for(lambda: len(manager.kept) == 2, "a stored link and a helper socket")
+            relay.wait_for(lambda: stored(manager), "a stored link, its counters and a helper socket")
             sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0")
             stream = sender(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 10_000, "--count", 30_000)
             time.sleep(0.5)

@@ -15,7 +15,7 @@ from support.traffic import assert_exact, heard, receiver, report, sender
 
 from mcrelay.control.client import ask
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, pytest.mark.alone]
 
 RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
 OTHER = {"input": "239.7.7.7:5000%in0", "outputs": ["239.10.0.9:5004%out0", "198.51.100.2:7000"]}

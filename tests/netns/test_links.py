@@ -9,16 +9,17 @@ import signal
 import time
 
 import pytest
-from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, both_engines, carries, relaying
+from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, both_engines, carries, every_way, relaying
 from support.traffic import assert_exact, heard, receiver, report, send, sender
 
 from mcrelay.links import watch as watch_module
 
-pytestmark = [pytest.mark.net, both_engines]
+pytestmark = pytest.mark.net
 
 BYSTANDER = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
 
 
+@every_way
 def test_a_rule_whose_link_appears_late_becomes_active_within_a_second():
     config = BYSTANDER + '[rules.late]\ninput = "239.1.1.1:5000%late0"\noutputs = ["239.10.0.2:5004%out0"]\n'
     with relaying(config) as relay:
@@ -31,6 +32,7 @@ def test_a_rule_whose_link_appears_late_becomes_active_within_a_second():
         assert next(each for each in relay.show("groups") if each["ifname"] == "late0")["state"] == "joined"
 
 
+@every_way
 def test_a_link_made_again_under_its_name_relays_again_and_a_bystander_loses_nothing():
     config = BYSTANDER + '[rules.gone]\ninput = "239.1.1.1:5000%in1"\noutputs = ["239.10.0.2:5004%out0"]\n'
     with relaying(config) as relay:
@@ -55,6 +57,7 @@ def test_a_link_made_again_under_its_name_relays_again_and_a_bystander_loses_not
         assert_adds_up(stats)
 
 
+@both_engines
 def test_an_output_is_parked_while_its_link_cannot_send_and_says_why():
     config = BYSTANDER + '[rules.p]\ninput = "239.1.1.1:5000%in0"\noutputs = ["239.10.0.2:5004%out1"]\n'
     with relaying(config, sinks=2) as relay:
@@ -82,6 +85,7 @@ def test_an_output_is_parked_while_its_link_cannot_send_and_says_why():
         assert next(iter(got["sources"])).startswith("198.18.1.9:")
 
 
+@both_engines
 def test_an_output_without_a_link_name_goes_by_the_routes():
     with relaying(f'[rules.x]\ninput = "{INPUT}"\noutputs = ["198.51.100.2:7000", "203.0.113.5:7000"]\n') as relay:
         assert relay.state() == "active"
@@ -96,6 +100,7 @@ def test_an_output_without_a_link_name_goes_by_the_routes():
         assert_adds_up(relay.at_rest())
 
 
+@both_engines
 def test_the_querier_of_a_link_is_known():
     with relaying(BYSTANDER, igmp_version=2) as relay:
         querier = lambda: next(each for each in relay.show("links") if each["ifname"] == "in0")["querier"]  # noqa: E731
@@ -123,6 +128,7 @@ class CountingWatch(watch_module.LinkWatch):
         return await super()._ask_for(ifindex, **how)
 
 
+@both_engines
 def test_links_are_read_again_once_netlink_has_said_anything(namespaces, monkeypatch):
     monkeypatch.setattr(watch_module, "DUMP_LASTS_SECONDS", float("inf"))
     (here,) = namespaces.add("here")
@@ -180,6 +186,7 @@ def tc(namespace, *lines):
         namespace.run("tc", *line.split())
 
 
+@both_engines
 @pytest.mark.parametrize("what", OURS)
 def test_what_happens_to_a_followed_link_is_heard_and_what_happens_to_others_is_not(namespaces, what):
     (here,) = namespaces.add("here")
@@ -246,6 +253,7 @@ def told(links, names):
     return {name: link and dataclasses.replace(link, carrier_losses=0) for name, link in found.items()}
 
 
+@both_engines
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("names", [{"w0", "w2", "top.5"}, {"br0"}, None])
 def test_links_asked_for_by_themselves_come_to_the_same_as_all_of_them(namespaces, names, seed):
@@ -270,6 +278,7 @@ def test_links_asked_for_by_themselves_come_to_the_same_as_all_of_them(namespace
     here.call(lambda: asyncio.run(look()))
 
 
+@both_engines
 def test_a_rule_a_sender_and_a_receiver_find_a_link_by_its_altname():
     config = f'[rules.x]\ninput = "{INPUT.replace("in0", "lobby")}"\noutputs = ["239.10.0.1:5004%studio"]\n'
     with relaying(config) as relay:

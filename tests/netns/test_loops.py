@@ -10,68 +10,59 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.relay import GROUP, INPUT, RelayUnderTest, assert_adds_up, both_engines, relaying
+from support.mirror import mirrored
+from support.relay import GROUP, INPUT, RelayUnderTest, assert_adds_up, both_engines, each_family, every_way, relaying
 from support.traffic import assert_exact, heard, receiver, report, send
+from support.ways import way
 
 from mcrelay.commands.lab import Lab, bridge, forwarding
 
-pytestmark = [pytest.mark.net, both_engines]
+pytestmark = pytest.mark.net
 
 COUNT = 500
 
 
-@contextmanager
-def mirrored(config: str):
-    """A relay whose two links, l0 and l1, hang on one switch that floods: all it sends by one arrives by the other."""
-    with Lab() as lab, tempfile.TemporaryDirectory() as folder:
-        switch, relay, host = lab.add("switch", "relay", "host")
-        lab.veth((switch, "p0", relay, "l0"), (switch, "p1", relay, "l1"), (switch, "p2", host, "eth0"))
-        relay.ip("addr add 192.0.2.1/24 dev l0", "addr add 198.51.100.1/24 dev l1", "link set l0 up", "link set l1 up")
-        host.ip("addr add 192.0.2.9/24 dev eth0", "link set eth0 up")
-        bridge(switch, "br0", ["p0", "p1", "p2"], querier=False)
-        while not forwarding(switch):
-            time.sleep(0.02)
-        under_test = RelayUnderTest(SimpleNamespace(relay=relay, host=host), config, Path(folder))
-        under_test.start()
-        yield under_test
-        under_test.stop()
-
-
+@each_family
 def test_a_group_relayed_back_onto_its_own_switch_does_not_storm():
-    config = '[rules.x]\ninput = "239.1.1.1:5000%l0"\noutputs = ["239.1.1.1:5000%l1"]\n'
+    group = way().input("239.1.1.1:5000")
+    config = f'[rules.x]\ninput = "{group}%l0"\noutputs = ["{group}%l1"]\n'
     with mirrored(config) as relay:
-        sink = receiver(relay.lab.host, "239.1.1.1:5000%eth0")
-        send(relay.lab.host, "239.1.1.1:5000%eth0", "--count", COUNT)
+        sink = receiver(relay.lab.host, f"{group}%eth0")
+        send(relay.lab.host, f"{group}%eth0", "--count", COUNT)
         stats = relay.at_rest()
         assert heard(sink, relay.lab.host)["received"] == 2 * COUNT  # what the host itself sent, and the relay's copy
         assert relay.rule()["drops"]["echo"] == COUNT
         assert relay.rule()["outputs"][0]["tx_packets"] == COUNT
         assert_adds_up(stats)
-        relay.wait_for(lambda: "rule=x dropping=echo" in relay.log.read_text(), "log line")
+        relay.wait_for(lambda: "began rule=x dropping=echo" in relay.log.read_text(), "log line")
 
 
+@every_way
 def test_two_rules_that_feed_each_other_through_the_switch_do_not_storm():
-    config = """
+    one, other = way().input("239.1.1.1:5000"), way().output("239.2.2.2:5000")
+    config = f"""
         [rules.there]
-        input = "239.1.1.1:5000%l0"
-        outputs = ["239.2.2.2:5000%l1"]
+        input = "{one}%l0"
+        outputs = ["{other}%l1"]
         [rules.back]
-        input = "239.2.2.2:5000%l0"
-        outputs = ["239.1.1.1:5000%l1"]
+        input = "{other}%l0"
+        outputs = ["{one}%l1"]
     """
     with mirrored(config) as relay:
-        send(relay.lab.host, "239.1.1.1:5000%eth0", "--count", COUNT)
+        send(relay.lab.host, f"{one}%eth0", "--count", COUNT)
         stats = relay.at_rest()
         assert relay.rule("there")["rx_packets"] == COUNT
         assert relay.rule("back")["drops"]["echo"] == COUNT
         assert_adds_up(stats)
 
 
+@each_family
 def test_rules_that_mirror_each_other_are_allowed_to_once_both_say_reflect():
-    rule = '[rules.{}]\ninput = "239.1.1.1:5000%{}"\noutputs = ["239.1.1.1:5000%{}"]\nreflect = true\n'
+    group = way().input("239.1.1.1:5000")
+    rule = f'[rules.{{}}]\ninput = "{group}%{{}}"\noutputs = ["{group}%{{}}"]\nreflect = true\n'
     config = rule.format("a", "l0", "l1") + rule.format("b", "l1", "l0")
     with mirrored(config) as relay:
-        send(relay.lab.host, "239.1.1.1:5000%eth0", "--count", COUNT)
+        send(relay.lab.host, f"{group}%eth0", "--count", COUNT)
         stats = relay.at_rest()
         for name in ("a", "b"):
             assert relay.rule(name)["outputs"][0]["tx_packets"] == COUNT
@@ -79,6 +70,51 @@ def test_rules_that_mirror_each_other_are_allowed_to_once_both_say_reflect():
         assert_adds_up(stats)
 
 
+THERE_AND_BACK = """
+    [rules.there]
+    input = "239.1.1.1:5000%l0"
+    outputs = ["239.2.2.2:5000%l1"]
+    [rules.back]
+    input = "239.2.2.2:5000%l0"
+    outputs = ["239.3.3.3:5000%l1"]
+"""
+KEEPS = {
+    "both ends": 'source_address = "keep"\nsource_port = "keep"\n',
+    "the address": 'source_address = "keep"\n',
+    "the port": 'source_port = "keep"\n',
+}
+
+
+@each_family
+@pytest.mark.parametrize("keys", KEEPS.values(), ids=KEEPS)
+def test_what_leaves_from_its_senders_address_is_known_when_it_comes_back(keys):
+    """It may have the very four ends of what was taken: the originals go on, both ways, and nothing storms."""
+    group = way().input("239.1.1.1:5000")
+    rule = f'[rules.{{}}]\ninput = "{group}%{{}}"\noutputs = ["{group}%{{}}"]\nreflect = true\n{keys}'
+    with mirrored(rule.format("a", "l0", "l1") + rule.format("b", "l1", "l0")) as relay:
+        for count in (COUNT, 2 * COUNT):
+            send(relay.lab.host, f"{group}%eth0", "--count", COUNT, "--rate", 5_000, "--source-port", 5000)
+            stats = relay.at_rest()
+            for name in ("a", "b"):
+                assert relay.rule(name)["outputs"][0]["tx_packets"] == count
+                assert relay.rule(name)["drops"]["echo"] == count
+            assert_adds_up(stats)
+
+
+@both_engines
+@pytest.mark.parametrize("keys", KEEPS.values(), ids=KEEPS)
+def test_another_program_of_this_host_is_no_echo_though_its_frames_have_the_same_mac(keys):
+    with mirrored(f"[defaults]\n{keys}{THERE_AND_BACK}") as relay:
+        send(relay.lab.host, "239.1.1.1:5000%eth0", "--count", COUNT, "--rate", 5_000)
+        relay.at_rest()
+        assert relay.rule("back")["drops"]["echo"] == COUNT
+        send(relay.lab.relay, "239.2.2.2:5000%l1", "--count", COUNT, "--rate", 5_000)
+        assert_adds_up(relay.at_rest())
+        assert relay.rule("back")["outputs"][0]["tx_packets"] == COUNT
+        assert relay.rule("back")["drops"]["echo"] == COUNT
+
+
+@every_way
 def test_a_stream_that_explodes_is_held_to_its_limit_and_recovers():
     config = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\nlimit = "2kpps"\n'
     with relaying(config) as relay:
@@ -90,13 +126,14 @@ def test_a_stream_that_explodes_is_held_to_its_limit_and_recovers():
         assert got["duplicated"] == got["reordered"] == got["corrupted"] == 0
         assert relay.rule()["drops"]["policer"] == 40_000 - got["received"]
         assert_adds_up(stats)
-        assert "rule=x dropping=policer" in relay.log.read_text()
+        assert "began rule=x dropping=policer" in relay.log.read_text()
         sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--count", 2_000)
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 1_000, "--count", 2_000)
         assert_exact(report(sink), 2_000)
-        relay.wait_for(lambda: "dropping=policer ended" in relay.log.read_text(), "end of the drops")
+        relay.wait_for(lambda: "ended rule=x dropping=policer dropped=" in relay.log.read_text(), "end of the drops")
 
 
+@both_engines
 def test_a_limit_in_bits_counts_payload_also_of_superframes():
     config = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\nlimit = "80Mbit"\n'
     with relaying(config) as relay:
@@ -155,9 +192,15 @@ THERE = '[rules.there]\ninput = "239.1.1.1:5000%l0"\noutputs = ["239.2.2.2:5000%
 BACK = '[rules.back]\ninput = "239.2.2.2:5000%l1"\noutputs = ["239.1.1.1:5000%l0"]\n'
 
 
+KEPT = f"[defaults]\n{KEEPS['both ends']}"
+
+
 @pytest.mark.parametrize(
-    ("rules", "other"), [(BOTH_WAYS, BOTH_WAYS), (THERE, BACK)], ids=["same rules", "a ring of two"]
+    ("rules", "other"),
+    [(BOTH_WAYS, BOTH_WAYS), (THERE, BACK), (KEPT + BOTH_WAYS, KEPT + BOTH_WAYS), (KEPT + THERE, KEPT + BACK)],
+    ids=["same rules", "a ring of two", "same rules, sources kept", "a ring of two, sources kept"],
 )
+@both_engines
 @pytest.mark.parametrize("count", [1, 300])
 def test_what_a_second_relay_sends_back_ends_and_is_said(rules, other, count):
     with two_relays(rules, other) as (relay, peer):
@@ -174,6 +217,7 @@ def rules_of(relay):
     return relay.show("stats")["rules"]
 
 
+@both_engines
 @pytest.mark.parametrize("sender", ["one that repeats itself", "two that send the same"])
 def test_senders_that_repeat_their_bytes_are_no_loop(sender):
     """A keepalive is the same bytes each second, and a standby sender sends what the first one sends."""
@@ -206,6 +250,7 @@ def multicast_sender(namespace, address: str) -> socket.socket:
     return sender_socket
 
 
+@both_engines
 def test_two_senders_whose_payloads_begin_alike_lose_nothing():
     """As in sACN: a constant preamble, another source, another value behind it; then both pause."""
     config = '[rules.x]\ninput = "226.2.2.2:2068%in0"\noutputs = ["239.10.0.1:5004%out0"]\n'
@@ -225,6 +270,7 @@ def test_two_senders_whose_payloads_begin_alike_lose_nothing():
                 each.close()
 
 
+@both_engines
 def test_after_a_loop_was_ended_the_other_host_is_still_heard():
     own = '[rules.alive]\ninput = "239.9.9.9:9000%l0"\noutputs = ["239.9.9.9:9000%l1"]\n'
     with two_relays(BOTH_WAYS + own, BOTH_WAYS) as (relay, peer):

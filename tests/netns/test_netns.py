@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import time
@@ -11,8 +12,8 @@ import pytest
 from support.traffic import wait_for
 
 from mcrelay.commands.lab import SOURCE_ADDRESS, LabError, standard_lab
-from mcrelay.commands.recv import open_receiver
-from mcrelay.commands.send import open_sender
+from mcrelay.commands.receivers import open_receiver
+from mcrelay.commands.senders import open_sender
 from mcrelay.model.notation import parse_stream
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ GROUP = "226.2.2.2"
 
 
 def listed() -> str:
-    return subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    """The namespaces that this process made: others run tests beside it."""
+    names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    return "\n".join(name for name in names.splitlines() if name.startswith(f"mcr-{os.getpid()}-"))
 
 
 def arrivals(lab: StandardLab) -> int:

@@ -41,6 +41,7 @@ CALLS = {
     "explain": ["explain", INPUT, "--socket", "SOCKET"],
     "discover": ["discover", "lo", "--duration", "0.2"],
     "capture": ["capture", "x", "-w", "/dev/full", "--duration", "0.2", "--socket", "SOCKET"],
+    "top": ["top", "--socket", "SOCKET"],
     "help": ["help"],
 }
 MORE = [["show", noun, "--socket", "SOCKET"] for noun in ("stats", "links", "groups", "config", "rules")]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from support.relay import GROUP, INPUT, assert_adds_up, relaying
+from support.relay import GROUP, INPUT, assert_adds_up, relaying, ring_ways
 from support.traffic import assert_exact, receiver, report, send
+from support.ways import way
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, ring_ways]
 
 COUNT = 1_000
 
@@ -38,16 +39,17 @@ def test_a_set_dscp_replaces_the_input_s():
 
 
 def test_source_port_and_address_are_what_was_asked_for():
-    config = one_output(', source_port = 4321, source_address = "198.51.100.9"')
+    address = way().sink("198.51.100.9")
+    config = one_output(f', source_port = 4321, source_address = "{address}"')
     with relaying(config) as relay:
         assert relay.state() == "parked"
-        relay.lab.relay.ip("addr add 198.51.100.9/24 dev out0")
+        relay.lab.relay.ip(f"addr add {address}/{64 if way().sent == 6 else 24} dev out0")
         relay.wait_for(lambda: relay.state() == "active", "active rule")
         sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--count", COUNT)
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 5_000, "--count", COUNT)
         got = report(sink)
         assert_exact(got, COUNT)
-        assert got["sources"] == {"198.51.100.9:4321": COUNT}
+        assert got["sources"] == {way().output("198.51.100.9:4321"): COUNT}
 
 
 def test_the_automatic_source_port_survives_a_restart():
@@ -110,8 +112,8 @@ def test_datagrams_larger_than_the_output_s_mtu_arrive_whole():
 
 def test_a_firewall_that_refuses_the_output_is_counted_as_blocked():
     with relaying(one_output("")) as relay:
-        chain = "add table ip t; add chain ip t o { type filter hook output priority 0; }"
-        relay.lab.relay.run("nft", f"{chain}; add rule ip t o udp dport 5004 drop")
+        chain = "add table inet t; add chain inet t o { type filter hook output priority 0; }"
+        relay.lab.relay.run("nft", f"{chain}; add rule inet t o udp dport 5004 drop")
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 5_000, "--count", COUNT)
         stats = relay.at_rest()
         assert_adds_up(stats)
@@ -120,6 +122,6 @@ def test_a_firewall_that_refuses_the_output_is_counted_as_blocked():
 
 def test_tools_on_the_relay_host_hear_the_output():
     with relaying(one_output("")) as relay:
-        local = receiver(relay.lab.relay, "239.10.0.1:5004%out0", "--count", COUNT)
+        local = receiver(relay.lab.relay, way().output("239.10.0.1:5004%out0"), "--count", COUNT)
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 5_000, "--count", COUNT)
         assert_exact(report(local), COUNT)

@@ -12,7 +12,7 @@ from support.frames import part, udp
 from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, both_engines, relaying
 from support.traffic import MCRELAY, assert_exact, heard, receiver, report, send, sender
 
-pytestmark = [pytest.mark.net, both_engines]
+pytestmark = [pytest.mark.net, pytest.mark.alone, both_engines]
 
 RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
 
@@ -174,9 +174,9 @@ def test_a_queue_that_cuts_runs_concerns_no_other_link_and_is_said_of_routed_out
         relay.lab.relay.ip("link add v0 type veth peer name v1", "link set v0 up", "link set v1 up")
         shaper = ("tbf", "rate", "1gbit", "burst", "1mb", "limit", "9mb")
         relay.lab.relay.run("tc", "qdisc", "add", "dev", "v0", "root", *shaper)
-        relay.wait_for(lambda: "link=v0 outputs send datagram by datagram" in relay.log.read_text(), "word of it")
-        assert "link=v1 outputs" not in relay.log.read_text()
-        assert "link=out0 outputs" not in relay.log.read_text()
+        relay.wait_for(lambda: "sends datagram by datagram link=v0:" in relay.log.read_text(), "word of it")
+        assert "datagram by datagram link=v1" not in relay.log.read_text()
+        assert "datagram by datagram link=out0" not in relay.log.read_text()
         before = frames_received(relay.lab.sink)
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 1_600, "--gso", 16, "--rate", 20_000)
         assert_adds_up(relay.at_rest())
@@ -191,12 +191,13 @@ def test_fragments_and_refused_datagrams_are_said_and_the_rule_is_losing():
     rule = f'[rules.x]\ninput = "{INPUT}"\noutputs = [{{ to = "239.10.0.1:5004%out0", df = true }}]\n'
     with relaying(rule) as relay:
         assert relay.show("rules")[0]["losing"] is False
-        relay.wait_for(lambda: GROUP in relay.lab.switch.run("bridge", "mdb").stdout, "the switch to hear of the group")
         with relay.lab.source.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
             raw.bind(("eth0", 0))
             for i in range(60):  # first fragments whose others never come
                 raw.send(part(udp(bytes(100)), 0, 40, identification=i))
-        relay.wait_for(lambda: f"link=in0 losing=fragment group={GROUP} rule=x: " in relay.log.read_text(), "a line")
+        relay.wait_for(
+            lambda: f"began link=in0 losing=fragment group={GROUP} rule=x: " in relay.log.read_text(), "a line"
+        )
         assert relay.show("rules")[0]["losing"] is True
         relay.wait_for(
             lambda: (
@@ -205,14 +206,34 @@ def test_fragments_and_refused_datagrams_are_said_and_the_rule_is_losing():
             ),
             "what waited to be given up",
         )
-        relay.wait_for(lambda: "losing=fragment ended lost=60" in relay.log.read_text(), "the end")
+        relay.wait_for(lambda: "ended link=in0 losing=fragment lost=60" in relay.log.read_text(), "the end")
         assert relay.show("rules")[0]["losing"] is False
         relay.lab.relay.ip("link set out0 mtu 1000")
         relay.wait_for(lambda: "the MTU of out0 is 1000, that of the input 1500" in relay.log.read_text(), "a warning")
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 20, "--size", 1300)
-        relay.wait_for(lambda: "rule=x output=239.10.0.1:5004%out0 losing=mtu: " in relay.log.read_text(), "a line")
+        relay.wait_for(
+            lambda: "began rule=x output=239.10.0.1:5004%out0 losing=mtu: " in relay.log.read_text(), "a line"
+        )
         assert relay.show("rules")[0]["losing"] is True
-        relay.wait_for(lambda: "losing=mtu ended lost=20" in relay.log.read_text(), "the end")
+        relay.wait_for(lambda: "losing=mtu lost=20" in relay.log.read_text(), "the end")
+
+
+@pytest.mark.parametrize("profile", ["latency", "throughput"])
+def test_near_misses_and_fragments_of_its_group_cost_a_relayed_stream_nothing(profile):
+    with relaying(f'[links.in0]\nprofile = "{profile}"\n' + RULE) as relay:
+        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--count", 1_500)
+        others = sender(relay.lab.source, f"{GROUP}:2069%eth0", "--rate", 1_000_000, "--count", 15_000)
+        with relay.lab.source.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+            raw.bind(("eth0", 0))
+            for i in range(480):  # first fragments whose others never come
+                raw.send(part(udp(bytes(1400)), 0, 1400, identification=i))
+        send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 1_000_000, "--count", 1_500, "--size", 1316)
+        assert_exact(report(sink), 1_500)
+        assert report(others)["sent"] == 15_000
+        assert_adds_up(relay.at_rest())
+        assert relay.link()["ring_dropped_frames"] == 0
+        missed = {(each["verdict"], each["port"]): each["packets"] for each in relay.link()["near_misses"]}
+        assert missed["no_match", 2069] == 15_000
 
 
 @pytest.mark.parametrize("profile", ["latency", "throughput"])

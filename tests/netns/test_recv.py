@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 
 import pytest
 from support.relay import GROUP, MCRELAY
 
+from mcrelay.cli import COMMANDS
 from mcrelay.commands.lab import standard_lab
 
 pytestmark = pytest.mark.net
@@ -84,6 +86,15 @@ def test_who_may_not_capture_is_told_of_rp_filter_and_how_much_it_refused(lab):
     assert "is it sent there" not in said
 
 
+def test_what_the_kernel_refused_of_another_stream_is_not_said_to_be_the_cause(lab):
+    child = start(lab, "--timeout", 3, stream=STREAM.replace("2068", "2069"))
+    send(lab, "--count", 200)
+    _, said = child.communicate(timeout=30)
+    assert child.returncode == 1
+    assert "is it sent there, and on that link?" in said
+    assert "rp_filter" not in said
+
+
 def test_where_nothing_is_sent_nothing_is_said_of_rp_filter(lab):
     child = start(lab, "--timeout", 0.5)
     begin = time.monotonic()
@@ -93,9 +104,25 @@ def test_where_nothing_is_sent_nothing_is_said_of_rp_filter(lab):
     assert "is it sent there, and on that link?" in said
 
 
-@pytest.mark.parametrize("command", ["send", "recv"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_options_are_in_plain_words(command):
     text = subprocess.run([*MCRELAY, command, "--help"], capture_output=True, text=True, check=True).stdout
-    assert "RANGE" not in text
-    assert "--timeout" in text
-    assert "--json" in text
+    assert not re.search("RANGE|<=|>=|x[<>]", text)
+    if command in {"send", "recv"}:
+        assert "--timeout" in text
+        assert "--json" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--count", "0"], "0 is not 1 or more"),
+        (["--ttl", "900"], "900 is not from 1 to 255"),
+        (["--duration", "nan"], "nan is not above 0"),
+        (["--count", "many"], "'many' is no whole number; wanted is 1 or more"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_in_plain_words(words, said):
+    done = subprocess.run([*MCRELAY, "send", "239.1.1.1:5000%lo", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr

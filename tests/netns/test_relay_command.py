@@ -113,6 +113,15 @@ def test_where_nothing_at_all_arrives_it_says_so(lab):
         assert command.end()[0] == 1
 
 
+def test_where_nobody_queries_either_that_is_said_with_the_remedy():
+    with standard_lab(querier=False) as silent:
+        silent.settle()
+        with relay_command(silent, "239.77.0.1:5000%in0", OUT) as command:
+            command.until("nor was a querier heard on in0")
+            assert "have the switch or the router query there" in command.said
+            assert command.end()[0] == 1
+
+
 def test_a_link_without_carrier_is_named(lab):
     with relay_command(lab, "239.77.0.2:5000%out0", "239.10.0.2:5004%in0") as command:
         pass

@@ -15,7 +15,7 @@ from support.manager import Manager, start_again
 from support.relay import GROUP, INPUT, SOURCE, assert_adds_up, relaying
 from support.traffic import MCRELAY, heard, receiver, report, sender
 
-pytestmark = pytest.mark.net
+pytestmark = [pytest.mark.net, pytest.mark.alone]
 
 RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
 RATE = 5_000

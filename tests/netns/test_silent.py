@@ -36,7 +36,7 @@ def test_what_this_host_sends_on_the_input_link_is_counted_and_the_remedy_works(
         assert_adds_up(stats)
         assert relay.rule()["rx_packets"] == 0
         assert relay.link()["outgoing_frames"] == COUNT
-        said = f"link=in0 group={GROUP} rule=x: this host itself sends to it"
+        said = f"began link=in0 group={GROUP} rule=x: this host itself sends to it"
         relay.wait_for(lambda: said in relay.log.read_text(), "log line")
         # What it says to do:
         if who == "a macvlan":

@@ -12,9 +12,12 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from support.families import IPV4, IPV6, Family, both_families
 from support.traffic import MCRELAY, receiver, report, send
 
-from mcrelay.commands.recv import open_receiver
+from mcrelay.commands.receivers import open_receiver
+from mcrelay.links.watch import links_now
+from mcrelay.model.address import parse_address
 from mcrelay.model.notation import parse_stream
 
 if TYPE_CHECKING:
@@ -29,19 +32,23 @@ STREAM = "233.252.0.1:5000%eth0"
 @pytest.fixture
 def ends(namespaces: Lab) -> tuple[Namespace, Namespace]:
     """Two namespaces joined by a veth pair, eth0 on both sides."""
-    left, right = namespaces.add("left", "right")
+    left, right = namespaces.add("left", "right", ipv6=True)
     namespaces.veth((left, "eth0", right, "eth0"))
-    left.ip("addr add 192.0.2.1/24 dev eth0", "link set eth0 up")
-    right.ip("addr add 192.0.2.2/24 dev eth0", "link set eth0 up")
+    for each in (IPV4, IPV6):
+        left.ip(f"addr add {each.left}/{each.length} dev eth0")
+        right.ip(f"addr add {each.right}/{each.length} dev eth0")
+    left.ip("link set eth0 up")
+    right.ip("link set eth0 up")
     return left, right
 
 
 @pytest.mark.parametrize("size", ["0", "1", "4", "7", "17", "33", "64", "1472", "0,1,4,17,64,1472", "0-1472", "9000"])
-def test_all_arrive_intact(ends: tuple[Namespace, Namespace], size: str) -> None:
+@both_families
+def test_all_arrive_intact(ends: tuple[Namespace, Namespace], size: str, family: Family) -> None:
     """Every size, also those too small for a header and those that IP fragments, is counted exactly once."""
     left, right = ends
-    child = receiver(right, STREAM, "--count", "3000")
-    sent = send(left, STREAM, "--count", "3000", "--rate", "30000", "--size", size)
+    child = receiver(right, family.stream, "--count", "3000")
+    sent = send(left, family.stream, "--count", "3000", "--rate", "30000", "--size", size)
     result = report(child, code=0)
     assert sent["sent"] == result["received"] == result["unique"] + result["unnumbered"] == 3000
     assert sent["bytes"] == result["bytes"]
@@ -50,7 +57,7 @@ def test_all_arrive_intact(ends: tuple[Namespace, Namespace], size: str) -> None
     assert result["ttl"] == {"16": 3000}
     assert result["tos"] == {"0": 3000}
     (source,) = result["sources"]
-    assert source.startswith("192.0.2.1:")
+    assert source.startswith(f"{family.written(family.left)}:")
     if size in {"0", "1"}:
         assert result["unnumbered"] == 3000
     if size == "1472":
@@ -65,12 +72,13 @@ def test_rate_is_held(ends: tuple[Namespace, Namespace]) -> None:
     assert 0.98 < sent["seconds"] < 1.02
 
 
-def test_superframes(ends: tuple[Namespace, Namespace]) -> None:
+@both_families
+def test_superframes(ends: tuple[Namespace, Namespace], family: Family) -> None:
     """--gso sends runs, the last one shorter, and each datagram still counts."""
     left, right = ends
-    child = receiver(right, STREAM, "--count", "10007", "--streams", "2")
+    child = receiver(right, family.stream, "--count", "10007", "--streams", "2")
     before = tx_packets(left)
-    sent = send(left, STREAM, "--count", "10007", "--streams", "2", "--rate", "100000", "--gso", "32")
+    sent = send(left, family.stream, "--count", "10007", "--streams", "2", "--rate", "100000", "--gso", "32")
     assert tx_packets(left) - before < 1000, "veth segments UDP, so superframes count once"
     result = report(child, code=0)
     assert sent["sent"] == result["unique"] == 20014
@@ -85,14 +93,17 @@ def test_many_datagrams(ends: tuple[Namespace, Namespace]) -> None:
     assert report(child, code=0)["unique"] == 200000
 
 
-def test_streams_have_their_own_accounts(ends: tuple[Namespace, Namespace]) -> None:
+@both_families
+def test_streams_have_their_own_accounts(ends: tuple[Namespace, Namespace], family: Family) -> None:
     """More groups than one socket may join, each complete and each with TTL and TOS as sent."""
     left, right = ends
     options = ("--count", "100", "--rate", "50kpps", "--ttl", "3", "--dscp", "46")
-    child = receiver(right, "233.252.0.0/26:5000%eth0", "--count", "100")
-    send(left, "233.252.0.0:5000%eth0", "--streams", "64", *options)
+    child = receiver(right, family.range_of(6), "--count", "100")
+    send(left, family.at(0), "--streams", "64", *options)
     result = report(child, code=0)
-    assert [stream["group"] for stream in result["streams"]] == [f"233.252.0.{i}" for i in range(64)]
+    assert [stream["group"] for stream in result["streams"]] == [
+        str(parse_address(family.groups) + i) for i in range(64)
+    ]
     assert all(stream["unique"] == 100 and not stream["foreign"] for stream in result["streams"])
     assert result["ttl"] == {"3": 6400}
     assert result["tos"] == {"184": 6400}
@@ -100,14 +111,39 @@ def test_streams_have_their_own_accounts(ends: tuple[Namespace, Namespace]) -> N
     assert result["sources"]["other"] == 4800
 
 
-def test_ssm_join_hears_that_source_alone(ends: tuple[Namespace, Namespace]) -> None:
+@both_families
+def test_ssm_join_hears_that_source_alone(ends: tuple[Namespace, Namespace], family: Family) -> None:
     """SOURCE@ is a source-specific join for recv and the address to send from for send."""
     left, right = ends
-    left.ip("addr add 192.0.2.9/24 dev eth0")
-    child = receiver(right, f"192.0.2.9@{STREAM}", "--count", "50")
-    send(left, STREAM, "--count", "50")
-    send(left, f"192.0.2.9@{STREAM}", "--count", "50", "--source-port", "4444")
-    assert report(child, code=0)["sources"] == {"192.0.2.9:4444": 50}
+    left.ip(f"addr add {family.other}/{family.length} dev eth0")
+    child = receiver(right, family.from_(family.other), "--count", "50")
+    send(left, family.from_(family.left), "--count", "50")
+    send(left, family.from_(family.other), "--count", "50", "--source-port", "4444")
+    assert report(child, code=0)["sources"] == {f"{family.written(family.other)}:4444": 50}
+
+
+@both_families
+def test_unicast_reaches_an_own_address(ends: tuple[Namespace, Namespace], family: Family) -> None:
+    left, right = ends
+    to = f"{family.written(family.right)}:7000"
+    child = receiver(right, to, "--count", "100")
+    send(left, to, "--count", "100")
+    result = report(child, code=0)
+    assert result["unique"] == 100
+    assert result["ttl"] == {"64": 100}
+
+
+def test_groups_and_hosts_of_a_link_alone_need_its_name(ends: tuple[Namespace, Namespace]) -> None:
+    """A link-local group is sent from the link-local address, and a link-local host is one of that link."""
+    left, right = ends
+    child = receiver(right, "[ff02::1234]:5000%eth0", "--count", "50")
+    send(left, "[ff02::1234]:5000%eth0", "--count", "50")
+    (source,) = report(child, code=0)["sources"]
+    assert source.startswith("[fe80::")
+    own = next(str(each.ip) for each in right.call(links_now)["eth0"].addresses6 if each.is_link_local)
+    child = receiver(right, f"[{own}]:7000%eth0", "--count", "50")
+    send(left, f"[{own}]:7000%eth0", "--count", "50")
+    assert report(child, code=0)["unique"] == 50
 
 
 def test_unicast(ends: tuple[Namespace, Namespace]) -> None:

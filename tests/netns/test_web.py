@@ -145,10 +145,24 @@ def _answers(relay) -> bool:
     return False
 
 
-def test_an_address_that_is_taken_stops_nothing_and_is_said():
-    with relaying(CONFIG.replace(ADDRESS, "192.0.2.99:19736")) as relay:
-        assert "metrics=192.0.2.99:19736 nothing is served: Cannot assign requested address" in relay.log.read_text()
+@pytest.mark.parametrize("address", ["192.0.2.99:19736", "[2001:db8:1::99]:19736"])
+def test_an_address_that_is_taken_stops_nothing_and_is_said(address):
+    with relaying(CONFIG.replace(ADDRESS, address), ipv6=True) as relay:
+        assert f"cannot serve metrics={address}: Cannot assign requested address" in relay.log.read_text()
         assert relay.state() == "active"
+
+
+@pytest.mark.parametrize(
+    ("address", "asked", "answers"),
+    [("[::1]:19736", "::1", True), ("[::1]:19736", "127.0.0.1", False), ("[::]:19736", "127.0.0.1", True)],
+)
+def test_an_ipv6_address_serves_who_asks_there_and_that_of_all_serves_ipv4_too(address, asked, answers):
+    with relaying(CONFIG.replace(ADDRESS, address), ipv6=True) as relay:
+        asking = http.client.HTTPConnection(asked, 19736, timeout=5)
+        with contextlib.closing(asking), contextlib.nullcontext() if answers else pytest.raises(ConnectionRefusedError):
+            relay.lab.relay.call(asking.connect)
+            asking.request("GET", "/readyz")
+            assert asking.getresponse().read() == b"ready\n"
 
 
 HOSTILE = """
@@ -159,16 +173,34 @@ outputs = ["239.10.0.2:5004%out0"]
 """
 
 
+def browsed(relay, folder) -> str:
+    """The page as a browser shows it after some seconds."""
+    command = [
+        "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}",
+        "--virtual-time-budget=9000", "--dump-dom", f"http://{ADDRESS}/",
+    ]  # fmt: skip
+    return relay.lab.relay.run(*command, timeout=60).stdout
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+def test_a_browser_shows_a_thousand_rules_the_worst_first(tmp_path):
+    line = '[rules.r{0}]\ninput = "239.1.{1}.{2}:5000%in0"\noutputs = ["239.2.{1}.{2}:5004%out0"]\n'
+    many = "".join(line.format(i, i // 250, i % 250) for i in range(999))
+    with relaying(CONFIG.partition("[rules.x]")[0] + many + HOSTILE.replace("rules.x", "rules.zzz")) as relay:
+        page = browsed(relay, tmp_path)
+    assert "1000 rules · 1 pending · 999 active" in page
+    rows = page.partition('<table id="rules">')[2].partition("</table>")[0].count('class="name"')
+    more = int(page.partition('<p id="more">')[2].partition(" more")[0])
+    assert rows + more == 1000
+    assert page.index(">zzz<") < page.index(">r0<")
+
+
 @pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
 def test_a_browser_shows_rates_states_and_hostile_names_as_text(tmp_path):
     config = CONFIG + HOSTILE.replace("rules.x", "rules.hostile")
     with relaying(config) as relay:
         stream = sender(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 60_000, "--rate", 2_000)
-        command = [
-            "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}",
-            "--virtual-time-budget=9000", "--dump-dom", f"http://{ADDRESS}/",
-        ]  # fmt: skip
-        page = relay.lab.relay.run(*command, timeout=60).stdout
+        page = browsed(relay, tmp_path)
         stream.send_signal(2)
         report(stream)
     assert "<title>! mcrelay</title>" not in page

@@ -19,9 +19,10 @@ QUERIER = "192.0.2.254"  # in the relay's own network, so that the reverse-path 
 
 
 class Listener:
-    """Hears every IGMP message that arrives on a link from now on."""
+    """Hears every message of IGMP, or of what else *read* reads, that arrives on a link from now on."""
 
-    def __init__(self, namespace, link: str) -> None:
+    def __init__(self, namespace, link: str, read=parse) -> None:
+        self._read = read
         self._socket = namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         with contextlib.suppress(PermissionError):  # in a user namespace
             self._socket.setsockopt(socket.SOL_SOCKET, 33, 32 << 20)  # SO_RCVBUFFORCE: a bystander's stream may pass
@@ -41,7 +42,7 @@ class Listener:
         with contextlib.suppress(BlockingIOError):
             while True:
                 frame, address = self._socket.recvfrom(2048)
-                if address[2] != PACKET_OUTGOING and (message := parse(frame)) is not None:
+                if address[2] != PACKET_OUTGOING and (message := self._read(frame)) is not None:
                     self.heard.append((time.monotonic(), message))
         return [message for _, message in self.heard]
 

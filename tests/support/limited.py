@@ -1,4 +1,4 @@
-"""`mcrelay` with other limits of the IGMP monitors: ``limited.py LIMITS-AS-JSON COMMAND…``. Nobody needs an option."""
+"""`mcrelay` with other limits of the monitors: ``limited.py LIMITS-AS-JSON COMMAND…``. Nobody needs an option."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 
 from mcrelay import cli
-from mcrelay.igmp.monitor import Limits
+from mcrelay.igmp.needs import Limits
 from mcrelay.relay import build
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from ipaddress import IPv4Address, IPv4Interface
 
 from mcrelay.config.parse import parse_config
@@ -27,6 +28,7 @@ NAMES = CounterNames(
     drops=("source", "policer", "echo"),
     send_errors=("nobufs", "parked"),
     refusals=("incomplete", "room"),
+    times=(0.001, math.inf),
 )
 
 
@@ -73,6 +75,12 @@ class FakeEngine:
     def snapshot(self):
         return self.counts
 
+    def health(self):
+        return {}
+
+    def relay_times(self):
+        return {}
+
     def endpoints(self):
         return self.sends_from
 
@@ -104,7 +112,7 @@ class FakeMemberships:
         self.failed = {}
         self.users = {}
 
-    def reconcile(self, wanted, links, *, retry=False):
+    def reconcile(self, wanted, links, links6=None, *, retry=False):
         self.calls.append("join")
         self.links = links
         self.joined = frozenset(wanted) - self.failed.keys()
@@ -156,6 +164,47 @@ class FakeMonitors(list):
 
     async def explain(self, links, route_to):
         pass
+
+    def close(self):
+        pass
+
+
+class FakePorts:
+    """Holds whatever is wanted, but for ``failed``."""
+
+    def __init__(self):
+        self.failed = {}
+
+    def reconcile(self, wanted):
+        self.wanted = wanted
+
+    def close(self):
+        pass
+
+
+class FakeSearches:
+    """Nobody searches."""
+
+    def __init__(self):
+        self.failed = {}
+
+    def reconcile(self, spec, links):
+        pass
+
+    def tick(self):
+        pass
+
+    def inputs(self, names):
+        return {}
+
+    def outputs(self, names):
+        return {}
+
+    def answers(self):
+        return {}
+
+    def last_packet_times(self):
+        return {}
 
     def close(self):
         pass
@@ -270,6 +319,7 @@ class Bench:
         self.watch = FakeWatch()
         self.presence = FakePresence()
         self.routes = FakeRoutes()
+        self.ports = FakePorts()
         self.notifier = FakeNotifier()
         self.clock = Clock()
         self.woken = asyncio.Event()
@@ -283,6 +333,8 @@ class Bench:
             watch=self.watch,
             presence=self.presence,
             routes=self.routes,
+            ports=self.ports,
+            searches=FakeSearches(),
             notifier=self.notifier,
             woken=self.woken,
             clock=self.clock,

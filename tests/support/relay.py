@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
+import logging
 import signal
 import subprocess
 import tempfile
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.traffic import MCRELAY, wait_for
+from support.traffic import MCRELAY, memberships, wait_for
+from support.ways import way
 
-from mcrelay.commands.lab import standard_lab
+from mcrelay.commands.lab import StandardLab, standard_lab
 from mcrelay.config.parse import parse_config
 from mcrelay.control.client import ask
 from mcrelay.errors import ControlError
@@ -29,9 +33,13 @@ if TYPE_CHECKING:
 SOURCE = "192.168.168.55"
 GROUP = "226.2.2.2"
 INPUT = f"{SOURCE}@{GROUP}:2068%in0"
+READY_SECONDS = 30
 
 
 both_engines = pytest.mark.usefixtures("engine")  # of tests/netns/conftest.py
+each_family = pytest.mark.usefixtures("family")  # with each engine, and for IPv6
+every_way = pytest.mark.usefixtures("way")  # with each engine, for each family and from one to the other
+ring_ways = pytest.mark.usefixtures("ring_way")  # the same without the kernel engine
 
 
 class RelayUnderTest:
@@ -51,7 +59,8 @@ class RelayUnderTest:
         self.process = None
 
     def write(self, config: str) -> None:
-        """Put this into the file, with the engine under test as default."""
+        """Put this into the file, for the families and with the engine under test."""
+        config = way().config(config)
         if self.engine != "ring":
             key = f'engine = "{self.engine}"\n'
             there = config.replace("[defaults]\n", f"[defaults]\n{key}")
@@ -64,7 +73,22 @@ class RelayUnderTest:
             command = ["env", *(f"{key}={value}" for key, value in self._environment.items()), *command]
         with self.log.open("w") as log:
             self.process = self.lab.relay.popen(*command, stderr=log)
-        self.wait_for(lambda: "ready" in self.log.read_text(), "READY", 30)
+        self.wait_for(lambda: "ready" in self.log.read_text(), "READY", READY_SECONDS)
+        self.heard_by_switch()
+
+    def heard_by_switch(self) -> None:
+        """Wait until the standard lab's switch has heard of every group that is joined, where a report gets there.
+
+        READY says that the kernel has joined. It sends its report some jiffies later (net/ipv4/igmp.c,
+        igmp_ifc_event), and a switch that prunes drops what a test sends before that.
+        """
+        if not isinstance(self.lab, StandardLab):
+            return
+        kernels_own = ("224.0.0.", "ff02:", "ff01:")
+        joined = {group for group in memberships(self.lab.relay, "in0") if not group.startswith(kernels_own)}
+        until = time.monotonic() + 1
+        while joined and time.monotonic() < until:
+            joined -= {entry.rpartition("@")[2] for entry in self.lab.mdb().get("to-relay", ())}
 
     def wait_for(self, condition, what: str, seconds: float = 10) -> float:
         """Poll until true; returns the seconds it took."""
@@ -143,12 +167,13 @@ def relaying(
     **lab_options,
 ):
     """The lab with a relay that is READY, and stopped at the end. ``program`` stands for `mcrelay`."""
-    with standard_lab(**lab_options) as lab, tempfile.TemporaryDirectory() as folder:
-        lab.settle()
+    with standard_lab(**{"ipv6": way().has_ipv6, **lab_options}) as lab, tempfile.TemporaryDirectory() as folder:
+        lab.wait_until_up()
         lab.relay.sysctl(sysctls or {})
         relay = RelayUnderTest(lab, config, Path(folder), environment=environment)
         relay.program = program
         relay.start()
+        lab.wait_until_pruned()  # most often it does by now: a relay takes longer to start
         yield relay
         if relay.process.poll() is None:
             relay.stop()
@@ -165,16 +190,43 @@ def service_in(namespace, config: str, features: Features):
         held.append(build(parse_config([("x.toml", config)]).config, features, Notifier("")))
         await held[0].run(stop, ready.set)
 
-    thread = threading.Thread(target=namespace.call, args=(lambda: asyncio.run(run()),))
-    thread.start()
-    assert ready.wait(10)
+    with logged() as said:
+
+        def serve() -> None:
+            try:
+                namespace.call(lambda: asyncio.run(run()))
+            except Exception:
+                traceback.print_exc(file=said)
+
+        thread = threading.Thread(target=serve, daemon=True)  # one that does not end fails its test alone
+        thread.start()
+        try:
+            until = time.monotonic() + READY_SECONDS
+            while thread.is_alive() and time.monotonic() < until and not ready.wait(0.1):
+                pass
+            assert ready.is_set(), f"not READY within {READY_SECONDS} s; the relay said:\n{said.getvalue()}"
+            yield held[0]
+        finally:
+            with contextlib.suppress(IndexError, RuntimeError):  # it did not begin, or has ended
+                loop, stop = done[0]
+                loop.call_soon_threadsafe(stop.set)
+            thread.join(READY_SECONDS)
+            assert not thread.is_alive(), f"the relay does not end; it said:\n{said.getvalue()}"
+
+
+@contextlib.contextmanager
+def logged():
+    """What is logged meanwhile by a relay that is part of this process."""
+    said = io.StringIO()
+    handler, logger = logging.StreamHandler(said), logging.getLogger("mcrelay")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
-        yield held[0]
+        yield said
     finally:
-        loop, stop = done[0]
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
-        assert not thread.is_alive()
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def carries(namespace, link: str) -> bool:

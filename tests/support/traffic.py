@@ -8,12 +8,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from support.ways import way
+
 from mcrelay.commands.send import consecutive
+from mcrelay.commands.senders import end_of, family_of
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from mcrelay.commands.lab import Namespace
@@ -32,28 +37,53 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 10) -> An
 
 def bound_ports(namespace: Namespace) -> set[int]:
     """UDP ports that sockets inside are bound to (proc(5), /proc/net/udp)."""
-    lines = namespace.call(Path("/proc/thread-self/net/udp").read_text).splitlines()[1:]
-    return {int(line.split()[1].split(":")[1], 16) for line in lines}
+    return {int(line.split()[1].split(":")[1], 16) for line in _udp_sockets(namespace)}
 
 
 def unread_bytes(namespace: Namespace) -> int:
     """What waits in UDP sockets inside to be read (/proc/net/udp: rx_queue)."""
-    lines = namespace.call(Path("/proc/thread-self/net/udp").read_text).splitlines()[1:]
-    return sum(int(line.split()[4].split(":")[1], 16) for line in lines)
+    return sum(int(line.split()[4].split(":")[1], 16) for line in _udp_sockets(namespace))
 
 
-def memberships(namespace: Namespace) -> Counter[str]:
-    """Groups joined inside, and by how many sockets, on any link (/proc/net/igmp)."""
+def _udp_sockets(namespace: Namespace) -> list[str]:
+    """The lines of both families."""
+    files = ("/proc/thread-self/net/udp", "/proc/thread-self/net/udp6")
+    return [line for file in files for line in namespace.call(Path(file).read_text).splitlines()[1:]]
+
+
+def udp_socket(namespace: Namespace, address: str) -> socket.socket:
+    """A UDP socket of that address's family, inside."""
+    return namespace.socket(family_of(ip_address(address)))
+
+
+def end(
+    namespace: Namespace, address: str, port: int, link: str = "eth0"
+) -> tuple[str, int] | tuple[str, int, int, int]:
+    """An end as such a socket takes it; a group of IPv6 with the link to send it by."""
+    found = ip_address(address)
+    return namespace.call(lambda: end_of(found, port, link if found.is_multicast else None))
+
+
+def memberships(namespace: Namespace, ifname: str | None = None) -> Counter[str]:
+    """Groups joined inside, and by how many sockets, on that link or on any (/proc/net/igmp, igmp6)."""
     groups: Counter[str] = Counter()
+    link = ""
     for line in namespace.call(Path("/proc/thread-self/net/igmp").read_text).splitlines():
-        if line.startswith("\t\t\t\t"):
+        if not line.startswith("\t\t\t\t"):
+            link = line.split()[1]
+        elif ifname in (None, link):
             group, users, *_ = line.split()
             groups[".".join(str(byte) for byte in bytes.fromhex(group)[::-1])] += int(users)
+    for line in namespace.call(Path("/proc/thread-self/net/igmp6").read_text).splitlines():
+        _, link, group, users, *_ = line.split()
+        if ifname in (None, link):
+            groups[str(IPv6Address(bytes.fromhex(group)))] += int(users)
     return groups
 
 
-def receiver(namespace, stream: str, *options: object) -> subprocess.Popen:
+def receiver(namespace, stream: str, *options: object, seconds: float = 10) -> subprocess.Popen:
     """`mcrelay recv` in a namespace, every socket of it bound and joined by the time this returns."""
+    stream = way().at(namespace, stream)
     streams = int(str(options[options.index("--streams") + 1])) if "--streams" in options else None
     *_, last = consecutive(stream, streams)  # they are opened in turn
     group, already = str(last.address), memberships(namespace)
@@ -65,22 +95,24 @@ def receiver(namespace, stream: str, *options: object) -> subprocess.Popen:
             return memberships(namespace)[group] > already[group]
         return last.port in bound_ports(namespace)
 
-    wait_for(listens, f"recv {stream} to listen")
+    wait_for(listens, f"recv {stream} to listen", seconds)
     return child
 
 
-def heard(child: subprocess.Popen, namespace):
+def heard(child: subprocess.Popen, namespace, *, seconds: float = 10):
     """What a `recv` that waits for no count printed: ended once all that has reached its namespace is read.
 
     Call it when whoever sends has ended and the relay is at rest.
     """
-    wait_for(lambda: not unread_bytes(namespace), "recv to read all there is")
+    wait_for(lambda: not unread_bytes(namespace), "recv to read all there is", seconds)
     child.send_signal(signal.SIGINT)
     return report(child)
 
 
 def sender(namespace, stream: str, *options: object) -> subprocess.Popen:
-    return namespace.popen(*MCRELAY, "send", stream, *map(str, options), "-j", stdout=subprocess.PIPE)
+    return namespace.popen(
+        *MCRELAY, "send", way().at(namespace, stream), *map(str, options), "-j", stdout=subprocess.PIPE
+    )
 
 
 def report(child: subprocess.Popen, timeout: float = 60, code: int | None = None):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import tomllib
 
 import pytest
 from book import Book, spread
+from hotspots import STAGES, read_stages
 from hotspots import read as read_profile
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,9 +20,39 @@ from report import as_json, other_lines, rate_table, target_table
 from search import TOLERANCE, highest
 from targets import NOT_MEASURED, rows
 from trial import Probe
-from workloads import FANOUT_10, ONE, RULES_100, THIN
+from workloads import FANOUT_10, ONE, RANGE, RULES_100, THIN
 
 from mcrelay.config.parse import parse_config
+
+SETTINGS = {
+    "soak.backlog": ("LENGTH", ["netdev_max_backlog"]),
+    "neighbours": ("FOLDER", ["gc_thresh1", "gc_thresh2", "gc_thresh3"]),
+}
+
+
+@pytest.mark.parametrize("module", SETTINGS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_settings_of_the_machine_are_put_back_whatever_ends_a_run(tmp_path, module, number):
+    where, names = SETTINGS[module]
+    for name in names:
+        (tmp_path / name).write_text("1000")
+    place = tmp_path / names[0] if where == "LENGTH" else tmp_path
+    code = f"""
+import importlib, pathlib, time
+module = importlib.import_module({module!r})
+module.{where} = pathlib.Path({str(place)!r})
+with module.room():
+    print("in", flush=True)
+    time.sleep(60)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    child = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "in\n"
+    assert {(tmp_path / name).read_text() for name in names}.isdisjoint({"1000"})
+    child.send_signal(number)
+    child.communicate(timeout=30)
+    assert child.returncode != 0
+    assert {(tmp_path / name).read_text() for name in names} == {"1000"}
 
 
 @given(limit=st.floats(1e3, 1e7), off=st.floats(0.25, 4))
@@ -125,6 +160,11 @@ def test_a_configuration_is_one_that_mcrelay_takes(work):
     assert sum(len(rule.outputs) for rule in config.rules.values()) == work.streams * work.outputs + work.idle_rules
 
 
+def test_a_range_is_one_rule_of_as_many_groups():
+    (rule,) = parse_config([("bench.toml", configuration(RANGE, Variant()))]).config.rules.values()
+    assert rule.inputs[0].stream.group_count == rule.outputs[0].stream.group_count == RANGE.streams
+
+
 def test_a_variant_says_only_what_is_unusual_about_it():
     assert set(tomllib.loads(configuration(ONE, Variant()))) == {"rules"}
     found = tomllib.loads(configuration(ONE, Variant(exclusive=True, gro=True, latency=True, workers=2)))
@@ -143,6 +183,25 @@ def test_a_profile_is_read():
     assert found["kernel_percent"] == 69.5
     assert [row["symbol"] for row in found["top"]] == ["udp_sendmsg", "turn", "veth_xmit"]
     assert [row["kernel"] for row in found["top"]] == [True, False, True]
+
+
+def test_a_profile_of_the_kernel_engine_has_its_stages_with_all_that_they_call():
+    text = """# Overhead; Self;Symbol
+ 76.80% ; 0.13%  ;[k] do_syscall_64
+ 18.75% ; 1.81%  ;[k] bpf_prog_cc0bd4e7d407fee2_relay
+ 13.31% ; 0.62%  ;[k] bpf_clone_redirect
+ 10.54% ; 0.96%  ;[k] ip_rcv
+  0.10% ; 0.05%  ;[k] ip_rcv
+  5.15% ; 1.43%  ;[k] tpacket_rcv
+"""
+    found = read_stages(text)
+    assert found == dict.fromkeys(STAGES, 0) | {
+        "relay": 18.75, "bpf_clone_redirect": 13.31, "ip_rcv": 10.54, "tpacket_rcv": 5.15,
+    }  # fmt: skip
+    assert read_stages("") == {}
+    book = Book()
+    book.stages["the engine"] = {"rate": 500_000, "percent": found}
+    assert "   18.8 %  the program, all of it (relay)" in other_lines(book)
 
 
 def test_microbenchmarks_are_nanoseconds_of_one_operation():

@@ -36,7 +36,7 @@ function sample(stats) {
     const tx = rule.outputs.reduce((all, each) => all + each.tx_packets, 0);
     const lost = sum(rule.drops) + rule.outputs.reduce((all, each) => all + sum(each.tx_errors), 0);
     const before = history.get(rule.name);
-    const now = { rates: before ? before.rates : [], time: stats.time, rx: rule.rx_packets, tx, lost, bytes: rule.rx_bytes };
+    const now = { rates: before ? before.rates : [], time: stats.time, rx: rule.rx_packets, tx, lost, bytes: rule.rx_bytes, health: rule.health, times: rule.relay_seconds };
     const seconds = before ? stats.time - before.time : 0;
     if (before && seconds > 0) {
       now.rx_rate = Math.max(0, rule.rx_packets - before.rx) / seconds;
@@ -94,13 +94,44 @@ function ruleRow(rule) {
     if (output.reason) line.append(element("span", output.reason, "reason"));
     streams.append(line);
   }
+  if (held.health) streams.append(element("span", healthWords(held.health), hurt(held.health) ? "hurt" : "reason"));
   const known = held.rx_rate !== undefined;
   row.append(name, state, streams,
     numeric("in", known ? scaled(held.rx_rate) + "/s" : "–", known ? scaled(held.bit_rate) + "bit/s" : ""),
-    numeric("out", known ? scaled(held.tx_rate) + "/s" : "–"),
+    numeric("out", known ? scaled(held.tx_rate) + "/s" : "–", within(held.times)),
     numeric("lost", String(held.lost ?? 0)),
     cell("", spark(held.rates)));
   return row;
+}
+
+function milliseconds(seconds) { return `${Number((seconds * 1000).toPrecision(3))} ms`; }
+
+function healthWords(health) {
+  const words = [];
+  if (health.rtp) {
+    words.push(`RTP: lost ${health.rtp.lost}, duplicated ${health.rtp.duplicated}, reordered ${health.rtp.reordered}`);
+    if (health.rtp.jitter_seconds !== null) words.push(`jitter ${milliseconds(health.rtp.jitter_seconds)}`);
+    if (health.rtp.ssrc_changes) words.push(`SSRC changes ${health.rtp.ssrc_changes}`);
+  }
+  if (health.ts) {
+    words.push(`MPEG-TS: continuity errors ${health.ts.continuity_errors}, PCR gaps ${health.ts.pcr_gaps}`);
+    if (health.ts.bit_rate !== null) words.push(`${scaled(health.ts.bit_rate)}bit/s`);
+  }
+  if (health.unrecognised) words.push(`unrecognised ${health.unrecognised}`);
+  if (health.silences) words.push(`silences ${health.silences}`);
+  return words.join(", ");
+}
+
+function hurt(health) {
+  return Boolean((health.rtp && health.rtp.lost) || (health.ts && health.ts.continuity_errors));
+}
+
+function within(times) {
+  if (!times || !times.count) return "";
+  const found = Object.entries(times.buckets).map(([bound, count]) => [Number(bound), count]);
+  found.sort((a, b) => (Number.isNaN(a[0]) ? 1 : Number.isNaN(b[0]) ? -1 : a[0] - b[0]));
+  const [bound] = found.find((each) => each[1] >= 0.99 * times.count);
+  return Number.isNaN(bound) ? "99 % beyond 20 ms" : `99 % within ${milliseconds(bound)}`;
 }
 
 function matches(rule, wanted) {
@@ -137,11 +168,12 @@ function drawLinks(links, stats) {
     const row = element("tr");
     const state = cell("", element("span", link.operstate, "state", link.operstate === "UP" ? "UP" : "DOWN"));
     for (const warning of link.warnings) state.append(element("span", warning.text, "reason"));
-    const querier = link.querier ? `${link.querier.address} v${link.querier.version}, ${ago(stats.time - link.querier.last_seen_time)} ago` : "–";
+    const queriers = [link.querier, link.mld_querier].filter((each) => each)
+      .map((each) => `${each.address} v${each.version}, ${ago(stats.time - each.last_seen_time)} ago`);
     const others = Object.entries(counts.frames).filter(([verdict, count]) => verdict !== "relayed" && count);
     const missed = cell("not relayed", element("span", others.map(([verdict, count]) => `${verdict} ${count}`).join(", ") || "–"));
     for (const miss of counts.near_misses || []) missed.append(element("span", nearMiss(miss), "reason"));
-    row.append(cell("", element("span", link.ifname, "name")), state, cell("querier", querier),
+    row.append(cell("", element("span", link.ifname, "name")), state, cell("querier", queriers.join("; ") || "–"),
       numeric("frames", counts.filter ? String(counts.rx_frames) : "–"),
       numeric("no room", counts.filter ? String(counts.ring_dropped_frames) : "–"), missed);
     return row;

@@ -172,16 +172,17 @@ def test_help_has_an_example(run):
 
 
 @pytest.mark.parametrize("master", ["br0", "bond0"])
-def test_an_input_on_a_port_is_warned_of_and_a_disabled_rule_is_not(run, monkeypatch, master):
+def test_an_input_on_a_port_is_refused_and_a_disabled_rule_is_not(run, monkeypatch, master):
     port = Link("eth0", 2, up=True, carrier=True, operstate="UP", mtu=1500, master=master)
     monkeypatch.setattr(module, "links_now", lambda: {"eth0": port})
     result = run(a=GOOD.format("a", 1) + GOOD.format("b", 2) + "enabled = false\n")
-    assert result.exit_code == 0
+    assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
-    assert f":2: rules.a.input: eth0 is a port of {master}: take the input from {master}; else the stream ends" in line
+    assert f":2: rules.a.input: eth0 is a port of {master}, where this host hears no query" in line
+    assert f"; take the input from {master}: " in line
 
 
-@pytest.mark.parametrize(("kind", "hardware"), [("tun", 65534), ("ppp", 512), ("gre", 778)])
+@pytest.mark.parametrize(("kind", "hardware"), [("infiniband", 32), ("can", 280), ("wpan", 804)])
 def test_an_input_that_cannot_be_captured_is_refused(run, monkeypatch, kind, hardware):
     link = Link("eth0", 2, up=True, carrier=True, operstate="UP", mtu=1500, hardware=hardware)
     monkeypatch.setattr(module, "links_now", lambda: {"eth0": link})

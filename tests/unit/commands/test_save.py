@@ -68,7 +68,7 @@ DEFAULTS = toml_table(("defaults",), OTHERS)
 def test_no_defaults_of_the_files_change_what_is_written(each):
     """But that there is no word for no limit: every source, and more than any link brings, come to the same."""
     said = parse_config([("f.toml", DEFAULTS)]).defaults
-    assert said == set(RULE) - {"vlan", "health"}
+    assert said == set(RULE)
     table = rule_table(each, said)
     read = parse_config([("f.toml", DEFAULTS + toml_table(("rules", each.name), table))]).config.rules[each.name]
     if each.inputs[0].allow is None:
@@ -175,10 +175,10 @@ def test_a_rule_of_another_file_is_refused_with_what_to_write_there_and_the_othe
     result = merged(changes, (MAIN, main))
     assert result.text == f"{HEADING}\n{text('n', 1)}"
     assert result.refused == [
-        f"x stands at {MAIN}:1, and would be defined twice: write enabled = false there",
-        f"y stands at {MAIN}:4, and would be defined twice: put this in its place there\n"
+        f"x stands in a file that save leaves alone: write enabled = false at {MAIN}:1",
+        f"y stands in a file that save leaves alone: put this in its place at {MAIN}:4\n"
         + text("y", 9, "ttl = 5\n").rstrip(),
-        f"z was deleted, but stands at {MAIN}:7: delete it there",
+        f"z was deleted, but stands in a file that save leaves alone: delete it at {MAIN}:7",
     ]
 
 
@@ -292,10 +292,26 @@ def test_the_command_writes_one_file_and_touches_no_other(etc, run):
     done = run()
     saved = etc / "conf.d" / "90-saved.toml"
     assert (done.exit_code, done.stderr) == (0, "")
-    assert done.stdout == f"saved n to {saved}\nnothing else is to be done: the next reload or start reads it there\n"
+    assert (
+        done.stdout == f"saved n to {saved}\nnothing else is to be done: the next reload or start reads 90-saved.toml\n"
+    )
     assert contents(etc) == before | {"conf.d/90-saved.toml": f"{HEADING}\n{text('n', 1)}"}
     assert run(changes=()).stdout == "nothing to save: what runs is what the files say\n"
-    assert run().stdout == "n stands in a file already\n"
+    assert run().stdout == "in a file already: n\n"
+
+
+def test_several_rules_are_said_in_one_line_and_nothing_is_done_with_while_one_is_refused(etc, run):
+    done = run(changes=(rule("y", 8, ttl=3), N, rule("m", 2)))
+    saved = etc / "conf.d" / "90-saved.toml"
+    assert done.exit_code == 1
+    assert done.stdout == f"saved n, m to {saved}\nthe next reload or start reads 90-saved.toml\n"
+    assert done.stderr.startswith(f"mcrelay: y stands in a file that save leaves alone: put this in its place at {etc}")
+    assert run(changes=(N, rule("m", 2))).stdout == "in a file already: n, m\n"
+
+
+def test_a_folder_that_is_missing_is_said_to_be_made(etc, run):
+    done = run("--to", str(etc / "no" / "such" / "file.toml"))
+    assert str(done.exception).endswith("No such file or directory; make its folder, or name another file with --to")
 
 
 def test_the_folder_is_made_and_a_file_that_is_not_read_is_said_so(etc, run):
@@ -315,7 +331,7 @@ def test_what_cannot_be_saved_is_said_and_the_exit_code_is_one(run):
     done = run(changes=[rule("y", 8, ttl=3), rule("n", 1)])
     assert done.exit_code == 1
     assert "saved n to" in done.stdout
-    assert "y stands at" in done.stderr
+    assert "y stands in a file that save leaves alone" in done.stderr
     assert "10-other.toml:1" in done.stderr
 
 
@@ -360,7 +376,9 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_draft(etc, run, monkeypatc
     monkeypatch.setattr(os, call, full)
     done = run()
     assert isinstance(done.exception, OperationError)
-    assert "No space left on device; run as who may, or name another file with --to" in str(done.exception)
+    assert "No space left on device; run this as a user who may write there, or name another file with --to" in str(
+        done.exception
+    )
     assert contents(etc) == before
 
 

@@ -84,3 +84,10 @@ def test_range_names_its_groups() -> None:
 def test_streams_that_cannot_be(text: str, streams: int | None, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         consecutive(text, streams)
+
+
+def test_streams_of_ipv6_are_consecutive_too() -> None:
+    assert [str(each.address) for each in consecutive("[ff1e::1]:5000%eth0", 3)] == ["ff1e::1", "ff1e::2", "ff1e::3"]
+    assert len(consecutive("[ff1e::]/118:5000%eth0", None)) == 1024
+    with pytest.raises(UsageError, match="go beyond ff1e:ffff"):
+        consecutive("[ff1e:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:5000%eth0", 2)

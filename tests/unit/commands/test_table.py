@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from mcrelay.commands.demo import PICTURE
-from mcrelay.commands.table import bit_rate, digits, fold, render
+from mcrelay.commands.demo import IPV4, IPV6
+from mcrelay.commands.table import bit_rate, columns, digits, fold, render
 
 HEADER = ["RULE", "STATE", "INPUT", "OUTPUT"]
 ROWS = [
@@ -64,6 +65,13 @@ def test_a_sentence_is_folded_for_a_terminal_alone():
     assert all(len(line) <= 60 for line in fold(text, 60).splitlines())
 
 
+def test_a_command_in_a_sentence_stays_whole_so_that_it_can_be_copied():
+    text = "see whether it leaves its sender, and where it ends: `tcpdump -ni LINK host 239.1.1.1`; then mend it"
+    for width in range(40, 100):
+        assert "`tcpdump -ni LINK host 239.1.1.1`" in fold(text, width)
+    assert "sender, and\n" in fold(text, 40)
+
+
 def test_make_help_fits_a_terminal():
     root = Path(__file__).resolve().parents[3]
     shown = subprocess.run(["make", "help"], cwd=root, capture_output=True, text=True, check=True).stdout
@@ -71,5 +79,15 @@ def test_make_help_fits_a_terminal():
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_the_demos_drawing_fits_a_terminal():
-    assert max(map(len, PICTURE.splitlines())) <= 80
+@pytest.mark.parametrize("family", [IPV4, IPV6])
+def test_the_demos_drawing_fits_a_terminal(family):
+    assert max(map(len, family.picture.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("said", "width"), [("100", 100), ("wide", 60), ("-3", 60), ("0", 60), ("", 60)])
+def test_a_width_that_the_environment_does_not_say_in_digits_is_asked_of_the_terminal(monkeypatch, said, width):
+    monkeypatch.setenv("COLUMNS", said)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((60, 24)))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stdout, "fileno", lambda: 1)
+    assert columns() == width

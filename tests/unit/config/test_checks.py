@@ -7,8 +7,10 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
-from mcrelay.config import schema
-from mcrelay.config.checks import find, link_warnings
+from mcrelay.config import schema, tags
+from mcrelay.config.checks import capture_complaints, find, link_warnings, master_complaints, source_warnings
+from mcrelay.config.parse import parse_config
+from mcrelay.errors import ConfigError
 from mcrelay.model.link import Link
 from mcrelay.model.notation import parse_stream
 from mcrelay.model.rate import Rate
@@ -32,7 +34,7 @@ def said(*rules):
 
     def where(key):
         _, name, end = key.split(".")
-        if end == "reflect":
+        if end in {"reflect", "exclusive"}:
             return f"{name}.toml", 9
         return f"{name}.toml", 1 if end == "input" else 2 + int(end.removeprefix("outputs[").removesuffix("]"))
 
@@ -80,16 +82,15 @@ def test_ordinary_rules_are_not_complained_of():
         ),
         (
             "10.9.0.1:5000",
-            [
-                (
-                    "10.9.0.1 is a host, and unicast input is not supported; "
-                    "name the group to receive, e.g. 233.252.0.1:5000%eth0"
-                )
-            ],
+            ["10.9.0.1:5000 names no link; add the link that it arrives on, e.g. 10.9.0.1:5000%eth0"],
+        ),
+        (
+            "255.255.255.255%eth0",
+            ["255.255.255.255%eth0 names no port; add it, e.g. 255.255.255.255:5000%eth0"],
         ),
     ],
 )
-def test_an_input_is_a_group_with_link_and_port(taken, complaints):
+def test_an_input_has_a_link_and_a_port(taken, complaints):
     assert said(rule("a", taken, "10.9.0.7:1")) == [f"a.toml:1: rules.a.input: {c}" for c in complaints]
 
 
@@ -120,6 +121,18 @@ def test_a_source_outside_its_own_allow_never_matches():
     ]
 
 
+def test_a_rule_may_take_one_family_and_send_the_other():
+    assert not errors(rule("a", "[ff15::1]:5000%eth0", f"{G1}%eth1", "10.9.0.7", "[fd00::7]"))
+    assert not errors(rule("a", f"{G1}%eth0", "[ff15::1]%eth1", "[fe80::7]%eth1"))
+    assert not errors(rule("a", "233.252.1.0/24:5000%eth0", "[ff15::]/120%eth1"))
+    (found,) = errors(rule("a", "233.252.1.0/24:5000%eth0", "[ff15::]/121%eth1"))
+    assert found.endswith("is not as long a range as the input; both ends have the same length, here /120")
+    (found,) = errors(rule("a", f"{G1}%eth0", "[ff15::1]%eth1", source_address="keep"))
+    assert "the source address that is kept is of IPv4, and the output sends IPv6; leave source_address out" in found
+    (found,) = errors(rule("a", f"{G1}%eth0", "[fe80::7]"))
+    assert "[fe80::7]:5000 names no link" in found
+
+
 def test_source_specific_groups_without_a_source_are_warned_of():
     assert said(rule("a", "232.1.1.1:5000%eth0", "10.9.0.7")) == [
         (
@@ -144,17 +157,40 @@ def test_link_local_groups_with_a_fitting_ttl_are_not(ttl):
     assert not said(rule("a", "224.0.0.107:5000%eth0", "224.0.0.107%eth1", ttl=ttl))
 
 
+@pytest.mark.parametrize("taken", ["2.255.255.255:6454%eth0", "255.255.255.255:6454%eth0", "192.0.2.25:6454%eth0"])
+def test_an_input_that_is_no_group_is_taken(taken):
+    assert not said(rule("a", taken, "10.9.0.7:1"))
+
+
+def test_a_broadcast_to_every_host_needs_a_link():
+    (found,) = said(rule("a", f"{G1}%eth0", "255.255.255.255:6454"))
+    assert "255.255.255.255:6454 names no link; add the link to send on, e.g. 255.255.255.255:6454%eth0" in found
+
+
+def test_broadcasts_that_rules_pass_to_and_fro_are_a_circle():
+    there = rule("a", "255.255.255.255:6454%eth0", "255.255.255.255:6454%eth1")
+    back = rule("b", "255.255.255.255:6454%eth1", "255.255.255.255:6454%eth0")
+    (found,) = said(there, back)
+    assert "rules feed each other in a circle: a -> b -> a" in found
+
+
 @pytest.mark.parametrize(
-    ("taken", "what"),
+    ("taken", "complaint"),
     [
-        ("2.255.255.255:6454%eth0", "a broadcast address, and broadcast input is not supported"),
-        ("192.0.2.255:6454%eth0", "a broadcast address, and broadcast input is not supported"),
-        ("192.0.2.25:6454%eth0", "a host, and unicast input is not supported"),
+        ("10.9.0.1:5000%eth0", ""),
+        ("10.8.0.1:5000%eth0", ""),  # of another link: this host takes it all the same
+        ("10.9.0.255:5000%eth0", ""),
+        ("10.9.0.7:5000%eth0", "10.9.0.7 is no address of this host, and no broadcast address of eth0"),
     ],
 )
-def test_an_input_that_is_no_group_is_called_what_it_is(taken, what):
-    (found,) = said(rule("a", taken, "10.9.0.7:1"))
-    assert f": {taken.partition(':')[0]} is {what}; name the group to receive, e.g. " in found
+def test_an_input_that_no_datagram_of_this_host_is_for_is_warned_of(taken, complaint):
+    eth0, eth1 = (
+        Link(name, i, up=True, carrier=True, operstate="UP", mtu=1500, addresses=(IPv4Interface(address),))
+        for i, (name, address) in enumerate([("eth0", "10.9.0.1/24"), ("eth1", "10.8.0.1/24")], 1)
+    )
+    config = Config(rules={"a": rule("a", taken, "233.252.0.1%eth1")})
+    found = capture_complaints(config, lambda _: ("f.toml", 3), {"eth0": eth0, "eth1": eth1})
+    assert [each.problem for each in found] == [complaint] * bool(complaint)
 
 
 def test_two_rules_with_the_same_input_are_refused():
@@ -385,6 +421,151 @@ def test_port_any_of_an_output_needs_port_any_of_the_input():
     ]
 
 
+@pytest.mark.usefixtures("everything_built")
+def test_an_output_keeps_the_ports_or_names_as_many():
+    taken = "233.252.0.1:5000-5003%eth0"
+    assert not said(rule("a", taken, "10.9.0.7", "10.9.0.8:7000,7010,7020,7030", "10.9.0.9:1-4"))
+    assert said(rule("a", taken, "10.9.0.7:7000-7002", "10.9.0.8:1")) == [
+        (
+            "a.toml:2: rules.a.outputs[0]: 10.9.0.7:7000-7002 names 3 ports, and the input has 4 ports; "
+            "name as many, or leave them out"
+        ),
+        (
+            "a.toml:3: rules.a.outputs[1]: 10.9.0.8:1 names 1 port, and the input has 4 ports; "
+            "name as many, or leave them out"
+        ),
+    ]
+    assert said(rule("a", "233.252.0.1:any%eth0", "10.9.0.7:1-4")) == [
+        (
+            "a.toml:2: rules.a.outputs[0]: 10.9.0.7:1-4 names 4 ports, and the input takes any; "
+            "leave the port out, then each is kept"
+        )
+    ]
+
+
+@pytest.mark.usefixtures("everything_built")
+def test_a_range_goes_to_groups_and_not_to_a_host():
+    assert said(rule("a", "233.252.0.0/24:5000%eth0", "10.9.0.7")) == [
+        (
+            "a.toml:2: rules.a.outputs[0]: 10.9.0.7:5000 is one host, and the input is a range of groups; "
+            "name a range of groups of the same length, here /24"
+        )
+    ]
+
+
+@pytest.mark.usefixtures("everything_built")
+def test_an_input_that_is_no_group_names_its_ports():
+    assert not said(rule("a", "192.0.2.1:7000-7063%eth0", "10.9.0.7"))
+    assert said(rule("a", "192.0.2.1:any%eth0", "10.9.0.7")) == [
+        (
+            "a.toml:1: rules.a.input: 192.0.2.1:any%eth0 is no group, and this host would have to keep every port open "
+            "for it; name the ports that are used, 64 at most"
+        )
+    ]
+    assert "keep 65 ports open" in said(rule("a", "192.0.2.1:7000-7064%eth0", "10.9.0.7"))[0]
+
+
+@pytest.mark.usefixtures("everything_built")
+def test_exclusive_needs_ports_that_are_named():
+    assert said(rule("a", "233.252.0.1:any%eth0", "10.9.0.7", exclusive=True)) == [
+        (
+            "a.toml:9: rules.a.exclusive: exclusive would drop every UDP port of the group, also what other programs "
+            "of this host listen to; name the ports, or leave exclusive out"
+        )
+    ]
+
+
+@pytest.mark.usefixtures("everything_built")
+def test_an_input_has_a_bounded_number_of_streams():
+    assert not said(rule("a", "233.252.0.0/24:1-256%eth0", "239.1.0.0/24%eth1"))
+    assert said(rule("a", "233.252.0.0/24:1-257%eth0", "239.1.0.0/24%eth1")) == [
+        (
+            "a.toml:1: rules.a.input: 233.252.0.0/24:1-257%eth0 is 65792 streams: 256 groups times 257 ports; "
+            "a rule has 65536 at most: say any for the port, or name fewer"
+        )
+    ]
+
+
+@pytest.mark.usefixtures("everything_built")
+@pytest.mark.parametrize(
+    ("taken", "other"),
+    [
+        ("233.252.0.1:5000", "233.252.0.1:any"),
+        ("233.252.0.1:5000", "233.252.0.0/24:5000"),
+        ("233.252.0.0/24:5000", "233.252.0.0/28:5000"),
+        ("233.252.0.0/24:any", "233.252.0.0/28:any"),
+    ],
+)
+def test_the_more_exact_input_takes_what_both_name(taken, other):
+    assert not said(rule("a", f"{taken}%eth0", *out_of(taken)), rule("b", f"{other}%eth0", *out_of(other)))
+
+
+def out_of(taken):
+    """An output that the input may have."""
+    length = taken.partition("/")[2].partition(":")[0]
+    return [f"239.1.{length}.0/{length}:{len(taken)}%eth1" if length else f"10.9.0.{len(taken)}"]
+
+
+@pytest.mark.usefixtures("everything_built")
+def test_two_inputs_with_a_port_in_common_are_refused():
+    a, b = rule("a", "233.252.0.1:5000,5002%eth0", "10.9.0.7"), rule("b", "233.252.0.1:5001-5002%eth0", "10.9.0.8")
+    assert said(a, b) == [
+        (
+            "b.toml:1: rules.b.input: rules.a (a.toml:1) takes some of these ports too: 233.252.0.1:5000,5002%eth0; "
+            "name each port in one rule alone"
+        )
+    ]
+
+
+@pytest.mark.usefixtures("everything_built")
+def test_a_range_and_a_group_within_are_joined_alike():
+    a = rule("a", "233.252.0.0/24:5000%eth0", "239.1.0.0/24%eth1")
+    b = rule("b", "192.0.2.1@233.252.0.9:7000%eth0", "10.9.0.7")
+    remedy = "name a source in every rule for this group and link, or in none"
+    assert said(a, b) == [
+        (
+            "b.toml:1: rules.b.input: takes 233.252.0.9 on eth0 for one source, "
+            f"but rules.a (a.toml:1) for any source; {remedy}"
+        )
+    ]
+    assert said(b, a) == [
+        (
+            "a.toml:1: rules.a.input: takes 233.252.0.0/24 on eth0 for any source, "
+            f"but rules.b (b.toml:1) for one source; {remedy}"
+        )
+    ]
+
+
+@pytest.mark.usefixtures("everything_built")
+def test_outputs_that_meet_are_one_output_fed_by_two_rules():
+    a = rule("a", "233.252.0.0/24:5000-5001%eth0", "239.1.0.0/24%eth1")
+    b = rule("b", "233.252.1.1:5000%eth0", "239.1.0.7:5001%eth1", "239.1.0.7:5002%eth1")
+    assert said(a, b) == [f"b.toml:2: rules.b.outputs[0]: rules.a (a.toml:2) sends to 239.1.0.7:5001%eth1 too; {FED}"]
+    assert said(b, a) == [f"a.toml:2: rules.a.outputs[0]: rules.b (b.toml:2) sends to 239.1.0.7:5001%eth1 too; {FED}"]
+
+
+@pytest.mark.usefixtures("everything_built")
+def test_two_outputs_of_a_rule_have_nothing_in_common():
+    assert said(rule("a", "233.252.0.1:any%eth0", "10.9.0.7", "10.9.0.7:5000")) == [
+        "a.toml:3: rules.a.outputs[1]: 10.9.0.7:5000 stands there already in part as outputs[0]; remove one of the two"
+    ]
+
+
+@pytest.mark.usefixtures("everything_built")
+@pytest.mark.parametrize(
+    ("taken", "sent"),
+    [
+        ("233.252.0.0/24:5000%eth0", "233.252.0.0/24:5000%eth0"),
+        ("233.252.0.1:5000,5001%eth0", "233.252.0.1:5001,5002%eth0"),
+        ("233.252.0.1:any%eth0", "233.252.0.1:5000%eth0"),
+    ],
+)
+def test_an_output_that_is_part_of_its_input_is_refused(taken, sent):
+    assert said(rule("a", taken, sent)) == [
+        f"a.toml:2: rules.a.outputs[0]: {sent} is the rule's own input; send to another group, port or link"
+    ]
+
+
 def test_rules_as_far_as_they_could_be_read_are_compared():
     a = Rule("a", (), (Output(parse_stream("10.9.0.7:9")),))
     b = rule("b", f"{G1}%eth0", "10.9.0.7:9")
@@ -430,3 +611,65 @@ def test_an_address_in_the_place_of_a_link_finds_the_link_that_has_it():
         Config(rules={"x": rule("x", f"{G1}%10.10.1.1", f"{G2}%in1")}), lambda _: ("f.toml", 3), there
     )
     assert [str(each).rpartition("appears ")[2] for each in found] == ["(did you mean in0?)", "(did you mean in0?)"]
+
+
+def test_what_another_rule_sends_to_is_no_input_also_where_own_sends_are_taken():
+    """The relay knows its own datagrams by their ends, and drops them as echoes."""
+    feeder = rule("a", f"{G1}%eth0", f"{G2}%eth1")
+    fed = rule("b", f"{G2}%eth1", f"{G3}%eth2")
+    (found,) = errors(feeder, replace(fed, inputs=(replace(fed.inputs[0], own=True),)))
+    assert "a relay does not hear itself; take what rules.a takes" in found
+
+
+@pytest.mark.parametrize(
+    ("taken", "warned"),
+    [
+        ('"233.252.0.1:5%in0"', "the senders"),
+        ('"192.0.2.9@233.252.0.1:5%in0"', "192.0.2.9"),
+        ('"198.51.100.9@233.252.0.1:5%in0"', ""),  # the receivers' neighbour
+        ('{ from = "233.252.0.1:5%in0", allow = ["198.51.100.0/25"] }', ""),
+        ('{ from = "233.252.0.1:5%in0", allow = ["198.51.100.0/25", "192.0.2.0/24"] }', "the senders"),
+    ],
+)
+def test_a_kept_address_that_receivers_may_have_no_route_to_is_warned_of(taken, warned):
+    text = f'[rules.x]\ninput = {taken}\noutputs = [{{ to = "233.252.0.2:5%out0", source_address = "keep" }}]\n'
+    parsed = parse_config([("f.toml", text)])
+    addresses = (IPv4Interface("198.51.100.1/24"),)
+    links = {"out0": Link("out0", 2, True, True, "UP", 1500, addresses)}
+    said = [each.problem for each in source_warnings(parsed.config, parsed.where, links)]
+    expected = f"receivers without a route back to {warned} drop what keeps that address (rp_filter)"
+    assert said == ([expected] if warned else [])
+
+
+def test_a_group_in_a_vlan_that_is_no_link_is_warned_of_and_goes_with_no_drop_of_originals():
+    text = '[rules.x]\ninput = {{ from = "233.252.0.1:5%in0", vlan = {} }}\noutputs = ["233.252.0.2:5%out0"]\n'
+    warnings = {}
+    for vlan in ("100", '"any"', '"none"'):
+        parsed = parse_config([("f.toml", text.format(vlan))])
+        warnings[vlan] = [str(each) for each in tags.warnings(parsed.config, parsed.where)]
+    problem = "no report goes out in VLAN 100: a switch that snoops has to flood 233.252.0.1 to this host"
+    remedy = "have it flood, or make the VLAN a link (ip link add link in0 type vlan id 100), which joins in it"
+    assert warnings == {"100": [f"f.toml:2: rules.x.input: {problem}; {remedy}"], '"any"': [], '"none"': []}
+    with pytest.raises(ConfigError, match="exclusive drops what has the group and port, in whatever VLAN"):
+        parse_config([("f.toml", text.format("100") + "exclusive = true\n")])
+
+
+PORTS = {
+    "bridge": ("a port of br0", "take the input from br0: 239.1.1.1:5000%br0"),
+    "bond": ("a port of br0", "take the input from br0: 239.1.1.1:5000%br0"),
+    "openvswitch": ("a port of an Open vSwitch", "take the input from its bridge (ovs-vsctl port-to-br eth1 names it)"),
+}
+
+
+@pytest.mark.parametrize("kind", PORTS)
+def test_an_input_on_a_port_is_refused_with_the_master_s_name(kind):
+    text = '[rules.x]\ninput = "239.1.1.1:5000%eth1"\noutputs = ["239.9.1.1:5004%eth0"]\n'
+    rules = parse_config([("f.toml", text)]).config.rules
+    port = Link("eth1", 2, True, True, "UP", 1500, master="br0", master_kind=kind)
+    (found,) = master_complaints(rules.values(), lambda _: ("f.toml", 2), {"eth1": port})
+    whose, remedy = PORTS[kind]
+    assert (found.line, found.key, found.warning) == (2, "rules.x.input", False)
+    assert found.problem == f"eth1 is {whose}, where this host hears no query, so the stream would end"
+    assert found.remedy == remedy
+    disabled = parse_config([("f.toml", text + "enabled = false\n")]).config.rules
+    assert master_complaints(disabled.values(), lambda _: ("f.toml", 2), {"eth1": port}) == []

@@ -13,7 +13,7 @@ from support.keys import another, legal, read
 from mcrelay.config.diff import compare, same
 from mcrelay.config.flags import read_table, rule_arguments, rule_options, words
 from mcrelay.config.parse import parse_config, parse_rule
-from mcrelay.config.schema import INPUT, LINK, OUTPUT, OWN, RELAY, RULE, not_yet
+from mcrelay.config.schema import COMMON, INPUT, LINK, OUTPUT, OWN, RELAY, RULE, not_yet
 from mcrelay.config.writer import config_tables, rule_table, toml_table, toml_text, toml_value
 from mcrelay.errors import ConfigError
 from mcrelay.model.notation import parse_stream
@@ -59,7 +59,7 @@ def test_every_field_of_the_model_with_a_default_has_a_row(kind):
 
 
 def test_no_key_stands_for_two_things():
-    assert len(ROWS) == sum(map(len, (RELAY, LINK, INPUT, OUTPUT, OWN)))
+    assert len(ROWS) == sum(map(len, (RELAY, LINK, INPUT, COMMON, OWN)))
     assert len({row.flag for row in RULE.values()}) == len(RULE)
 
 
@@ -151,7 +151,7 @@ def test_a_change_of_the_key_is_seen_and_named(row):
     bare = parse_config([("f.toml", f"[rules.x]\n{ENDS}")]).config
     changed = replace(bare, rules=config("rules.x", row, another(row)).rules)
     (line,) = compare(bare, changed, bare).changed["x"]
-    part = "output 10.9.0.7:5000 " if row.key in OUTPUT else ""
+    part = "output 10.9.0.7:5000 " if OUTPUT.get(row.key) is row else ""
     assert line.startswith(f"{part}{row.key}: ")
     assert line.endswith(f" -> {toml_value(row.check.write(read(row, another(row))))}")
 

@@ -7,7 +7,7 @@ import contextlib
 import pytest
 from support.steps import growth
 
-from mcrelay.config.checks import capture_complaints, link_warnings, narrow_warnings, port_warnings
+from mcrelay.config.checks import capture_complaints, link_warnings, master_complaints, narrow_warnings, source_warnings
 from mcrelay.config.parse import parse_config
 from mcrelay.errors import ConfigError
 from mcrelay.model.link import Link
@@ -57,8 +57,9 @@ def test_a_rule_among_many_is_checked_against_many_links_as_fast_as_among_few(pr
         links = {name: Link(name, i + 1, True, True, "UP", 1500) for i, name in enumerate(names)}
 
         def work():
-            for check in (link_warnings, port_warnings, capture_complaints, narrow_warnings):
+            for check in (link_warnings, capture_complaints, narrow_warnings, source_warnings):
                 check(parsed.config, parsed.where, links)
+            master_complaints(parsed.config.rules.values(), parsed.where, links)
 
         return work
 

@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from mcrelay.control.client import RefusedError, ask
-from mcrelay.control.server import CLIENTS, LINE_BYTES, Command, ControlServer, Peer
+from mcrelay.control.protocol import Command, Peer
+from mcrelay.control.server import CLIENTS, LINE_BYTES, ControlServer
 from mcrelay.errors import Complaint, ConfigError, ControlError, UsageError
 
 

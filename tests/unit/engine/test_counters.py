@@ -11,19 +11,24 @@ from mcrelay.model.state import CounterNames, InputCount, OutputCount, RingCount
 
 NAMES = CounterNames(verdicts=("relayed", "vlan"), drops=("source", "echo"), send_errors=("nobufs", "mtu"))
 INPUT_FIELDS = ("rx_packets", "rx_bytes", "last_packet_ns", "source", "echo")
-OUTPUT_FIELDS = ("tx_packets", "tx_bytes", "since_packets", "nobufs", "mtu")
+OUTPUT_FIELDS = ("tx_packets", "tx_bytes", "since_packets", "tx_fragmented", "nobufs", "mtu")
 INPUT, OUTPUT = ("x", "in"), ("x", "out")
 
 
 class Block:
     """One worker's counters, as the core's are read."""
 
-    def __init__(self, fields):
+    def __init__(self, fields, groups=1):
         self.fields = fields
+        self.groups = groups
         self.counts = (0,) * len(fields)
+        self.of_groups = {}
 
     def read(self):
         return self.counts
+
+    def read_groups(self):
+        return self.of_groups
 
 
 @pytest.fixture
@@ -33,7 +38,10 @@ def ledger():
 
 
 def registry(inputs, outputs):
-    return CounterRegistry(lambda: [Block(inputs) for _ in range(2)], lambda: [Block(outputs) for _ in range(2)], NAMES)
+    def make(fields):
+        return lambda groups: [Block(fields, groups) for _ in range(2)]
+
+    return CounterRegistry(make(inputs), make(outputs), NAMES)
 
 
 def count(blocks, *workers):
@@ -52,16 +60,16 @@ def test_an_input_that_has_had_no_packet_has_no_time(ledger):
 
 
 def test_an_output_is_the_sum_of_its_workers(ledger):
-    count(ledger.output(OUTPUT), (1, 100, 30, 7, 0), (2, 200, 40, 0, 8))
-    assert ledger.outputs() == {OUTPUT: OutputCount(3, 300, 70, {"nobufs": 7, "mtu": 8})}
+    count(ledger.output(OUTPUT), (1, 100, 30, 1, 7, 0), (2, 200, 40, 2, 0, 8))
+    assert ledger.outputs() == {OUTPUT: OutputCount(3, 300, 70, {"nobufs": 7, "mtu": 8}, 3)}
 
 
 def test_counters_are_told_by_their_names_in_whatever_order_the_core_has_them():
-    ledger = registry(("echo", "other", *INPUT_FIELDS[:4]), ("other", "mtu", *OUTPUT_FIELDS[:4]))
+    ledger = registry(("echo", "other", *INPUT_FIELDS[:4]), ("other", "mtu", *OUTPUT_FIELDS[:5]))
     count(ledger.input(INPUT), (4, 99, 1, 100, 5_000_000_000, 10), (0, 99, 2, 200, 3_000_000_000, 20))
-    count(ledger.output(OUTPUT), (99, 8, 1, 100, 30, 7), (99, 0, 2, 200, 40, 0))
+    count(ledger.output(OUTPUT), (99, 8, 1, 100, 30, 1, 7), (99, 0, 2, 200, 40, 2, 0))
     assert ledger.inputs() == {INPUT: InputCount(3, 300, 5.0, {"source": 30, "echo": 4})}
-    assert ledger.outputs() == {OUTPUT: OutputCount(3, 300, 70, {"nobufs": 7, "mtu": 8})}
+    assert ledger.outputs() == {OUTPUT: OutputCount(3, 300, 70, {"nobufs": 7, "mtu": 8}, 3)}
     assert ledger.drops() == {"x": {"source": 30, "echo": 4}}
     assert ledger.errors() == {OUTPUT: {"nobufs": 7, "mtu": 8}}
 
@@ -93,7 +101,7 @@ def test_what_is_kept_goes_on_and_what_is_not_begins_again(ledger):
     for slot in (INPUT, ("y", "in")):
         count(ledger.input(slot), (1, 1, 0, 0, 0), (0, 0, 0, 0, 0))
     for slot in (OUTPUT, ("y", "out")):
-        count(ledger.output(slot), (1, 1, 0, 0, 0), (0, 0, 0, 0, 0))
+        count(ledger.output(slot), (1, 1, 0, 0, 0, 0), (0, 0, 0, 0, 0, 0))
     ledger.prune({INPUT}, {OUTPUT})
     assert ledger.inputs().keys() == {INPUT}
     assert ledger.outputs().keys() == {OUTPUT}

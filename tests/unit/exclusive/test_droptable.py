@@ -38,6 +38,18 @@ def test_what_exclusive_rules_take_is_wanted():
     assert drops(text, {7: "no memory"})["a"] == frozenset()
 
 
+def test_a_range_and_several_ports_drop_what_no_more_exact_rule_takes():
+    """A datagram of b or c is not a's, though it is of a's groups and ports: nobody drops it."""
+    wide = '[rules.a]\ninput = "239.1.1.0/30:5000,5002%in0"\noutputs = ["10.9.0.0/30%out0"]\nexclusive = true\n'
+    text = wide.replace("10.9.0.0", "239.9.0.0") + rule("b", "239.1.1.1:5002%in0", "")
+    text += '[rules.c]\ninput = "239.1.1.2/31:5000%in0"\noutputs = ["239.9.1.0/31%out0"]\n'
+    found = {(str(each.group), each.port) for each in drops(text)["a"]}
+    assert found == {
+        ("239.1.1.0", 5000), ("239.1.1.0", 5002), ("239.1.1.1", 5000), ("239.1.1.2", 5002), ("239.1.1.3", 5002),
+    }  # fmt: skip
+    assert all(each.link == "in0" for each in drops(text)["a"])
+
+
 @pytest.mark.parametrize(
     ("taken", "more", "count"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
@@ -79,3 +79,27 @@ def test_the_host_itself_can_be_read_and_knows_our_own_sockets():
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group.packed + socket.inet_aton("127.0.0.1"))
         assert "has joined 239.255.77.1" in read().of(drop, 0, own_inodes)
         assert read().of(drop, 1, own_inodes) == ""
+
+
+IGMP6 = "2    in0             {group}     {users} 00000004 0\n"
+SIX = DropMatch(2, "in0", IPv6Address("ff15::1"), 5000)
+SIX_WORDS = "000015FF000000000000000001000000"
+
+
+def test_listeners_of_ipv6_are_a_reason_too(tmp_path):
+    group = IPv6Address("ff15::1").packed.hex()
+
+    def said(*, users=1, udp6="", raw6=""):
+        for name in ("igmp", "udp", "raw"):
+            (tmp_path / name).write_text(HEAD)
+        (tmp_path / "igmp6").write_text(IGMP6.format(group=group, users=users))
+        (tmp_path / "udp6").write_text(HEAD + udp6)
+        (tmp_path / "raw6").write_text(HEAD + raw6)
+        return read(tmp_path).of(SIX, 1, list)
+
+    assert said() == ""
+    assert "has joined ff15::1 on in0" in said(users=2)
+    assert "bound to port 5000" in said(udp6=entry(f"{'0' * 32}:1388"))
+    assert "bound to port 5000" in said(udp6=entry(f"{SIX_WORDS}:1388"))
+    assert said(udp6=entry(f"{SIX_WORDS}:1389")) == ""
+    assert "a raw UDP socket" in said(raw6=entry(f"{'0' * 32}:0011"))

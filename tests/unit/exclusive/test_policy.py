@@ -123,6 +123,7 @@ def test_what_died_or_has_no_ring_is_not_dropped():
         ({"listeners": None}, policy.NO_PROC),
         ({"listeners": Listeners({(7, plan(TWO).rules[0].inputs[0].group): 1}, {})}, "another program of this host"),
         ({"in0": {"master": "br0"}}, "in0 is a port of br0, which takes its frames: take the input from br0"),
+        ({"in0": {"hardware": 65534}}, "in0 carries no Ethernet frames, which the drop table tells datagrams by"),
         ({"in0": {"upper": "m0"}}, "m0 takes its frames from in0 and would lose them"),
     ],
 )
@@ -142,7 +143,7 @@ def test_a_refusal_is_told_once_and_taken_back_when_its_reason_has_gone(monkeypa
     assert standing.reason.startswith(reason)
     assert "239.1.1.1 . 5000" in look(held, one)[1]
     assert len(caplog.messages) == 2
-    assert caplog.messages[1] == "rule=a exclusive=on"
+    assert caplog.messages[1] == "changed rule=a exclusive=on"
 
 
 def test_a_link_that_nft_refuses_does_not_disturb_another():

@@ -16,8 +16,9 @@ from scapy.layers.l2 import Ether
 from scapy.utils import wrpcap
 from support.frames import ethernet, ipv4, ones_sum
 
-from mcrelay.igmp import wire
-from mcrelay.igmp.wire import Query, Record, Report, build_reports, parse
+from mcrelay.igmp import messages
+from mcrelay.igmp.messages import Query, Record, Report
+from mcrelay.igmp.wire import build_reports, parse
 
 HOST = IPv4Address("192.0.2.1")
 MAC = bytes.fromhex("02aabbccddee")
@@ -92,7 +93,7 @@ def test_everything_joined_is_told_once_within_the_mtu(joined, mtu, source):
         assert isinstance(found, Report)
         assert (found.host, found.version) == (IPv4Address(source), 3)
         for record in found.records:
-            assert record.kind == (wire.IS_INCLUDE if joined[record.group] else wire.IS_EXCLUDE)
+            assert record.kind == (messages.IS_INCLUDE if joined[record.group] else messages.IS_EXCLUDE)
             seen = told.setdefault(record.group, [])
             assert not set(seen) & set(record.sources)
             seen += record.sources
@@ -102,7 +103,7 @@ def test_everything_joined_is_told_once_within_the_mtu(joined, mtu, source):
 @given(memberships, st.sampled_from([1, 2]))
 def test_older_reports_read_back_as_any_source(joined, version):
     found = [parse(frame) for frame in build_reports(version, HOST, MAC, joined, 1500)]
-    assert found == [Report(HOST, version, (Record(wire.IS_EXCLUDE, group),)) for group in sorted(joined)]
+    assert found == [Report(HOST, version, (Record(messages.IS_EXCLUDE, group),)) for group in sorted(joined)]
     assert {group for each in found for group in each.answers} == set(joined)
 
 
@@ -112,9 +113,9 @@ def from_scapy(message, group="224.0.0.22"):
 
 def test_a_leave_and_changes_are_no_answers():
     leave = parse(from_scapy(IGMP(type=0x17, mrcode=0, gaddr=str(ASM)), "224.0.0.2"))
-    assert leave == Report(HOST, 2, (Record(wire.TO_INCLUDE, ASM),))
+    assert leave == Report(HOST, 2, (Record(messages.TO_INCLUDE, ASM),))
     assert leave.answers == frozenset()
-    for kind in (wire.TO_INCLUDE, wire.TO_EXCLUDE, wire.ALLOW_SOURCES, wire.BLOCK_SOURCES):
+    for kind in (messages.TO_INCLUDE, messages.TO_EXCLUDE, messages.ALLOW_SOURCES, messages.BLOCK_SOURCES):
         record = IGMPv3_MR_Group(rtype=kind, maddr=str(SSM), srcaddrs=[str(each) for each in SOURCES])
         change = parse(from_scapy(IGMPv3_MR(records=[record])))
         assert change == Report(HOST, 3, (Record(kind, SSM, SOURCES),))

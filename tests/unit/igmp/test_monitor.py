@@ -2,120 +2,21 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 
 import pytest
+from support.monitoring import ASM, BACK, HOST, LINK, NEIGHBOUR, NO_CARRIER, QUERIER, REPEATS, SOURCE, SSM, Scene
 
-from mcrelay.igmp import advice, wire
+from mcrelay.igmp import advice, messages
 from mcrelay.igmp.advice import Seen
-from mcrelay.igmp.monitor import IgmpMonitor, Limits
-from mcrelay.igmp.wire import Query, Record, Report, parse
+from mcrelay.igmp.messages import Query, Record, Report
+from mcrelay.igmp.needs import Limits
+from mcrelay.igmp.protocol import IGMP
 from mcrelay.linux import procfs
-from mcrelay.model.link import Link
 
-ASM, SSM, LOCAL = IPv4Address("239.1.1.1"), IPv4Address("232.2.2.2"), IPv4Address("224.0.0.251")
-SOURCE, QUERIER, NEIGHBOUR = (IPv4Address(each) for each in ("192.168.168.55", "192.0.2.254", "192.0.2.77"))
-HOST = IPv4Interface("192.0.2.1/24")
-LINK = Link("in0", 4, True, True, "UP", 1500, (HOST,), mac="02:aa:bb:cc:dd:ee", carrier_losses=1)
-NO_CARRIER = replace(LINK, carrier=False, carrier_losses=2)
-BACK = replace(LINK, carrier_losses=2)
-REPEATS = [0, 1, 3, 10, 35, 65]
-
-
-class Clock:
-    """The part of an event loop that tells time; ``run`` lets it pass."""
-
-    def __init__(self):
-        self.now = 1000.0
-        self.calls = []
-        self.serial = itertools.count()
-
-    def time(self):
-        return self.now
-
-    def call_at(self, when, callback):
-        entry = [when, next(self.serial), callback]
-        heapq.heappush(self.calls, entry)
-        clock = self
-
-        class Handle:
-            def cancel(self):
-                if entry in clock.calls:
-                    clock.calls.remove(entry)
-                    heapq.heapify(clock.calls)
-
-        return Handle()
-
-    def run(self, seconds):
-        until = self.now + seconds
-        while self.calls and self.calls[0][0] <= until:
-            when, _, callback = heapq.heappop(self.calls)
-            self.now = max(self.now, when)
-            callback()
-        self.now = until
-
-
-class Wire:
-    """Where reports leave: remembers when each did. ``room`` frames are taken at once."""
-
-    def __init__(self, clock):
-        self.clock = clock
-        self.sent = []
-        self.room = 1000
-        self.error = None
-
-    def send(self, frames):
-        if self.error:
-            raise self.error
-        taken = frames[: self.room]
-        self.sent += [(self.clock.now, parse(frame)) for frame in taken]
-        return len(taken)
-
-    def times(self, begin):
-        return sorted({when - begin for when, _ in self.sent})
-
-    def reports(self):
-        return [report for _, report in self.sent]
-
-
-class Scene:
-    def __init__(self, joined=None, limits=Limits(), version=None):  # noqa: B008
-        self.clock = Clock()
-        self.wire = Wire(self.clock)
-        self.joined = {ASM: ()} if joined is None else joined
-        self.version = version
-        self.monitor = IgmpMonitor("in0", self.clock, limits, lambda: self.version)
-
-    def link(self, link):
-        self.monitor.update(link, self.wire if link else None, self.joined)
-
-    def settle(self):
-        """A link that was there, with every report of the beginning sent."""
-        self.link(LINK)
-        self.clock.run(100)
-        self.wire.sent.clear()
-        return self
-
-    def return_of_carrier(self):
-        self.link(NO_CARRIER)
-        self.clock.run(7)
-        self.wire.sent.clear()
-        self.link(BACK)
-        return self.clock.now
-
-    def query(self, version=3, group=None, allowed=10.0, outgoing=False, **fields):
-        self.monitor.on_message(Query(QUERIER, version, group, allowed, **fields), outgoing)
-
-    def answer(self, *groups, version=3, kind=wire.IS_EXCLUDE):
-        records = tuple(Record(kind, group) for group in groups or self.joined)
-        self.monitor.on_message(Report(HOST.ip, version, records), True)
-
-    def kinds(self):
-        return {each.kind for each in self.monitor.warnings}
+LOCAL = IPv4Address("224.0.0.251")
 
 
 # Reporting again
@@ -126,7 +27,7 @@ def test_carrier_that_returns_is_answered_by_reports_at_once_and_later():
     begin = scene.return_of_carrier()
     scene.clock.run(200)
     assert scene.wire.times(begin) == REPEATS
-    records = (Record(wire.IS_INCLUDE, SSM, (SOURCE,)), Record(wire.IS_EXCLUDE, ASM))
+    records = (Record(messages.IS_INCLUDE, SSM, (SOURCE,)), Record(messages.IS_EXCLUDE, ASM))
     assert set(scene.wire.reports()) == {Report(HOST.ip, 3, records)}
 
 
@@ -201,7 +102,7 @@ def test_nothing_less_ends_them(what):
         scene.answer(SSM)
     elif what == "a join":
         scene.query()
-        scene.answer(kind=wire.TO_EXCLUDE)
+        scene.answer(kind=messages.TO_EXCLUDE)
     else:
         scene.answer()
     scene.clock.run(200)
@@ -304,12 +205,12 @@ def test_an_older_querier_is_a_warning_where_a_join_has_a_source(version, caplog
     assert str(ASM) not in warning.text
     scene.query(version)
     assert [each.message for each in caplog.records if "warning=" in each.message] == [
-        f"link=in0 warning=older-querier {warning.text}"
+        f"warns link=in0 warning=older-querier: {warning.text}"
     ]
     with caplog.at_level(logging.INFO):
         scene.clock.run(261)
     assert scene.kinds() == {"silent-querier"}
-    assert "link=in0 warning=older-querier is over" in caplog.messages
+    assert "ended link=in0 warning=older-querier" in caplog.messages
 
 
 def test_an_older_querier_is_none_without_a_source():
@@ -342,7 +243,7 @@ def test_a_querier_that_falls_silent_is_a_warning_until_the_next_query(caplog):
     with caplog.at_level(logging.INFO):
         scene.query(outgoing=True)  # this host has become the querier itself
     assert scene.kinds() == set()
-    assert "link=in0 warning=silent-querier is over" in caplog.messages
+    assert "ended link=in0 warning=silent-querier" in caplog.messages
 
 
 def test_a_link_that_never_had_a_querier_is_no_warning():
@@ -400,11 +301,11 @@ def test_it_is_logged_once_a_state_and_over_with_an_answer(caplog):
         scene.clock.run(125)
         scene.monitor.explain(cause)
     said = [each for each in caplog.messages if "unanswered" in each]
-    assert said == [f"link=in0 warning=unanswered-query {each}" for each in ("firewall", "rp_filter")]
+    assert said == [f"warns link=in0 warning=unanswered-query: {each}" for each in ("firewall", "rp_filter")]
     scene.query()
     scene.answer()
     assert scene.kinds() == set()
-    assert "link=in0 warning=unanswered-query is over" in caplog.messages
+    assert "ended link=in0 warning=unanswered-query" in caplog.messages
 
 
 @pytest.mark.parametrize(
@@ -434,12 +335,12 @@ def test_a_query_for_our_group_wants_one():
 def test_a_neighbour_may_answer_for_us_in_version_2_but_only_for_its_groups():
     scene = Scene({ASM: (), SSM: ()}).settle()
     scene.query(2, allowed=1)
-    scene.monitor.on_message(Report(NEIGHBOUR, 2, (Record(wire.IS_EXCLUDE, ASM),)), False)
-    scene.monitor.on_message(Report(NEIGHBOUR, 2, (Record(wire.IS_EXCLUDE, SSM),)), False)
+    scene.monitor.on_message(Report(NEIGHBOUR, 2, (Record(messages.IS_EXCLUDE, ASM),)), False)
+    scene.monitor.on_message(Report(NEIGHBOUR, 2, (Record(messages.IS_EXCLUDE, SSM),)), False)
     scene.clock.run(5)
     assert scene.monitor.unexplained is None
     scene.query(2, allowed=1)
-    scene.monitor.on_message(Report(NEIGHBOUR, 2, (Record(wire.IS_EXCLUDE, ASM),)), False)
+    scene.monitor.on_message(Report(NEIGHBOUR, 2, (Record(messages.IS_EXCLUDE, ASM),)), False)
     scene.clock.run(5)
     assert scene.monitor.unexplained is not None
 
@@ -447,7 +348,7 @@ def test_a_neighbour_may_answer_for_us_in_version_2_but_only_for_its_groups():
 def test_a_neighbour_never_answers_for_us_in_version_3():
     scene = Scene().settle()
     scene.query(3, allowed=1)
-    scene.monitor.on_message(Report(NEIGHBOUR, 3, (Record(wire.IS_EXCLUDE, ASM),)), False)
+    scene.monitor.on_message(Report(NEIGHBOUR, 3, (Record(messages.IS_EXCLUDE, ASM),)), False)
     scene.clock.run(5)
     assert scene.monitor.unexplained is not None
 
@@ -481,8 +382,8 @@ def test_queriers_that_take_turns_are_logged_once_each(caplog):
             scene.monitor.on_message(Query(address, 3, None), False)
             scene.answer()
     assert [each for each in caplog.messages if "querier=" in each] == [
-        f"link=in0 querier={QUERIER} version=3",
-        "link=in0 querier=0.0.0.0 version=3",
+        f"heard link=in0 querier={QUERIER} version=3",
+        "heard link=in0 querier=0.0.0.0 version=3",
     ]
 
 
@@ -600,9 +501,7 @@ def test_an_older_querier_that_asked_before_the_start_is_told_by_the_kernel():
 
 
 def test_a_version_that_the_host_is_told_to_speak_is_no_queriers_fault():
-    scene = Scene({SSM: (SOURCE,)}, version=2)
-    forced = (2, "net/ipv4/conf/all/force_igmp_version")
-    scene.monitor = IgmpMonitor("in0", scene.clock, Limits(), lambda: 2, lambda: forced)
+    scene = Scene({SSM: (SOURCE,)}, version=2, forced=lambda: (2, "net/ipv4/conf/all/force_igmp_version"))
     scene.link(LINK)
     (warning,) = scene.monitor.warnings
     assert warning.kind == "forced-version"
@@ -635,7 +534,9 @@ def test_the_higher_rp_filter_counts_and_an_unreadable_one_is_off(tmp_path):
 
 
 def test_many_groups_are_not_all_named():
-    text = advice.older_querier("in0", Query(QUERIER, 2, None), [IPv4Address(0xE8000001 + i) for i in range(20)])
+    text = advice.older_querier(
+        IGMP, "in0", Query(QUERIER, 2, None), [IPv4Address(0xE8000001 + i) for i in range(20)], 2
+    )
     assert "232.0.0.1, 232.0.0.2, 232.0.0.3 and 17 more" in text
 
 

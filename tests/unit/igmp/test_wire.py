@@ -10,9 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.frames import ethernet, frame, ipv4, ones_sum
 
-from mcrelay.igmp.wire import Query, host_versions, parse_query
+from mcrelay.igmp.messages import Query
+from mcrelay.igmp.wire import parse
+from mcrelay.linux.procfs import igmp_versions
 
 QUERIER = IPv4Address("192.0.2.254")
+
+
+def parse_query(frame: bytes) -> Query | None:
+    found = parse(frame)
+    return found if isinstance(found, Query) else None
 
 
 def message(kind=0x11, code=100, group="0.0.0.0", tail=b""):
@@ -113,5 +120,5 @@ def test_the_versions_the_kernel_speaks_are_read_by_link(tmp_path):
         "12\teth0.100  :     2      V2\n\t\t\t\t0100EFEF     1 0:00000000\t\t1\n"
         "\t\t\t\t010000E0     1 0:00000000\t\t0\n"
     )
-    assert host_versions(listing) == {"lo": 3, "eth0.100": 2}
-    assert host_versions(tmp_path / "absent") == {}
+    assert igmp_versions(listing) == {"lo": 3, "eth0.100": 2}
+    assert igmp_versions(tmp_path / "absent") == {}

@@ -203,7 +203,7 @@ def test_each_change_is_logged_once(caplog):
     for _ in range(3):
         held.reconcile({LinkId(7): "in0"})
     held.reconcile({})
-    assert caplog.messages == ["link=in0 gro=on", "link=in0 gro=off"]
+    assert caplog.messages == ["changed link=in0 gro=on", "changed link=in0 gro=off"]
 
 
 def test_attributes_are_read_as_they_are_built():

@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import itertools
 import struct
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.frames import ethernet, frame, ipv4, number, tagged, udp
+from support.frames import ethernet, frame, ipv4, number, six, six_part, six_parts, tagged, udp
 
-from mcrelay.engine.ring import Capture, RingEngine
+from mcrelay.engine.captures import Capture
+from mcrelay.engine.ring import RingEngine
 from mcrelay.linux import bpf
 from mcrelay.linux.features import Features
 from mcrelay.model.plan import RingSpec
@@ -20,7 +21,13 @@ from mcrelay.model.rule import LinkSettings
 from mcrelay.model.state import Refusals
 
 LOADS = {0x20: 4, 0x28: 2, 0x30: 1}
+BEHIND = {0x40: 4, 0x48: 2, 0x50: 1}  # the same behind the index register
 JUMPS = {0x15: int.__eq__, 0x25: int.__gt__, 0x35: int.__ge__, 0x45: int.__and__}
+ALU = {
+    0x24: lambda a, k: a * k & 0xFFFFFFFF,
+    0x74: lambda a, k: a >> k,
+    0x94: lambda a, k: a % k,
+}
 INCOMING, MULTICAST, OUTGOING = 0, 2, 4  # linux/if_packet.h
 PACKET_TYPE, VLAN_TAG, VLAN_PRESENT = 0xFFFFF004, 0xFFFFF02C, 0xFFFFF030  # SKF_AD_OFF + SKF_AD_…
 
@@ -34,7 +41,7 @@ def check(program):
     steps = instructions(program)
     assert 0 < len(steps) <= 4096
     for at, (code, yes, no, value) in enumerate(steps):
-        assert code in {*LOADS, *JUMPS, 0x05, 0x06, 0x07, 0x87, 0x24, 0x74, 0x94}
+        assert code in {*LOADS, *BEHIND, *JUMPS, 0x01, 0x05, 0x06, 0x07, 0x87, 0x24, 0x74, 0x94}
         if code in JUMPS:
             assert at + 1 + max(yes, no) < len(steps)
         if code == 0x05:
@@ -45,7 +52,7 @@ def check(program):
 def run(program, packet, kind=MULTICAST, tag=None):
     """(bytes of the packet that are let through, instructions that took)."""
     steps = instructions(program)
-    accumulator = at = count = 0
+    accumulator = index = at = count = 0
     while True:
         code, yes, no, value = steps[at]
         at += 1
@@ -56,14 +63,20 @@ def run(program, packet, kind=MULTICAST, tag=None):
             at += value
         elif code in JUMPS:
             at += yes if JUMPS[code](accumulator, value) else no
+        elif code == 0x01:
+            index = value
+        elif code in ALU:
+            accumulator = ALU[code](accumulator, value)
         elif value == PACKET_TYPE:
             accumulator = kind
         elif value in {VLAN_TAG, VLAN_PRESENT}:
             accumulator = (tag or 0) if value == VLAN_TAG else int(tag is not None)
         else:
-            if value + LOADS[code] > len(packet):
+            size = LOADS[code] if code in LOADS else BEHIND[code]
+            begin = value + (index if code in BEHIND else 0)
+            if begin + size > len(packet):
                 return 0, count
-            accumulator = int.from_bytes(packet[value : value + LOADS[code]], "big")
+            accumulator = int.from_bytes(packet[begin : begin + size], "big")
 
 
 def passes(program, packet, kind=MULTICAST, tag=None):
@@ -297,6 +310,9 @@ def test_what_this_host_sends_is_counted_by_the_same_groups_and_nothing_that_arr
         assert run(program, addressed(group), MULTICAST)[1] == 3
 
 
+HOP_BY_HOP = bytes(7)  # an extension header of eight bytes, but for what comes next
+
+
 @pytest.mark.parametrize(
     ("passed", "packet"),
     [
@@ -314,6 +330,18 @@ def test_what_this_host_sends_is_counted_by_the_same_groups_and_nothing_that_arr
         (False, ethernet(bytes(46), ethertype=0x0806)),
         (False, tagged(ethernet(bytes(46), ethertype=0x0806), 7)),
         (False, frame()[:30]),
+        (True, six()),
+        (True, six(group="ff02::fb")),
+        (True, six(headers=[(0, HOP_BY_HOP)], last=58)),
+        (True, six(headers=[(60, HOP_BY_HOP)])),
+        (True, six_part(b"x" * 64, 8, 32)),
+        (True, tagged(six(), 7)),
+        (True, tagged(six(headers=[(43, HOP_BY_HOP)]), 7, 0x88A8)),
+        (False, six(group="2001:db8::7")),
+        (False, six(last=58)),
+        (False, six(last=6)),
+        (False, tagged(six(group="2001:db8::7"), 7)),
+        (False, tagged(six(last=6), 7)),
     ],
 )
 @pytest.mark.parametrize("kind", [MULTICAST, OUTGOING])
@@ -321,3 +349,122 @@ def test_a_look_at_a_link_sees_udp_to_groups_and_igmp_both_ways(passed, packet, 
     program = bpf.multicast_filter()
     check(program)
     assert passes(program, packet, kind) == passed
+
+
+def test_a_filter_for_links_without_an_ethernet_header_counts_from_the_packet():
+    """On every instruction that reads it: SKF_NET_OFF, or what the kernel knows of a packet besides (SKF_AD_OFF)."""
+    program = bpf.group_filter(bpf.ranges_of(ips("226.2.2.2")), bare=True)
+    loads = [k for code, _, _, k in struct.iter_unpack("=HBBI", program) if code in {0x20, 0x28, 0x30}]
+    assert loads == [0xFFFFF004, 0xFFFFF000, 0xFFF00000 + 9, 0xFFF00000 + 16]
+
+
+# IPv6
+
+GROUP6 = "ff15::1234"
+MIXED = [IPv4Address("226.2.2.2"), IPv6Address(GROUP6), IPv6Address("ff3e::8000:1")]
+OPTIONS = (b"\x00" + bytes(6),)
+
+
+@pytest.mark.parametrize(
+    ("what", "packet"),
+    [
+        ("the group", six(group=GROUP6)),
+        ("the other group", six(group="ff3e::8000:1")),
+        ("that of IPv4", frame()),
+        ("options for every hop", six(group=GROUP6, headers=[(0, *OPTIONS)])),
+        ("a routing header", six(group=GROUP6, headers=[(43, *OPTIONS)])),
+        ("options for the destination", six(group=GROUP6, headers=[(60, *OPTIONS)])),
+        ("a first fragment", six_parts(bytes(3000), 1200, group=GROUP6)[0]),
+        ("a later fragment", six_parts(bytes(3000), 1200, group=GROUP6)[1]),
+    ],
+)
+def test_ipv6_frames_that_may_be_udp_for_a_group_pass_whole(what, packet):
+    program, exact = bpf.fitting_filter(MIXED)
+    check(program)
+    assert exact
+    assert passes(program, packet), what
+    for tpid in (0x8100, 0x88A8):
+        assert passes(program, tagged(packet, 7, tpid), tag=100), what
+
+
+@pytest.mark.parametrize(
+    ("what", "packet"),
+    [
+        ("a neighbour", six(group="ff15::1235")),
+        ("a group with the same last word", six(group="ff16::1234")),
+        ("TCP", six(group=GROUP6, last=6)),
+        ("ICMP", six(group=GROUP6, last=58)),
+        ("MLD to the group", six(group=GROUP6, headers=[(0, *OPTIONS)], last=58)),
+        ("ARP", ethernet(bytes(60), ethertype=0x0806)),
+        ("a frame that ends before the destination", six(group=GROUP6)[:53]),
+    ],
+)
+def test_other_ipv6_frames_are_dropped(what, packet):
+    assert run(bpf.fitting_filter(MIXED)[0], packet)[0] == 0, what
+
+
+wide_sets = st.frozensets(
+    st.builds(
+        lambda high, middle, low: 0xFF15 << 112 | high << 96 | middle << 32 | low,
+        st.sampled_from([0, 1, 7, 0xFFFF]),
+        st.sampled_from([0, 1, 0xFFFFFFFF_FFFFFFFF, 5 << 32]),
+        st.sampled_from([0, 0xFFFFFFFF]) | st.integers(0, 90),
+    ),
+    max_size=60,
+)
+
+
+@given(wide_sets, st.integers(20, 4096))
+@settings(max_examples=60, deadline=None)
+def test_the_filter_accepts_exactly_its_ipv6_groups_or_more_where_room_is_short(groups, most):
+    try:
+        program, exact = bpf.fitting_filter(map(IPv6Address, groups), most)
+    except ValueError:
+        assert most < 64
+        return
+    check(program)
+    assert len(program) <= 8 * most
+    edges = {
+        near % (1 << 128) for group in groups for far in (1, 1 << 32, 1 << 96) for near in (group - far, group + far)
+    }
+    for address in [*groups, *edges, 0, (1 << 128) - 1]:
+        passed = passes(program, six(group=str(IPv6Address(address))))
+        assert passed == (address in groups) if exact else passed >= (address in groups)
+
+
+@given(wide_sets, st.integers(2, 5))
+@settings(max_examples=20, deadline=None)
+def test_each_ipv6_group_is_one_workers_and_the_dealer_says_the_same(groups, workers):
+    filters = [bpf.fitting_filter(map(IPv6Address, groups), share=(i, workers))[0] for i in range(workers)]
+    for group in groups:
+        packet = six(group=str(IPv6Address(group)))
+        (owner,) = (i for i, program in enumerate(filters) if passes(program, packet))
+        assert owner == dealt(packet) % workers
+
+
+def dealt(packet):
+    """What the dealer makes of a frame, whose packet it finds by the kernel's marks."""
+    steps = instructions(bpf.dealer())
+    accumulator = at = 0
+    while True:
+        code, yes, no, value = steps[at]
+        at += 1
+        if code == 0x16:
+            return accumulator
+        if code == 0x05:
+            at += value
+        elif code in JUMPS:
+            at += yes if JUMPS[code](accumulator, value) else no
+        elif code in ALU:
+            accumulator = ALU[code](accumulator, value)
+        elif value == 0xFFFFF000:
+            accumulator = int.from_bytes(packet[12:14], "big")
+        else:
+            begin = 14 + value - 0xFFF00000
+            accumulator = int.from_bytes(packet[begin : begin + 4], "big")
+
+
+def test_what_this_host_sends_of_ipv6_is_counted_by_the_same_groups():
+    program, _ = bpf.fitting_filter(MIXED, outgoing=True)
+    assert passes(program, six(group=GROUP6), OUTGOING)
+    assert not passes(program, six(group=GROUP6), MULTICAST)

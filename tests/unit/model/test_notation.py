@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mcrelay.errors import NotationError
-from mcrelay.model.notation import check_link, format_stream, parse_address, parse_network, parse_stream
+from mcrelay.model.address import parse_address, parse_network
+from mcrelay.model.notation import check_link, format_stream, parse_stream
+from mcrelay.model.ports import Ports
 from mcrelay.model.stream import Stream
 
 
 def ip(text):
     return IPv4Address(text)
+
+
+def six(text):
+    return IPv6Address(text)
 
 
 GOOD = [
@@ -25,15 +31,29 @@ GOOD = [
     ("239.0.0.0/20:5000%eth0", Stream(ip("239.0.0.0"), 5000, "eth0", None, 20)),
     ("192.0.2.1@232.1.0.0/24:5000%eth0", Stream(ip("232.1.0.0"), 5000, "eth0", ip("192.0.2.1"), 24)),
     ("239.1.1.1:any%eth0", Stream(ip("239.1.1.1"), "any", "eth0")),
+    ("239.1.1.1:5000,5002%eth0", Stream(ip("239.1.1.1"), Ports(((5000, 5000), (5002, 5002))), "eth0")),
+    ("239.1.1.1:5002,5000", Stream(ip("239.1.1.1"), Ports(((5002, 5002), (5000, 5000))))),
+    ("239.1.1.1:6906-6941%eth0", Stream(ip("239.1.1.1"), Ports(((6906, 6941),)), "eth0")),
+    ("239.1.0.0/24:1-2,9,7-8", Stream(ip("239.1.0.0"), Ports(((1, 2), (9, 9), (7, 8))), None, None, 24)),
+    ("10.9.0.7:1-65535", Stream(ip("10.9.0.7"), Ports(((1, 65535),)))),
     ("239.1.1.1%eth0.100", Stream(ip("239.1.1.1"), None, "eth0.100")),
     ("239.1.1.1", Stream(ip("239.1.1.1"))),
     ("10.9.0.7:7000%eth2", Stream(ip("10.9.0.7"), 7000, "eth2")),
     ("10.9.0.7:65535", Stream(ip("10.9.0.7"), 65535)),
     ("127.0.0.1:1", Stream(ip("127.0.0.1"), 1)),
+    ("255.255.255.255:6454%eth0", Stream(ip("255.255.255.255"), 6454, "eth0")),
     ("127.0.0.1@239.1.1.1:5000%lo", Stream(ip("239.1.1.1"), 5000, "lo", ip("127.0.0.1"))),
     ("224.0.0.1:1%a", Stream(ip("224.0.0.1"), 1, "a")),
     ("239.255.255.255:1%fifteen-letters", Stream(ip("239.255.255.255"), 1, "fifteen-letters")),
     ("239.1.1.1:5000%?@[]", Stream(ip("239.1.1.1"), 5000, "?@[]")),
+    ("[2001:db8::5]@[ff3e::1234]:5000%eth0", Stream(six("ff3e::1234"), 5000, "eth0", six("2001:db8::5"))),
+    ("[ff3e::1000]/116:5000%eth0", Stream(six("ff3e::1000"), 5000, "eth0", None, 116)),
+    ("[ff02::fb]:5353%eth0", Stream(six("ff02::fb"), 5353, "eth0")),
+    ("[ff15::1]:5000,5002%?@[]", Stream(six("ff15::1"), Ports(((5000, 5000), (5002, 5002))), "?@[]")),
+    ("[fe80::7]:7000%eth0", Stream(six("fe80::7"), 7000, "eth0")),
+    ("[2001:db8::7]:7000", Stream(six("2001:db8::7"), 7000)),
+    ("[::1]:1", Stream(six("::1"), 1)),
+    ("[ff15::1]", Stream(six("ff15::1"))),
 ]
 
 
@@ -56,6 +76,12 @@ def test_a_stream_is_read_and_written_alike(text, stream):
         ("udp://192.0.2.1@233.252.0.1:5000", "192.0.2.1@233.252.0.1:5000"),
         ("udp://192.0.2.1@233.252.0.1:5000/%eth0", "192.0.2.1@233.252.0.1:5000%eth0"),
         ("udp://10.9.0.7:7000", "10.9.0.7:7000"),
+        ("rtp://@233.252.0.1:5000-5001/", "233.252.0.1:5000-5001"),
+        ("233.252.0.1:5000-5000", "233.252.0.1:5000"),
+        ("233.252.0.1:5000,5001-5001", "233.252.0.1:5000,5001"),
+        ("udp://@[ff3e::1]:5000", "[ff3e::1]:5000"),
+        ("udp://[2001:db8::5]@[ff3e::1]:5000/%eth0", "[2001:db8::5]@[ff3e::1]:5000%eth0"),
+        ("[FF3E:0:0::0001]/128:5", "[ff3e::1]:5"),
     ],
 )
 def test_other_spellings_mean_the_same(text, same):
@@ -63,8 +89,27 @@ def test_other_spellings_mean_the_same(text, same):
 
 
 EG = "e.g. 233.252.0.1:5000%eth0"
+SCOPES = (
+    "its fourth digit is one of 1 interface-local, 2 link-local, 3 realm-local, 4 admin-local, 5 site-local, "
+    "8 organization-local, e global"
+)
 GROUPS = "groups are 224.0.0.1 to 239.255.255.255"
 BAD = [
+    ("239.1.1.1:5002-5000", "'5002-5000' runs backwards; the lower port comes first: 239.1.1.1:5000-5002"),
+    ("239.1.1.1:5,7,5", "port 5 stands twice in '5,7,5'; name each port once"),
+    ("239.1.1.1:5-9,7-12", "port 7 stands twice in '5-9,7-12'; name each port once"),
+    ("239.1.1.1:5000,0", "port 0 cannot be used; a port is 1 to 65535, e.g. 239.1.1.1:5000"),
+    ("239.1.1.1:5000-65536", "'65536' is not a port; a port is 1 to 65535 or any, e.g. 239.1.1.1:5000"),
+    ("239.1.1.1:5000-", "'5000-' is not a port; a port is 1 to 65535 or any, e.g. 239.1.1.1:5000"),
+    ("239.1.1.1:1-2-3", "'1-2-3' is not a port; a port is 1 to 65535 or any, e.g. 239.1.1.1:5000"),
+    (
+        "239.1.1.1:5000, 5002",
+        (
+            "'5000, 5002' is not a port; several ports are written without blanks, "
+            "e.g. 239.1.1.1:5000,5002 or 239.1.1.1:6906-6941"
+        ),
+    ),
+    ("239.1.1.1%eth0:5000,5002", "':5000,5002' follows the link; the link comes last: 239.1.1.1:5000,5002%eth0"),
     ("", f"no address is given; write GROUP:PORT%LINK, {EG}"),
     ("%eth0", f"no address is given; write GROUP:PORT%LINK, {EG}"),
     (":5000", f"no address is given; write GROUP:PORT%LINK, {EG}"),
@@ -111,13 +156,50 @@ BAD = [
     ("10.0.0.0/24:5", "10.0.0.0/24 is a range of hosts; only groups have ranges, so name one host: 10.0.0.0"),
     ("224.0.0.0:5", f"224.0.0.0 is the base of the multicast addresses and never a group; {GROUPS}"),
     ("240.1.1.1:5", f"240.1.1.1 is reserved (240.0.0.0/4); {GROUPS}"),
-    ("255.255.255.255:5", f"255.255.255.255 is the broadcast address; {GROUPS}"),
+    ("255.255.255.254:5", f"255.255.255.254 is reserved (240.0.0.0/4); {GROUPS}"),
     ("0.0.0.0:5", f"0.0.0.0 is neither a group nor a host (0.0.0.0/8); {GROUPS}"),
-    ("[2001:db8::5]@[ff3e::1]:5000%eth0", f"IPv6 is not supported yet: '[2001:db8::5]'; name an IPv4 group, {EG}"),
-    ("[fe80::1%eth0]:5000", f"IPv6 is not supported yet: '[fe80::1'; name an IPv4 group, {EG}"),
-    ("ff3e::1", f"IPv6 is not supported yet: 'ff3e::1'; name an IPv4 group, {EG}"),
-    ("udp://@[ff3e::1]:5000", f"IPv6 is not supported yet: '[ff3e::1]:5000'; name an IPv4 group, {EG}"),
-    ("[eth0]:5000", "'[eth0]:5000' is not an address; brackets are for IPv6, so write " + EG),
+    ("[fe80::1%eth0]:5000", "'%eth0' stands in brackets; the link comes last, e.g. [fe80::1]:5000%eth0"),
+    ("[fe80::5%a]@[ff02::1%a]:5%a", "'%a' stands in brackets; the link comes last, e.g. [fe80::5]:5000%a"),
+    ("ff3e::1", "'ff3e::1' stands without brackets; write IPv6 as [ff3e::1]:5000"),
+    ("ff3e::1000/116:5000", "'ff3e::1000/116:5000' stands without brackets; write IPv6 as [ff3e::1000]/116:5000"),
+    ("2001:db8::5@[ff3e::1]:5", "'2001:db8::5' stands without brackets; write IPv6 as [2001:db8::5]:5000"),
+    ("[eth0]:5000", "'eth0' is not an IPv6 address; write e.g. 2001:db8::5 (names are not looked up)"),
+    ("[233.252.0.1]:5000", "'233.252.0.1' is not an IPv6 address; write e.g. 2001:db8::5 (names are not looked up)"),
+    ("[::ffff:233.252.0.1]:5000", "'::ffff:233.252.0.1' holds an IPv4 address; write 233.252.0.1"),
+    ("[ff3e::1", "'[ff3e::1' is not an address and a port; write e.g. [ff15::1234]:5000%eth0"),
+    ("[ff3e::1]5000", "'[ff3e::1]5000' is not an address and a port; write e.g. [ff15::1234]:5000%eth0"),
+    ("[ff3e::1]:", "no port follows the colon; a port is 1 to 65535, e.g. [ff3e::1]:5000"),
+    ("[ff15::]/115:5", "/115 is more than 4096 groups; a range is /116 at most, e.g. [ff15::1000]/116:5000%eth0"),
+    ("[ff15::]/24:5", "/24 is more than 4096 groups; a range is /116 at most, e.g. [ff15::1000]/116:5000%eth0"),
+    ("[ff15::1]/129:5", "length '129' is not a number from 116 to 128; write a range as [ff15::1000]/116:5000%eth0"),
+    (
+        "[ff15::1]/116:5",
+        "ff15::1/116 has host bits set; the network is ff15::/116, one address alone is ff15::1",
+    ),
+    ("[ff15::]:5000/116", "'/116' follows the port; the length stands before it: [ff15::]/116:5000"),
+    (
+        "[2001:db8::]/120:5",
+        "2001:db8::/120 is a range of hosts; only groups have ranges, so name one host: [2001:db8::]",
+    ),
+    ("[::]:5000", ":: is no address of a group or host; write e.g. [ff15::1234]:5000%eth0"),
+    ("[ff10::1]:5000", f"scope 0 of ff10::1 is reserved; {SCOPES}"),
+    ("[ff1f::1]:5000", f"scope f of ff1f::1 is reserved; {SCOPES}"),
+    ("[::]@[ff3e::1]:5", "source :: never sends; a source is one host, e.g. [2001:db8::5]@[ff3e::1]:5"),
+    ("[ff3e::2]@[ff3e::1]:5", "source ff3e::2 is a group; a source is one host, e.g. [2001:db8::5]@[ff3e::1]:5"),
+    (
+        "[ff3e::1]:5@[2001:db8::5]",
+        "source ff3e::1 is a group; the source stands before the @: [2001:db8::5]@[ff3e::1]:5",
+    ),
+    (
+        "192.0.2.1@[ff3e::1]:5",
+        "source 192.0.2.1 is of IPv4, and ff3e::1 of IPv6; both are of one family, e.g. [2001:db8::5]@[ff3e::1]:5",
+    ),
+    (
+        "[2001:db8::5]@239.1.1.1:5",
+        "source 2001:db8::5 is of IPv6, and 239.1.1.1 of IPv4; both are of one family, e.g. 192.0.2.1@239.1.1.1:5",
+    ),
+    ("[ff3e::1]:5000@eth0", "'@eth0' names no address; a link stands after %: [ff3e::1]:5000%eth0"),
+    ("[ff3e::1]%eth0:5000", "':5000' follows the link; the link comes last: [ff3e::1]:5000%eth0"),
     ("@239.1.1.1:5", "no source stands before the @; write e.g. 192.0.2.1@239.1.1.1:5, or 239.1.1.1:5 for any source"),
     (
         "226.2.2.2:2068@192.168.168.55",
@@ -168,29 +250,43 @@ def test_a_faulty_stream_is_refused_with_what_would_be_right(text, message):
     assert f"{caught.value.problem}; {caught.value.remedy}" == message
 
 
-def test_ipv6_is_written_in_brackets():
-    stream = Stream(IPv6Address("ff3e::1"), 5000, "eth0", IPv6Address("2001:db8::5"))
-    assert format_stream(stream) == "[2001:db8::5]@[ff3e::1]:5000%eth0"
+@st.composite
+def several_ports(draw):
+    edges = sorted(draw(st.lists(st.integers(1, 65535), min_size=2, max_size=12, unique=True)))
+    if draw(st.booleans()):
+        spans = [(edge, edge) for edge in edges]
+    else:
+        spans = list(zip(edges[::2], edges[1::2], strict=False))
+    return Ports(tuple(draw(st.permutations(spans))))
 
 
 LINKS = st.text(
     st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="/:%*"), min_size=1
 ).filter(lambda name: len(name.encode()) <= 15 and name not in {".", ".."} and not name.endswith("+"))
-PORTS = st.one_of(st.none(), st.just("any"), st.integers(1, 65535))
+PORTS = st.one_of(st.none(), st.just("any"), st.integers(1, 65535), several_ports())
 HOSTS = st.integers(1 << 24, (224 << 24) - 1).map(IPv4Address)
 GROUP_ADDRESSES = st.integers((224 << 24) + 1, (240 << 24) - 1).map(IPv4Address)
+
+SIX_HOSTS = st.integers(1 << 48, (0xFF << 120) - 1).map(IPv6Address)
+SIX_GROUPS = st.builds(
+    lambda flags, scope, rest: IPv6Address(0xFF << 120 | flags << 116 | scope << 112 | rest),
+    st.integers(0, 15),
+    st.integers(1, 14),
+    st.integers(0, (1 << 112) - 1),
+)
 
 
 @st.composite
 def streams(draw):
     port, link = draw(PORTS), draw(st.none() | LINKS)
+    hosts, groups, most = draw(st.sampled_from([(HOSTS, GROUP_ADDRESSES, 32), (SIX_HOSTS, SIX_GROUPS, 128)]))
     if draw(st.booleans()):
-        return Stream(draw(HOSTS), port, link)
-    length = draw(st.none() | st.integers(20, 31))
-    group = draw(GROUP_ADDRESSES)
+        return Stream(draw(hosts), port, link)
+    length = draw(st.none() | st.integers(most - 12, most - 1))
+    group = draw(groups)
     if length is not None:
-        group = IPv4Network((group, length), strict=False).network_address
-    return Stream(group, port, link, draw(st.none() | HOSTS), length)
+        group = ip_network((group, length), strict=False).network_address
+    return Stream(group, port, link, draw(st.none() | hosts), length)
 
 
 @given(streams())
@@ -208,6 +304,8 @@ PIECES = st.lists(
             "5000",
             "0",
             "any",
+            ",",
+            "-",
             "eth0",
             "@",
             ":",
@@ -217,6 +315,9 @@ PIECES = st.lists(
             "[",
             "]",
             "::",
+            "[ff3e::1]",
+            "fe80::1%",
+            "116",
             "ff3e::1",
             "udp://",
             "rtp://",
@@ -257,10 +358,23 @@ def test_a_network_may_be_one_address():
     assert parse_network("192.0.2.7") == IPv4Network("192.0.2.7/32")
     assert parse_network("192.0.2.0/24") == IPv4Network("192.0.2.0/24")
     assert parse_network("0.0.0.0/0") == IPv4Network("0.0.0.0/0")
+    assert parse_network("2001:db8::7") == IPv6Network("2001:db8::7/128")
+    assert parse_network("2001:db8::/32") == IPv6Network("2001:db8::/32")
+    assert parse_network("::/0") == IPv6Network("::/0")
 
 
 @pytest.mark.parametrize(
-    "text", ["192.0.2.0/255.255.255.0", "192.0.2.0/33", "192.0.2.0/", "192.0.2.1/24", "192.0.2.0/024"]
+    "text",
+    [
+        "192.0.2.0/255.255.255.0",
+        "192.0.2.0/33",
+        "192.0.2.0/",
+        "192.0.2.1/24",
+        "192.0.2.0/024",
+        "2001:db8::/129",
+        "2001:db8::1/32",
+        "[2001:db8::]/32",
+    ],
 )
 def test_a_network_has_a_length_in_bits_and_no_host_bits(text):
     with pytest.raises(NotationError):

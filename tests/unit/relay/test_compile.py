@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.steps import growth
 
-from mcrelay.config import schema
+from mcrelay.config import presets, schema
 from mcrelay.config.parse import parse_config
-from mcrelay.errors import ConfigError, NotBuiltError
+from mcrelay.errors import NotBuiltError
 from mcrelay.model.link import Link, LinkTable, Membership
 from mcrelay.model.notation import parse_stream
 from mcrelay.model.plan import RingSpec
@@ -84,8 +84,12 @@ def test_no_rules_are_an_empty_plan():
         ("no such link", (OUT,), True, "pending", "link in0 does not exist", False),
         ("link down", (replace(IN, up=False, carrier=False), OUT), True, "parked", "link in0 is down", True),
         ("no carrier", (replace(IN, carrier=False), OUT), True, "parked", "link in0 has no carrier", True),
-        ("no Ethernet", (replace(IN, hardware=65534), OUT), True, "error", "no Ethernet frames (ARPHRD 65534)", False),
-        ("no Ethernet and down", (replace(IN, hardware=512, up=False), OUT), True, "error", "ARPHRD 512", False),
+        ("InfiniBand", (replace(IN, hardware=32), OUT), True, "error", "no Ethernet frames (ARPHRD 32)", False),
+        ("InfiniBand and down", (replace(IN, hardware=32, up=False), OUT), True, "error", "ARPHRD 32", False),
+        ("tun, WireGuard", (replace(IN, hardware=65534), OUT), True, "active", "", True),
+        ("PPP", (replace(IN, hardware=512), OUT), True, "active", "", True),
+        ("GRE", (replace(IN, hardware=778), OUT), True, "active", "", True),
+        ("IP in IP", (replace(IN, hardware=768), OUT), True, "active", "", True),
         ("loopback", (replace(IN, hardware=772), OUT), True, "active", "", True),
         ("no address", (replace(IN, addresses=()), OUT), True, "active", "", True),
         ("disabled", (IN, OUT), False, "disabled", "", False),
@@ -266,45 +270,36 @@ def test_a_link_is_found_by_its_altname_and_two_rules_cannot_have_one_input_by_t
     assert list(links) == ["eth0", "eth1"]
 
 
-NOT_BUILT = {
-    "a range of groups": {"taken": "233.252.0.0/24:5000%in0", "to": "233.252.1.0/24%out0"},
-    "a range in an output alone": {"to": "233.252.1.0/24:5000%out0"},
-    "port any": {"taken": "233.252.0.1:any%in0"},
-    "source_address keep": {"output": 'source_address = "keep"'},
-    "source_port keep": {"output": 'source_port = "keep"'},
-    "vlan of a number": {"rule": "vlan = 100"},
-    "vlan any": {"rule": 'vlan = "any"'},
-    "health": {"rule": 'health = "rtp"'},
-}
+def ends_of(taken: str, to: str, more: str = ""):
+    text = f'[rules.x]\ninput = "{taken}"\noutputs = ["{to}"]\n{more}'
+    (rule,) = compile_plan(parse_config([("f.toml", text)]).config, {"in0": IN, "out0": OUT}).rules
+    return rule.inputs[0], rule.outputs[0]
 
 
-@pytest.mark.parametrize("what", NOT_BUILT)
-def test_a_value_that_nobody_has_built_is_never_compiled_into_something_else(monkeypatch, what):
-    """With the list of what is not built yet emptied, each raises: none becomes an active rule of another kind."""
-    monkeypatch.setattr(schema, "NOT_YET", ())
-    said = {"taken": "233.252.0.1:5000%in0", "to": "233.252.0.2:5000%out0", "output": "", "rule": "", "relay": ""}
-    said |= NOT_BUILT[what]
-    text = f"""
-        [relay]
-        {said["relay"]}
-        [rules.x]
-        input = "{said["taken"]}"
-        outputs = [{{ to = "{said["to"]}"{", " if said["output"] else ""}{said["output"]} }}]
-        {said["rule"]}
-    """
-    try:
-        config = parse_config([("f.toml", text)]).config
-    except ConfigError:
-        assert what == "a range in an output alone"  # which is wrong whatever is built
-        return
-    with pytest.raises(NotBuiltError):
-        compile_plan(config, {"in0": IN, "out0": OUT})
+def test_a_range_is_one_input_with_a_join_for_each_group_and_one_output():
+    taken, sent = ends_of("233.252.0.0/20:5000%in0", "239.9.16.0/20%out0")
+    assert len(taken.memberships) == taken.group_count == sent.groups == 4096
+    assert taken.memberships[4095].group == IPv4Address("233.252.15.255")
+    assert taken.takes(IPv4Address("233.252.15.255"))
+    assert not taken.takes(IPv4Address("233.252.16.0"))
+    assert (sent.address, sent.port, sent.addressed, sent.port_map) == (IPv4Address("239.9.16.0"), 5000, True, ())
+    assert sent.sends_to(IPv4Address("239.9.31.255"), 5000)
+    assert not sent.sends_to(IPv4Address("239.9.31.255"), 5001)
 
 
-def test_every_line_of_what_is_not_built_yet_is_held_by_a_case_above():
-    keys = {key for key, *_ in schema.NOT_YET}
-    named = {"range": "a range of groups", "any": "port any", "inputs": "inputs"}
-    assert all(any(each.startswith(named.get(key, key)) for each in (*NOT_BUILT, "inputs")) for key in keys)
+def test_ports_are_kept_mapped_or_made_one():
+    _, kept = ends_of("233.252.0.1:any%in0", "239.9.0.1%out0")
+    assert (kept.addressed, kept.ports, kept.port_map, kept.into_one) == (True, "any", (), False)
+    _, one = ends_of("233.252.0.1:any%in0", "239.9.0.1:7%out0")
+    assert (one.port, one.into_one, one.port_map) == (7, True, ())
+    _, mapped = ends_of("233.252.0.1:5000,5002%in0", "239.9.0.1:6000-6001%out0")
+    assert mapped.port_map == ((5000, 5000, 6000), (5002, 5002, 6001))
+    _, plain = ends_of("233.252.0.1:5000%in0", "239.9.0.1%out0")
+    assert not plain.addressed
+
+
+def test_all_that_is_not_built_yet_is_several_inputs():
+    assert {key for key, *_ in schema.NOT_YET} == {"inputs"}
 
 
 def test_a_rule_with_several_inputs_or_none_is_not_compiled():
@@ -329,3 +324,27 @@ def test_a_rule_among_many_rules_and_links_is_compiled_as_fast_as_among_few(outp
         return lambda: compile_plan(Config(rules=rules), links)
 
     assert growth(prepare) < 1.2
+
+
+def test_what_this_host_sends_is_captured_where_a_live_input_asks_for_it_and_never_on_lo():
+    asking = replace(rule(), inputs=(replace(rule().inputs[0], own=True),))
+    assert compiled(rule()).rings[IN.ifindex].own is False
+    assert compiled(asking).rings[IN.ifindex].own is True
+    assert compiled(asking, links=(replace(IN, hardware=772), OUT)).rings[IN.ifindex].own is False
+
+
+def test_an_address_of_this_host_has_its_port_held_also_where_it_looks_like_a_broadcast():
+    wide = replace(IN, addresses=(IPv4Interface("10.0.0.255/23"),))
+    plan = compiled(rule(entry="10.0.0.255:5000%in0"), links=(wide, OUT))
+    assert plan.ports == {(IPv4Address("10.0.0.255"), 5000)}
+    assert compiled(rule(entry="10.0.1.255:5000%in0"), links=(wide, OUT)).ports == frozenset()
+
+
+def test_a_rule_that_searches_is_joined_for_and_is_no_engines():
+    made = presets.rules_of("d", presets.PRESETS["ssdp"], ("in0", "out0"), {})
+    plan = compiled(*made.values())
+    assert plan.rings == {}
+    assert plan.forwarded.rules == ()
+    assert {each.ifindex for each in plan.memberships} == {IN.ifindex, OUT.ifindex}
+    bare = compiled(*made.values(), links=(replace(IN, hardware=65534), OUT))
+    assert bare.rules[0].inputs[0].state == "error"

@@ -55,7 +55,7 @@ def test_an_output_that_loses(said, kind):
     assert losses.losing(SPEC) == {"x"}
     losses.look(errors(**{kind: 50}), frames(), SPEC, 2 + QUIET_SECONDS)
     where = "rule=x output=10.9.0.7:7000"
-    assert said() == [f"{where} losing={kind}", f"{where} losing={kind} ended lost=50"]
+    assert said() == [f"began {where} losing={kind}", f"ended {where} losing={kind} lost=50"]
     assert losses.losing(SPEC) == set()
 
 
@@ -85,7 +85,7 @@ def test_a_frame_that_cannot_be_relayed_names_its_group_and_rule(said, kind):
     losses.look({}, frames(Y, **{kind: 3}), SPEC, 1)
     assert losses.losing(SPEC) == {"y"}
     losses.look({}, frames(Y, **{kind: 3}), SPEC, 1 + QUIET_SECONDS)
-    assert said() == [f"link=in0 losing={kind} group={Y} rule=y", f"link=in0 losing={kind} ended lost=3"]
+    assert said() == [f"began link=in0 losing={kind} group={Y} rule=y", f"ended link=in0 losing={kind} lost=3"]
 
 
 def test_of_two_rings_that_one_names_the_group_whose_count_has_moved(said):
@@ -93,11 +93,11 @@ def test_of_two_rings_that_one_names_the_group_whose_count_has_moved(said):
     losses.look({}, {"in0": frames(Y, fragment=9)["in0"] + frames()["in0"]}, SPEC, 0)
     losses.look({}, {"in0": frames(Y, fragment=9)["in0"] + frames()["in0"]}, SPEC, QUIET_SECONDS)
     losses.look({}, {"in0": frames(Y, fragment=9)["in0"] + frames(X, fragment=1)["in0"]}, SPEC, 20)
-    assert said()[2:] == [f"link=in0 losing=fragment group={X} rule=x"]
+    assert said()[2:] == [f"began link=in0 losing=fragment group={X} rule=x"]
     assert losses.losing(SPEC) == {"x"}
     losses.look({}, frames(X, fragment=2), SPEC, 21)  # rings made anew
     losses.look({}, frames(X, fragment=2), SPEC, 21 + QUIET_SECONDS)
-    assert said()[3:] == ["link=in0 losing=fragment ended lost=3"]
+    assert said()[3:] == ["ended link=in0 losing=fragment lost=3"]
 
 
 def test_a_full_ring_concerns_every_rule_of_its_link_and_a_foreign_group_none(said):
@@ -105,7 +105,7 @@ def test_a_full_ring_concerns_every_rule_of_its_link_and_a_foreign_group_none(sa
     losses.look({}, frames("239.99.99.99", malformed=7), SPEC, 0)
     assert said() == []
     losses.look({}, frames(ring=7), SPEC, 1)
-    assert said() == ["link=in0 losing=ring"]
+    assert said() == ["began link=in0 losing=ring"]
     assert losses.losing(SPEC) == {"x", "y"}
 
 

@@ -166,12 +166,12 @@ def test_what_changed_is_logged_once_and_told_to_the_service_manager(caplog):
     bench = Bench(ONE)
     bench.reconcile()
     bench.reconcile()
-    assert caplog.text.count("rule=a state=active") == 1
+    assert caplog.text.count("changed rule=a state=active") == 1
     bench.watch.links = {"in0": replace(IN0, carrier=False), "out0": OUT0}
     bench.reconcile()
     bench.reconcile()
-    assert caplog.text.count("rule=a state=parked reason='link in0 has no carrier'") == 1
-    assert caplog.text.count("link=in0 ifindex=4 up=yes carrier=no") == 1
+    assert caplog.text.count("changed rule=a state=parked reason='link in0 has no carrier'") == 1
+    assert caplog.text.count("changed link=in0 ifindex=4 up=yes carrier=no") == 1
     assert [each for each in bench.notifier.sent if each[0].startswith("STATUS")] == [
         ("STATUS=1 rule: 1 active",),
         ("STATUS=1 rule: 1 parked",),
@@ -204,7 +204,7 @@ def test_what_fails_in_housekeeping_is_logged_and_relaying_goes_on(caplog, monke
     monkeypatch.setattr("mcrelay.relay.service.TICK_SECONDS", 0.02)
     bench.engine.broken = ValueError("unforeseen")
     run(bench)
-    assert "housekeeping failed; relaying goes on" in caplog.text
+    assert "failed at housekeeping: relaying goes on" in caplog.text
     assert "unforeseen" in caplog.text
 
 

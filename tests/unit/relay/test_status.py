@@ -77,21 +77,21 @@ def test_a_refused_ring_is_an_error_of_every_rule_on_that_link_alone():
 
 def test_a_refused_join_is_an_error_of_that_membership_alone():
     other = replace(INPUT, source=IPv4Address("192.0.2.9"))
-    assert status(joins={INPUT.membership: "limit"}).reason == "limit"
-    assert status(joins={other.membership: "limit"}).state == "active"
+    assert status(joins={INPUT.memberships[0]: "limit"}).reason == "limit"
+    assert status(joins={other.memberships[0]: "limit"}).state == "active"
 
 
 def test_a_ring_goes_before_a_join():
-    assert status(rings={4: "ring"}, joins={INPUT.membership: "join"}).reason == "ring"
+    assert status(rings={4: "ring"}, joins={INPUT.memberships[0]: "join"}).reason == "ring"
 
 
 def test_a_link_that_is_gone_is_pending_and_not_what_the_kernel_said_last():
-    found = status([PENDING], rings={0: "stale"}, joins={PENDING.membership: "stale"})
+    found = status([PENDING], rings={0: "stale"}, joins={PENDING.memberships[0]: "stale"})
     assert (found.state, found.reason) == ("pending", PENDING.reason)
 
 
 def test_a_parked_input_may_fail_too():
-    assert status([PARKED], joins={PARKED.membership: "no device"}).state == "error"
+    assert status([PARKED], joins={PARKED.memberships[0]: "no device"}).state == "error"
 
 
 def test_a_refused_output_is_an_error_and_the_others_keep_the_rule_active():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from ipaddress import IPv4Address
 
+import msgspec
 import pytest
 from support.parts import ADDRESS, IN0, NAMES, Bench
 
@@ -12,14 +14,19 @@ from mcrelay.igmp.monitor import Concern
 from mcrelay.model.state import (
     Endpoint,
     FeatureState,
+    HealthCount,
     InputCount,
     NearMiss,
     OutputCount,
+    RelayTimes,
     RingCount,
+    RtpCount,
     Snapshot,
+    TransportCount,
     WorkerCount,
 )
 from mcrelay.relay import views
+from mcrelay.relay.shapes import SHAPES
 from mcrelay.relay.state import IgmpState, QuerierState
 
 CONFIG = """
@@ -48,7 +55,7 @@ def state():
         names=NAMES,
         inputs={("cam", INPUT): InputCount(90, 9000, 1.5, {**zero, "echo": 5})},
         retired={"cam": InputCount(10, 1000, 0.5, {**zero, "source": 1})},
-        outputs={("cam", FIRST): OutputCount(84, 8400, 10, {"nobufs": 2, "parked": 0})},
+        outputs={("cam", FIRST): OutputCount(84, 8400, 10, {"nobufs": 2, "parked": 0}, 3)},
         rings={
             "in0": RingCount(
                 100,
@@ -93,6 +100,7 @@ def test_rules(state):
                 "source": "192.0.2.7",
                 "port": 5000,
                 "vlan": "none",
+                "own": False,
                 "state": "active",
                 "reason": None,
             }
@@ -101,6 +109,7 @@ def test_rules(state):
             {
                 "to": FIRST,
                 "oif": "out0",
+                "vlan": "none",
                 "source_address": "198.51.100.1",
                 "source_port": 20123,  # of the socket, not of the plan
                 "ttl": 16,
@@ -129,6 +138,7 @@ def test_stats_add_up_what_a_rule_had_before_and_have_zeros_for_what_never_ran(s
             "since_packets": 10,
             "tx_packets": 84,
             "tx_bytes": 8400,
+            "tx_fragmented": 3,
             **STILL,
             "tx_errors": {"nobufs": 2, "parked": 0},
         },
@@ -137,6 +147,7 @@ def test_stats_add_up_what_a_rule_had_before_and_have_zeros_for_what_never_ran(s
             "since_packets": 0,
             "tx_packets": 0,
             "tx_bytes": 0,
+            "tx_fragmented": 0,
             **STILL,
             "tx_errors": NONE,
         },
@@ -144,6 +155,37 @@ def test_stats_add_up_what_a_rule_had_before_and_have_zeros_for_what_never_ran(s
     idle = row(shown["rules"], "idle")
     assert (idle["rx_packets"], idle["last_packet_time"], idle["drops"]) == (0, None, dict.fromkeys(NAMES.drops, 0))
     assert shown["workers"] == [{"id": 0, "cpu_seconds": 0.25, "generation": 7}]
+
+
+def test_a_range_is_one_row_with_its_groups_that_have_counted_anything():
+    ends = ("239.1.0.0/20:5000-5001%in0", "239.9.0.0/20:7000,7002%out0")
+    state = Bench(f'[rules.r]\ninput = "{ends[0]}"\noutputs = ["{ends[1]}"]\n').state()
+    drops = dict.fromkeys(NAMES.drops, 0)
+    state = replace(
+        state,
+        counts=replace(
+            state.counts,
+            input_groups={("r", ends[0]): {257: InputCount(9, 90, None, {**drops, "echo": 2})}},
+            output_groups={("r", ends[1]): {257: OutputCount(6, 60, 0, {**NONE, "nobufs": 1})}},
+        ),
+    )
+    (shown,) = views.rules(state)
+    assert [(each["group"], each["port"], each["from"]) for each in shown["inputs"]] == [
+        ("239.1.0.0/20", "5000-5001", ends[0])
+    ]
+    (stats,) = views.stats(state)["rules"]
+    assert stats["groups"] == [
+        {
+            "group": "239.1.1.1",
+            "rx_packets": 9,
+            "rx_bytes": 90,
+            "drops": {**drops, "echo": 2},
+            "outputs": [
+                {"to": "239.9.1.1", "tx_packets": 6, "tx_bytes": 60, "tx_errors": {**NONE, "nobufs": 1}},
+            ],
+        }
+    ]
+    assert msgspec.convert(views.stats(state), SHAPES["stats"])
 
 
 def test_stats_have_every_link_that_a_rule_names_or_a_ring_was_on(state):
@@ -200,6 +242,7 @@ def test_links(state):
         "mtu": 1500,
         "addresses": [],
         "querier": {"address": "192.0.2.1", "version": 3, "last_seen_time": 5.0},
+        "mld_querier": None,
         "warnings": [{"kind": "port", "text": "in0 is a port of br0"}],
         "gro": {"state": "on", "reason": None},
     }
@@ -238,3 +281,43 @@ def test_config(state):
     shown = views.config(state)["rules"]
     assert shown["cam"]["input"] == INPUT
     assert shown["idle"]["outputs"] == ["239.10.0.2:5004%out0"]
+
+
+@pytest.mark.parametrize("noun", SHAPES)
+def test_what_is_shown_has_the_shape_that_the_reference_promises(state, noun):
+    assert msgspec.convert(views.NOUNS[noun](state), SHAPES[noun])
+
+
+def test_health_is_null_unless_the_rule_asks_and_then_all_at_0_from_the_start(state):
+    assert [each["health"] for each in views.stats(state)["rules"]] == [None, None]
+    found = {}
+    for kind in ("rtp", "ts", "auto"):
+        (each,) = views.stats(Bench(CONFIG.replace("exclusive = true", f'health = "{kind}"')).state())["rules"][:1]
+        found[kind] = each["health"]
+    assert found["rtp"] == found["auto"] | {"ts": None}
+    assert found["ts"] == found["auto"] | {"rtp": None}
+    assert found["auto"]["silent"] is True
+    assert {value for part in ("rtp", "ts") for value in found["auto"][part].values() if value != {}} == {0, None}
+
+
+def test_health_and_times_are_those_of_the_state(state):
+    asking = Bench(CONFIG.replace("exclusive = true", 'health = "auto"')).state()
+    health = HealthCount(
+        RtpCount(packets=9, lost=1, ssrc=7, clock_rate=8000, jitter=0.5),
+        TransportCount(packets=70, continuity_errors=3, continuity_errors_by_pid={300: 1, 20: 2}, bit_rate=5),
+        silent=False,
+        silences=1,
+        silence_seconds=1.23456,
+    )
+    times = RelayTimes({0.001: 5, math.inf: 2}, 0.25)
+    state = replace(asking, health={("cam", INPUT): health}, relay_times={"cam": times})
+    found = row(views.stats(state)["rules"], "cam")
+    assert found["health"]["silence_seconds"] == 1.235
+    assert found["health"]["rtp"]["jitter_seconds"] == 0.5
+    assert found["health"]["ts"]["continuity_errors_by_pid"] == {"20": 2, "300": 1}
+    assert found["relay_seconds"] == {"count": 7, "sum": 0.25, "buckets": {"0.001": 5, "+Inf": 7}}
+    assert row(views.stats(state)["rules"], "idle")["relay_seconds"] == {
+        "count": 0,
+        "sum": 0.0,
+        "buckets": {"0.001": 0, "+Inf": 0},
+    }

@@ -1,0 +1,5 @@
+from typing import final
+
+@final
+class KeptMemory:
+    def __new__(cls) -> KeptMemory: ...

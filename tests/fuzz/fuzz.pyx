@@ -1,0 +1,232 @@
+"""What libFuzzer calls (main.c): each target takes any bytes, and must neither read beyond them nor break an account.
+
+A target aborts where something is not as it has to be. Memory given to the code under test has exactly the size that it
+says, so that AddressSanitizer sees what is read beyond it.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport abort, calloc, free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+from mcrelay._core.address cimport Address, mapped
+from mcrelay._core.counters cimport (
+    BROKEN, FRAGMENT, INCOMPLETE, RELAYED, VERDICT_COUNT, FragmentCounters, FrameCounters, OutputCounters, Verdict,
+)
+from mcrelay._core.egress cimport Egress, Output
+from mcrelay._core.fragments cimport (
+    Assembly, Fragments, discard, expire, fragments_build, is_full, keep, let_go, parse_whole, refuse, settle, take_in,
+)
+from mcrelay._core.kernel cimport virtio_net_hdr, write_be16
+from mcrelay._core.offload cimport finish_inner, is_inner, segment_bytes
+from mcrelay._core.queue cimport MESSAGES, NONE, Queue, Scratch, push, queue_build
+from mcrelay._core.ring cimport Ring
+from mcrelay._core.tagged cimport assemble_frames
+from mcrelay._core.wire cimport Datagram, Fragment, glance, ones_sum, parse, parse_fragment
+
+cdef enum:
+    FRAME_MOST = 2048
+    HEAD = 38                   # of a tagged frame, before what IPv4 carries
+
+cdef Fragments store
+cdef Ring ring
+cdef FrameCounters frames
+cdef FragmentCounters refusals
+cdef Queue queue
+cdef Egress egress
+cdef Output output
+cdef OutputCounters counters
+cdef uint32_t runs = 1
+cdef Scratch scratch = Scratch()
+
+fragments_build(&store)
+queue_build(&queue, scratch, 1, 1, 1)
+ring.counters = &frames
+ring.fragments = &refusals
+egress.runs = &runs
+output.egress = &egress
+output.counters = &counters
+output.vlan = 100
+output.ttl = 16
+output.mac = 0x020000000001
+output.source = mapped(0xc0000201)
+output.address = mapped(0xe9fc0001)
+output.source_port = 20000
+output.port = 5004
+
+
+cdef inline void demand(bint holds) noexcept nogil:
+    if not holds:
+        abort()
+
+
+cdef uint32_t sum_of(const uint8_t *data, uint32_t size) noexcept nogil:
+    """Reads all of it."""
+    cdef uint32_t total = 0
+    cdef uint32_t i
+    for i in range(size):
+        total += data[i]
+    return total
+
+
+cdef void put_right(uint8_t *ip, uint32_t size) noexcept nogil:
+    """Give an IPv4 header the checksum that it should have."""
+    cdef uint32_t total
+    if size >= 20:
+        write_be16(ip + 10, 0)
+        total = ones_sum(ip, size)
+        write_be16(ip + 10, <uint16_t>~total)
+
+
+cdef public int fuzz_parser(const uint8_t *data, size_t size) noexcept nogil:
+    """A frame, behind the header that a ring has before it; the first byte says what the kernel vouches for.
+
+    A checksum that chance would never hit is put right, unless the first byte says not to.
+    """
+    cdef Datagram datagram
+    cdef Fragment fragment
+    cdef Address source, group
+    cdef uint16_t port
+    cdef uint8_t *memory
+    cdef uint8_t *frame
+    cdef uint32_t held
+    cdef Verdict verdict
+    if size < 1 + sizeof(virtio_net_hdr) or size > FRAME_MOST:
+        return 0
+    memory = <uint8_t *>malloc(size - 1)
+    memcpy(memory, data + 1, size - 1)
+    frame = memory + sizeof(virtio_net_hdr)
+    held = <uint32_t>(size - 1 - sizeof(virtio_net_hdr))
+    if not data[0] & 2 and held >= 34 and frame[12] == 8 and (frame[14] & 15) * 4 + 14 <= held:
+        put_right(frame + 14, (frame[14] & 15) * 4)
+    verdict = parse(frame, held, held + (data[0] >> 7), data[0] & 1, &datagram)
+    demand(verdict < VERDICT_COUNT)
+    glance(frame, held, &source, &group, &port)
+    if verdict == FRAGMENT and parse_fragment(frame, &fragment):
+        demand(fragment.start < fragment.end and fragment.end <= 65535)
+        demand(fragment.bytes >= frame and fragment.bytes + (fragment.end - fragment.start) <= frame + held)
+        sum_of(fragment.bytes, fragment.end - fragment.start)
+    if verdict == RELAYED:
+        demand(datagram.payload >= frame and datagram.payload + datagram.size <= frame + held)
+        sum_of(datagram.payload, datagram.size)
+        segment_bytes(frame)
+        if is_inner(frame, &datagram):
+            finish_inner(frame, &datagram)
+    free(memory)
+    return 0
+
+
+cdef public int fuzz_reassembler(const uint8_t *data, size_t size) noexcept nogil:
+    """Fragments of few datagrams, eight bytes each: who, to whom, which, where, how long, what, what passes between.
+
+    Every frame ends in exactly one verdict, and whatever is whole can be read.
+    """
+    cdef uint8_t *bytes
+    cdef Fragment fragment
+    cdef Datagram datagram
+    cdef Assembly *whole
+    cdef uint64_t now = 1
+    cdef uint64_t given = 0
+    cdef uint64_t counted = 0
+    cdef uint32_t at, i
+    cdef Verdict verdict
+    memset(&frames, 0, sizeof(frames))
+    for at in range(0, <uint32_t>(size & ~<size_t>7), 8):
+        fragment.source = mapped(<uint32_t>0xc0000200U | data[at])
+        fragment.group = mapped(<uint32_t>0xe9fc0000U | <uint32_t>(data[at + 1] & 3))
+        fragment.identification = data[at + 1] >> 2
+        fragment.start = 8 * <uint32_t>data[at + 2] * (1 + (data[at + 3] & 31))
+        fragment.end = fragment.start + 1 + data[at + 4] * (1 + <uint32_t>(data[at + 5] & 15))
+        fragment.more = data[at + 3] >> 7
+        fragment.kind = 17 if data[at + 3] & 64 else data[at + 6]
+        fragment.tos = fragment.ttl = data[at + 6]
+        if fragment.more:
+            fragment.end = fragment.start + ((fragment.end - fragment.start + 7) & ~<uint32_t>7)
+        given += 1
+        bytes = <uint8_t *>calloc(1, fragment.end - fragment.start)
+        bytes[0] = data[at + 7]
+        fragment.bytes = bytes
+        if fragment.end > 65515:
+            refuse(&ring, BROKEN, 0, &fragment, now)
+        else:
+            if is_full(&store):
+                let_go(&store)
+            if take_in(&store, &ring, data[at + 5] >> 7, &fragment, now, now, &whole) == RELAYED:
+                demand(whole.filled == whole.total and whole.parts_count)
+                demand(whole.parts[0].start == 0 and whole.parts[whole.parts_count - 1].end == whole.total)
+                for i in range(1, whole.parts_count):
+                    demand(whole.parts[i].start == whole.parts[i - 1].end)
+                datagram.port = 0
+                verdict = parse_whole(whole, &datagram)
+                if verdict == RELAYED:
+                    demand(datagram.payload >= whole.bytes)
+                    demand(datagram.payload + datagram.size <= whole.bytes + whole.total)
+                    sum_of(datagram.payload, datagram.size)
+                settle(&ring, verdict, whole.parts_count, &whole.group, &whole.source, datagram.port, 0, now)
+                keep(&store, whole)
+        free(bytes)
+        now += <uint64_t>(data[at + 5] >> 4 & 7) * 200000000
+        expire(&store, now)
+        if data[at + 6] == 0xff:
+            let_go(&store)
+    let_go(&store)
+    while store.oldest != NULL:
+        discard(&store, store.oldest, INCOMPLETE)
+    for i in range(VERDICT_COUNT):
+        counted += frames.frames[i]
+    demand(counted == given)
+    return 0
+
+
+cdef public int fuzz_splitter(const uint8_t *data, size_t size) noexcept nogil:
+    """Datagrams cut for an MTU: their parts, one after the other, are the datagrams again, and as few as may be."""
+    cdef uint32_t cursor, count, i, part, unit
+    cdef uint32_t at = 4
+    cdef uint32_t taken = 0
+    cdef const uint8_t *payload
+    cdef uint8_t *rebuilt
+    if size < 8:
+        return 0
+    egress.segment_max = 40 + (<uint32_t>data[0] << 4 | data[1] & 15)
+    output.df = data[1] >> 7
+    output.keep_ttl = data[1] >> 6 & 1
+    output.hops = output.keep_ttl
+    queue.used = queue.touched_count = queue.chains[0].count = queue.chains[0].bytes = 0
+    while at + 3 <= size and queue.used < 512:
+        part = min(<uint32_t>(size - at - 3), (<uint32_t>data[at] << 8 | data[at + 1]) % 4096)
+        payload = data + at + 3
+        push(&queue, 0, payload, <uint16_t>part, data[at + 2], data[at + 2], 1)
+        at += 3 + part
+    cursor = queue.chains[0].head if queue.chains[0].count else <uint32_t>NONE
+    unit = (egress.segment_max + 8) & ~<uint32_t>7
+    while cursor != NONE:
+        count = assemble_frames(&queue, &output, cursor, &cursor)
+        demand(count <= MESSAGES and (count or cursor == NONE))
+        i = 0
+        while i < count:
+            part = queue.messages[i].first
+            rebuilt = <uint8_t *>malloc(<size_t>queue.entries[part].size + 8)
+            at = 0
+            while True:
+                demand(i < count and queue.messages[i].first == part)
+                demand(queue.headers[i].msg_hdr.msg_iovlen == 2)
+                at += gather(rebuilt, at, queue.entries[part].size + 8, i)
+                i += 1
+                if queue.messages[i - 1].count:
+                    break
+                demand(at % unit == 0 and at < <uint32_t>queue.entries[part].size + 8)
+            demand(at == <uint32_t>queue.entries[part].size + 8)
+            demand(memcmp(rebuilt + 8, queue.entries[part].payload, queue.entries[part].size) == 0)
+            free(rebuilt)
+            taken += 1
+    demand(taken <= queue.used)
+    return 0
+
+
+cdef uint32_t gather(uint8_t *to, uint32_t at, uint32_t most, uint32_t index) noexcept nogil:
+    """Copy what one frame carries behind its IPv4 header; how much that is."""
+    cdef uint32_t head = <uint32_t>queue.headers[index].msg_hdr.msg_iov[0].iov_len - HEAD
+    cdef uint32_t rest = <uint32_t>queue.headers[index].msg_hdr.msg_iov[1].iov_len
+    demand(head == (8 if at == 0 else 0) and at + head + rest <= most)
+    memcpy(to + at, <uint8_t *>queue.headers[index].msg_hdr.msg_iov[0].iov_base + HEAD, head)
+    memcpy(to + at + head, queue.headers[index].msg_hdr.msg_iov[1].iov_base, rest)
+    return head + rest

@@ -1,0 +1,37 @@
+"""For how long answers to a search are waited for."""
+
+from __future__ import annotations
+
+import pytest
+
+from mcrelay.relay.searches import patience
+
+
+def search(*lines: str, end: str = "\r\n") -> bytes:
+    return end.join(["M-SEARCH * HTTP/1.1", "HOST: 239.255.255.250:1900", *lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize(
+    ("question", "seconds"),
+    [
+        (search('MAN: "ssdp:discover"', "MX: 2", "ST: ssdp:all"), 3),
+        (search("mx:1"), 2),
+        (search("Mx :\t3  "), 4),
+        (search("MX: 5", end="\n"), 6),
+        (search("MX: 0"), 2),
+        (search("MX: 9"), 10),
+        (search("MX: 120"), 10),
+        (search("MX: " + "9" * 1000), 10),
+        (search("ST: ssdp:all"), 10),
+        (search("MX: soon"), 10),
+        (search("MX: -1"), 10),
+        (search("X-MX: 2"), 10),
+        (search("ST: a", "", "MX: 2"), 10),
+        (b"NOTIFY * HTTP/1.1\r\nMX: 2\r\n\r\n", 10),
+        (b"<wsd:Probe>", 10),
+        (b"", 10),
+        (b"M-SEARCH * HTTP/1.1\r\n" + b"A: b\r\n" * 9000, 10),
+    ],
+)
+def test_a_search_says_for_how_long_in_its_mx(question, seconds):
+    assert patience(question) == seconds
