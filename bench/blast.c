@@ -2,7 +2,7 @@
  *
  *   blast LINK GROUP PORT STREAMS SIZES RATE MILLISECONDS UNTIL RUN SOURCE_PORT RUNS
  *
- * STREAMS consecutive groups from GROUP on get datagrams in turn; SIZES is 1316, a cycle 64,570,1400 or a random range
+ * STREAMS consecutive groups from GROUP on, of IPv4 or IPv6, get datagrams in turn; SIZES is 1316, a cycle 64,570,1400 or a random range
  * 80-400. RATE is datagrams a second of all streams together, 0 as fast as it goes. RUN datagrams are handed over at
  * once: as one UDP_SEGMENT message where there is one stream of one size, else by sendmmsg. RUNS 1 gives each run of
  * several streams to one of them, as one message too.
@@ -44,8 +44,15 @@ typedef union {
     struct cmsghdr align;
 } Control;
 
+typedef union {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+} Address;
+
 static struct {
-    struct sockaddr_in *to;     /* one a stream */
+    Address *to;                /* one a stream */
+    socklen_t address_size;
     unsigned streams, stream;   /* the next one's index */
     unsigned sizes[SIZES_MAX], size_count, size;
     int random, segment, connected, runs;
@@ -101,18 +108,24 @@ static int read_sizes(char *text) {
 }
 
 static void open_socket(const char *link, unsigned source_port) {
-    int ttl = 16, buffer = 4 << 20;
-    struct ip_mreqn via = {.imr_ifindex = if_nametoindex(link)};
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(source_port)};
-    load.fd = socket(AF_INET, SOCK_DGRAM, 0);
-    if (load.fd < 0 || setsockopt(load.fd, IPPROTO_IP, IP_MULTICAST_IF, &via, sizeof via))
+    int ttl = 16, buffer = 4 << 20, family = load.to->any.sa_family, index = if_nametoindex(link);
+    struct ip_mreqn via = {.imr_ifindex = index};
+    Address at = {.v4 = {.sin_family = family, .sin_port = htons(source_port)}};
+    if (family == AF_INET6)
+        at.v6 = (struct sockaddr_in6){.sin6_family = family, .sin6_port = htons(source_port)};
+    load.fd = socket(family, SOCK_DGRAM, 0);
+    if (load.fd < 0 || (family == AF_INET6 ? setsockopt(load.fd, IPPROTO_IPV6, IPV6_MULTICAST_IF, &index, sizeof index)
+                                           : setsockopt(load.fd, IPPROTO_IP, IP_MULTICAST_IF, &via, sizeof via)))
         die(link);
-    setsockopt(load.fd, IPPROTO_IP, IP_MULTICAST_TTL, &ttl, sizeof ttl);
+    if (family == AF_INET6)
+        setsockopt(load.fd, IPPROTO_IPV6, IPV6_MULTICAST_HOPS, &ttl, sizeof ttl);
+    else
+        setsockopt(load.fd, IPPROTO_IP, IP_MULTICAST_TTL, &ttl, sizeof ttl);
     setsockopt(load.fd, SOL_SOCKET, SO_SNDBUFFORCE, &buffer, sizeof buffer);
-    if (bind(load.fd, (void *)&at, sizeof at))
+    if (bind(load.fd, &at.any, load.address_size))
         die("bind");
     load.connected = load.streams == 1;
-    if (load.connected && connect(load.fd, (void *)load.to, sizeof *load.to))
+    if (load.connected && connect(load.fd, &load.to->any, load.address_size))
         die("connect");
 }
 
@@ -149,7 +162,7 @@ static void to_next_stream(struct msghdr *message) {
     if (load.connected)
         return;
     message->msg_name = &load.to[load.stream];
-    message->msg_namelen = sizeof *load.to;
+    message->msg_namelen = load.address_size;
     if (++load.stream == load.streams)
         load.stream = 0;
 }
@@ -170,6 +183,34 @@ static uint64_t fill(void) {
     return bytes;
 }
 
+/* The groups, one a stream. Returns false if there is no such address. */
+static int read_groups(const char *text, unsigned port) {
+    struct in_addr v4;
+    struct in6_addr v6;
+    uint32_t last;
+    if (inet_pton(AF_INET6, text, &v6) == 1) {
+        load.address_size = sizeof(struct sockaddr_in6);
+        memcpy(&last, v6.s6_addr + 12, sizeof last);
+    } else if (inet_pton(AF_INET, text, &v4) == 1) {
+        load.address_size = sizeof(struct sockaddr_in);
+        last = v4.s_addr;
+    } else {
+        return 0;
+    }
+    load.to = calloc(load.streams, sizeof *load.to);
+    for (unsigned i = 0; load.to && i < load.streams; i++) {
+        uint32_t next = htonl(ntohl(last) + i);
+        if (load.address_size == sizeof(struct sockaddr_in)) {
+            load.to[i].v4 = (struct sockaddr_in){
+                .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = next};
+            continue;
+        }
+        load.to[i].v6 = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons(port), .sin6_addr = v6};
+        memcpy(load.to[i].v6.sin6_addr.s6_addr + 12, &next, sizeof next);
+    }
+    return load.to != NULL;
+}
+
 /* Returns the errno of a failure that ends the run, or 0. A full queue is waited for. */
 static int hand_over(uint64_t *refused) {
     unsigned at = 0, count = load.segment ? 1 : load.run;
@@ -186,8 +227,7 @@ static int hand_over(uint64_t *refused) {
 }
 
 int main(int argc, char **argv) {
-    struct in_addr group;
-    if (argc != 12 || !inet_aton(argv[2], &group) || read_sizes(argv[5]))
+    if (argc != 12 || read_sizes(argv[5]))
         return 2;
     load.streams = atoi(argv[4]);
     load.run = atoi(argv[9]);
@@ -196,10 +236,8 @@ int main(int argc, char **argv) {
     uint64_t duration = atof(argv[7]) * 1e6, until = atof(argv[8]) * 1e6;
     if (!load.streams || !load.run || load.run > RUN_MAX || !duration)
         return 2;
-    load.to = calloc(load.streams, sizeof *load.to);
-    for (unsigned i = 0; i < load.streams; i++)
-        load.to[i] = (struct sockaddr_in){
-            .sin_family = AF_INET, .sin_port = htons(atoi(argv[3])), .sin_addr.s_addr = htonl(ntohl(group.s_addr) + i)};
+    if (!read_groups(argv[2], atoi(argv[3])))
+        return 2;
     open_socket(argv[1], atoi(argv[10]));
     prepare();
     prctl(PR_SET_TIMERSLACK, 1);

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from product import show
-from topology import IN_GROUP, IN_PORT
+from topology import IN_GROUPS, IN_PORT, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,13 +35,14 @@ def account(trial: Trial, rate: float, count: int, meanwhile: Callable[[], None]
     trial.sink.open(drop=False)
     try:
         receiver = site.sink.popen(
-            *("chrt", "-i", "0"), *command, "recv", f"{first}:{port}%eth0", "-j",
+            *("chrt", "-i", "0"), *command, "recv", f"{written(first, port)}%eth0", "-j",
             "--count", str(count), "--streams", str(streams), "--idle", "1",
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, **_environment(trial),
         )  # fmt: skip
         _until_bound(trial, port, streams, receiver)
         sender = site.source.popen(
-            *("taskset", "-c", str(trial.setting.cores[0])), *command, "send", f"{IN_GROUP}:{IN_PORT}%eth0", "-j",
+            *("taskset", "-c", str(trial.setting.cores[0])), *command,
+            "send", f"{written(IN_GROUPS[work.ingress], IN_PORT)}%eth0", "-j",
             "--rate", f"{rate:.0f}", "--count", str(count), "--streams", str(work.streams),
             "--size", work.sizes, "--gso", str(work.run if work.alike else 1),
             stdout=subprocess.PIPE, **_environment(trial),
@@ -84,9 +85,10 @@ def _environment(trial: Trial) -> dict[str, Any]:
 
 def _until_bound(trial: Trial, port: int, count: int, receiver: subprocess.Popen[str]) -> None:
     """Wait until the receiver has all its sockets, and time for the last one to join."""
+    table = Path("/proc/thread-self/net", "udp6" if trial.running.first.version == 6 else "udp")
 
     def bound() -> int:
-        return Path("/proc/thread-self/net/udp").read_text().count(f":{port:04X} ")
+        return table.read_text().count(f":{port:04X} ")
 
     until = time.monotonic() + 30
     while trial.site.sink.call(bound) < count:

@@ -7,13 +7,12 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from topology import IN_GROUP, IN_PORT, NEVER
+from topology import IN_GROUPS, IN_PORT, NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from ipaddress import IPv4Address
 
-    from topology import Site
+    from topology import Group, Site
     from workloads import Workload
 
 SOURCE_PORT = 40000
@@ -32,6 +31,7 @@ class Load:
 
 class Blast:
     """One probe's senders, one a core; *shares* says what part of the rate each has. 0 is as fast as they go.
+    They send to *group*, or to the workload's.
 
     What could not leave in time leaves later, for as long as *patience* (seconds), or not at all.
     """
@@ -46,12 +46,13 @@ class Blast:
         seconds: float,
         shares: Mapping[int, float],
         patience: float = 0.0,
-        group: IPv4Address = IN_GROUP,
+        group: Group | None = None,
         source_port: int = SOURCE_PORT,
     ) -> None:
         self._senders = [
             site.source.popen(
-                *("taskset", "-c", str(core), program, "eth0", str(group), str(IN_PORT), str(work.streams), work.sizes),
+                *("taskset", "-c", str(core), program, "eth0", str(group or IN_GROUPS[work.ingress])),
+                *(str(IN_PORT), str(work.streams), work.sizes),
                 *(
                     f"{min(rate * share, NEVER):.3f}",
                     f"{seconds * 1e3:.3f}",

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from ipaddress import IPv4Address
 
-    from topology import Site
+    from topology import Group, Site
 
-HEADERS = 28  # IPv4 and UDP, once for each frame that nftables counts
+HEADERS = {4: 28, 6: 48}  # IP and UDP, once for each frame that nftables counts
 SETTLED_SECONDS = 0.12  # without one more datagram, and it is over
 
 
@@ -37,9 +36,11 @@ class Delivered:
 class Sink:
     """An nftables ingress chain in the sink that counts exactly the wanted datagrams, and drops them there and then."""
 
-    def __init__(self, site: Site, first: IPv4Address, count: int, port: int) -> None:
+    def __init__(self, site: Site, first: Group, count: int, port: int) -> None:
         self._site = site
-        self._groups, self._port = f"{first}-{first + count - 1}", port
+        protocol = "ip6" if first.version == 6 else "ip"
+        self._wanted = f"{protocol} daddr {first}-{first + count - 1} udp dport {port}"
+        self._headers = HEADERS[first.version]
         self._shell: subprocess.Popen[str] | None = None
 
     def open(self, *, drop: bool = True) -> None:
@@ -53,7 +54,7 @@ table netdev bench {{
     counter delivered {{ }}
     chain in {{
         type filter hook ingress devices = {{ {devices} }} priority 0; policy accept;
-        ip daddr {self._groups} udp dport {self._port} counter name delivered {"drop" if drop else "accept"}
+        {self._wanted} counter name delivered {"drop" if drop else "accept"}
     }}
 }}
 """,
@@ -72,7 +73,7 @@ table netdev bench {{
         self._shell.stdin.flush()
         line = self._shell.stdout.readline()
         found: dict[str, Any] = next(part["counter"] for part in json.loads(line)["nftables"] if "counter" in part)
-        return Delivered(found["packets"], found["bytes"] - HEADERS * found["packets"])
+        return Delivered(found["packets"], found["bytes"] - self._headers * found["packets"])
 
     def settle(self, before: Delivered, payload_bytes: int, *, patience: float = SETTLED_SECONDS) -> Delivered:
         """Wait until so much has come since *before*, or nothing more comes for *patience*; return what came."""

@@ -31,10 +31,16 @@ def _single(work: Workload, name: str) -> None:
         raise UnsupportedError(f"{name} relays one stream to one output")
 
 
+def _ipv4(work: Workload) -> None:
+    if work.ipv6:
+        raise UnsupportedError("set up for IPv4 alone")
+
+
 def plain_c(way: str) -> Callable[[Place, Workload], Running]:
     """experiments/lib/relay.c: the shortest loop there can be, nothing looked up, nothing checked, nothing counted."""
 
     def start(place: Place, work: Workload) -> Running:
+        _ipv4(work)
         _single(work, "the C loop")
         child = place.site.relay.popen(
             *(*place.pin(), place.programs["relay"]),
@@ -56,6 +62,7 @@ def smcroute(*, joins: bool) -> Callable[[Place, Workload], Running]:
     """
 
     def start(place: Place, work: Workload) -> Running:
+        _ipv4(work)
         if work.outputs > VIFS:
             raise UnsupportedError("the kernel has 32 virtual interfaces, and one output each")
         if work.idle_rules > 1000:
@@ -93,6 +100,7 @@ def nft(place: Place, work: Workload) -> Running:
 
     Joins nothing, repairs nothing, and harms datagrams without a checksum. One stream: a map would be needed for more.
     """
+    _ipv4(work)
     if work.streams > 1 or work.idle_rules:
         raise UnsupportedError("written for one stream")
     mac = json.loads(place.site.relay.run("ip", "-j", "link", "show", "dev", "out0").stdout)[0]["address"]
@@ -126,6 +134,7 @@ def nft(place: Place, work: Workload) -> Running:
 
 def socat(place: Place, work: Workload) -> Running:
     """One process an output, as people write it."""
+    _ipv4(work)
     if work.streams > 1 or work.idle_rules:
         raise UnsupportedError("socat relays one stream")
     children = [
@@ -149,6 +158,7 @@ def drop(place: Place, _work: Workload) -> Running:
     chain in {
         type filter hook ingress device in0 priority 0; policy accept;
         ip daddr 239.0.0.0/8 counter drop
+        ip6 daddr ff1e::/16 counter drop
     }
 }
 """,

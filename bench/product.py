@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared import Manager
-from topology import IDLE_GROUP, IN_GROUP, IN_PORT, OUT_GROUP, OUT_PORT
+from topology import IDLE_GROUP, IN_GROUPS, IN_PORT, OUT_GROUP, OUT_GROUPS, OUT_PORT, written
 from way import START_SECONDS, Running, UnsupportedError
 
 if TYPE_CHECKING:
@@ -66,13 +66,13 @@ def configuration(work: Workload, variant: Variant) -> str:
     }
     if any(defaults.values()):
         lines += ["[defaults]", *(f"{key} = {value}" for key, value in defaults.items() if value), ""]
+    come, leave = IN_GROUPS[work.ingress], OUT_GROUPS[work.egress]
     if work.ranged:
-        length = 32 - (work.streams - 1).bit_length()
-        ends = (f"{group}/{length}:{port}" for group, port in ((IN_GROUP, IN_PORT), (OUT_GROUP, OUT_PORT)))
+        ends = (written(group, port, count=work.streams) for group, port in ((come, IN_PORT), (leave, OUT_PORT)))
         lines += ["[rules.range]", 'input = "{}%in0"\noutputs = ["{}%out0"]'.format(*ends), ""]
     for i in range(0 if work.ranged else work.streams):
-        outputs = ", ".join(f'"{OUT_GROUP + i * work.outputs + j}:{OUT_PORT}%out0"' for j in range(work.outputs))
-        lines += [f"[rules.s{i}]", f'input = "{IN_GROUP + i}:{IN_PORT}%in0"', f"outputs = [{outputs}]", ""]
+        outputs = ", ".join(f'"{written(leave + i * work.outputs + j, OUT_PORT)}%out0"' for j in range(work.outputs))
+        lines += [f"[rules.s{i}]", f'input = "{written(come + i, IN_PORT)}%in0"', f"outputs = [{outputs}]", ""]
     for i in range(work.idle_rules):
         lines += [
             f"[rules.idle{i}]",
@@ -95,7 +95,10 @@ def mcrelay(variant: Variant) -> Callable[[Place, Workload], Running]:
         )  # fmt: skip
         if checked.returncode:
             raise UnsupportedError((checked.stderr or checked.stdout).strip().splitlines()[0].rpartition(".toml:")[2])
-        running = Running(groups=work.streams * work.outputs, copies=work.outputs, socket=str(place.folder / "control"))
+        running = Running(
+            first=OUT_GROUPS[work.egress], groups=work.streams * work.outputs, copies=work.outputs,
+            socket=str(place.folder / "control"),
+        )  # fmt: skip
         manager = Manager(place.folder)
         running.stop_with = manager.close
         running.restart_by = functools.partial(_restart, place, variant, running, manager)

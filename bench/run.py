@@ -27,7 +27,8 @@ from way import Way
 from mcrelay.commands.lab import missing_privilege
 
 NAMES = (
-    "stream", "shapes", "fanout", "superframes", "rules", "flood", "start", "restart", "latency", "exactness", "micro",
+    "stream", "shapes", "fanout", "superframes", "families", "rules", "flood", "start", "restart", "latency",
+    "exactness", "micro",
 )  # fmt: skip
 WIDTH = 180  # of the table as text
 

@@ -140,6 +140,15 @@ class Sections(Rounds):
             common = self.common_rate(trials)
             self.costs(trials, lambda _: common)
 
+    def families(self) -> None:
+        """Relay from either IP version to either, the four directions in alternation; then each with an account."""
+        works = [workloads.V4_TO_V4, workloads.V6_TO_V6, workloads.V4_TO_V6, workloads.V6_TO_V4]
+        with self.trials([(way, work) for way in (paths.MCRELAY, paths.KERNEL) for work in works]) as trials:
+            self.rates(trials)
+            common = self.common_rate(trials)
+            self.costs(trials, lambda _: common)
+        self._accounts([(way, work) for way in (paths.ONE_WORKER, paths.KERNEL) for work in works])
+
     def rules(self) -> None:
         """1, 100 and 10 000 rules, one of them busy: the same rate for all, the cost of a datagram."""
         works = self.extent.pick([workloads.ONE, workloads.RULES_10000], [workloads.RULES_100])
@@ -222,6 +231,9 @@ class Sections(Rounds):
         options = self.extent.pick([], [paths.EXCLUSIVE, paths.GRO, paths.EXCLUSIVE_GRO])
         pairs += [(way, workloads.ONE) for way in options]
         pairs += [(way, work) for way in (paths.KERNEL, paths.KERNEL_EXCLUSIVE) for work in works]
+        self._accounts(pairs)
+
+    def _accounts(self, pairs: Sequence[tuple[Way, Workload]]) -> None:
         for pair in pairs:
             with self.trials([pair]) as trials:
                 for trial in trials:

@@ -88,7 +88,7 @@ class Trial:
         self.guesses: dict[bool, float] = {}  # the rate to search from next, by whether cores were equal
         self.log: list[dict[str, Any]] = []  # every probe of every search
         label = label or f"{path.name}-{work.name}"
-        self.site = topology.build(lab, f"{len(lab.namespaces)}", outs=path.outs(work))
+        self.site = topology.build(lab, f"{len(lab.namespaces)}", outs=path.outs(work), ipv6=work.ipv6)
         self.site.segmentation(source=work.superframes, relay=path.device_segments)
         folder = setting.folder / f"{lab.prefix}-{label}"
         folder.mkdir()

@@ -14,10 +14,9 @@ from mcrelay.linux.programs import search_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from ipaddress import IPv4Address
     from pathlib import Path
 
-    from topology import Site
+    from topology import Group, Site
     from workloads import Workload
 
 START_SECONDS = 60  # and a path that does not forward by then has failed
@@ -49,7 +48,7 @@ class Running:
     """A path that forwards. ``pids`` are its processes, none where the kernel does it all."""
 
     children: list[subprocess.Popen[str]] = field(default_factory=list)
-    first: IPv4Address = OUT_GROUP  # what the sink counts: so many groups from here on
+    first: Group = OUT_GROUP  # what the sink counts: so many groups from here on
     groups: int = 1
     port: int = OUT_PORT
     copies: int = 1  # of each datagram

@@ -18,12 +18,19 @@ class Workload:
     run: int = 16  # datagrams the sender hands over at once
     runs: bool = False  # each run to one of the streams, which costs the sender less; else they take turns singly
     ranged: bool = False  # one rule, with a range of as many groups as there are streams
+    ingress: int = 4  # the IP version of what comes in
+    egress: int = 4  # and of what goes out
     superframes: bool = False  # the source's link passes them on whole: what a host with UDP GRO or USO gets
 
     @property
     def traffic(self) -> Workload:
         """What of it is the sender's: the same for every number of outputs and rules."""
-        return replace(self, name="", title="", outputs=1, idle_rules=0)
+        return replace(self, name="", title="", outputs=1, idle_rules=0, egress=self.ingress)
+
+    @property
+    def ipv6(self) -> bool:
+        """Whether any of it is IPv6."""
+        return 6 in {self.ingress, self.egress}
 
     @property
     def alike(self) -> bool:
@@ -43,5 +50,9 @@ FANOUT_50 = Workload("fanout-50", "fan-out 50, 1316 B", outputs=50)
 RULES_100 = Workload("rules-100", "100 rules, one busy", idle_rules=99)
 RULES_10000 = Workload("rules-10000", "10 000 rules, one busy", idle_rules=9999)
 SUPERFRAMES = Workload("superframes", "superframes of 48 x 1316 B", run=48, superframes=True)
+V4_TO_V4 = Workload("v4-v4", "IPv4 to IPv4, 1316 B")
+V6_TO_V6 = Workload("v6-v6", "IPv6 to IPv6, 1316 B", ingress=6, egress=6)
+V4_TO_V6 = Workload("v4-v6", "IPv4 to IPv6, 1316 B", egress=6)
+V6_TO_V4 = Workload("v6-v4", "IPv6 to IPv4, 1316 B", ingress=6)
 FLOOD = Workload("flood", "10 000/s beside 500 000/s unmatched")
 FLOOD_RATE = 500_000

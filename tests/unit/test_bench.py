@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 
 import pytest
+import targets
 from book import Book, spread
 from hotspots import STAGES, read_stages
 from hotspots import read as read_profile
@@ -20,7 +22,7 @@ from report import as_json, other_lines, rate_table, target_table
 from search import TOLERANCE, highest
 from targets import NOT_MEASURED, rows
 from trial import Probe
-from workloads import FANOUT_10, ONE, RANGE, RULES_100, THIN
+from workloads import FANOUT_10, ONE, RANGE, RULES_100, THIN, V4_TO_V4, V4_TO_V6, V6_TO_V4, V6_TO_V6
 
 from mcrelay.config.parse import parse_config
 
@@ -125,7 +127,7 @@ def test_a_target_is_met_or_not(ours, met):
 
 def test_one_inexact_run_is_enough():
     book = Book()
-    book.exact = [{"path": "workers-1", "exact": True}, {"path": "workers-1", "exact": False}]
+    book.exact = [{"path": "workers-1", "workload": "1316", "exact": exact} for exact in (True, False)]
     (row,) = (row for row in rows(book) if row.figure.endswith("1 worker"))
     assert (row.measured, row.met) == ("1 of 2 runs", False)
 
@@ -152,16 +154,37 @@ def test_a_report_holds_what_was_measured():
     assert "123456.0" in as_json(book, {}, {}, [])
 
 
-@pytest.mark.parametrize("work", [ONE, THIN, FANOUT_10, RULES_100])
+FAMILIES = (V4_TO_V4, V6_TO_V6, V4_TO_V6, V6_TO_V4)
+
+
+@pytest.mark.parametrize("work", [ONE, THIN, FANOUT_10, RULES_100, *FAMILIES])
 def test_a_configuration_is_one_that_mcrelay_takes(work):
     text = configuration(work, Variant(burst=1, ring="64MiB"))
     config = parse_config([("bench.toml", text)]).config
     assert len(config.rules) == work.streams + work.idle_rules
     assert sum(len(rule.outputs) for rule in config.rules.values()) == work.streams * work.outputs + work.idle_rules
+    assert {each.stream.address.version for rule in config.rules.values() for each in rule.inputs} == {work.ingress}
+    assert {each.stream.address.version for rule in config.rules.values() for each in rule.outputs} == {work.egress}
 
 
-def test_a_range_is_one_rule_of_as_many_groups():
-    (rule,) = parse_config([("bench.toml", configuration(RANGE, Variant()))]).config.rules.values()
+def test_every_direction_between_ip_versions_has_its_rows():
+    assert {each.name for each in FAMILIES} == set(targets.FAMILIES)
+    book = Book()
+    for work in FAMILIES:
+        book.add(work.name, "mcrelay", "rate", 100.0 if work is V4_TO_V4 else 80.0 if work is V6_TO_V4 else 95.0)
+        book.exact.append({"path": "workers-1", "workload": work.name, "exact": work is not V4_TO_V6})
+    verdicts = {row.figure: row.met for row in rows(book) if row.met is not None}
+    assert verdicts == {
+        "IPv6 to IPv6, ring, 1316 B, equal cores, against IPv4": True,
+        "IPv4 to IPv6, ring, 1316 B, equal cores, against IPv4": True,
+        "IPv6 to IPv4, ring, 1316 B, equal cores, against IPv4": False,
+        "exact at 80 % of the highest rate, IPv4 and IPv6 to either, ring": False,
+    }
+
+
+@pytest.mark.parametrize("work", [RANGE, replace(RANGE, ingress=6, egress=6)])
+def test_a_range_is_one_rule_of_as_many_groups(work):
+    (rule,) = parse_config([("bench.toml", configuration(work, Variant()))]).config.rules.values()
     assert rule.inputs[0].stream.group_count == rule.outputs[0].stream.group_count == RANGE.streams
 
 
