@@ -13,7 +13,7 @@ import time
 
 import pytest
 from support.relay import GROUP, INPUT, assert_adds_up, relaying
-from support.traffic import MCRELAY, assert_exact, receiver, report, send
+from support.traffic import MCRELAY, assert_exact, receiver, report, send, wait_for
 
 from mcrelay.commands.run import FEW_RULES
 
@@ -229,8 +229,7 @@ def test_the_demo_passes_and_leaves_nothing_behind():
 
 def test_ctrl_c_in_the_demo_leaves_nothing_behind():
     demo = start_demo()
-    time.sleep(4)
-    assert namespaces_of(demo)
+    wait_for(lambda: namespaces_of(demo), "namespaces of the demo", 30)
     os.killpg(demo.pid, signal.SIGINT)
     _, complaints = demo.communicate(timeout=10)
     assert demo.returncode == 1

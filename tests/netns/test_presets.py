@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import shutil
 import socket
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.net
 
 SEARCHES = '[rules.found]\npreset = "ssdp"\nlinks = ["in0", "out0", "out1"]\n'
 GROUP, PORT = "239.255.255.250", 1900  # UPnP Device Architecture 2.0
-SEARCH = b'M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: "ssdp:discover"\r\nMX: 2\r\nST: ssdp:all\r\n\r\n'
+SEARCH = b'M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: "ssdp:discover"\r\nMX: 5\r\nST: ssdp:all\r\n\r\n'
 PROGRAMS = ("avahi-daemon", "avahi-browse", "avahi-resolve", "dbus-daemon", "unshare", "nsenter")
 MDNS = '[rules.names]\npreset = "{preset}"\nlinks = ["in0", "out0", "out1"]\n'
 # A message bus and a daemon of its own for each host: /run is theirs alone.
@@ -155,8 +156,8 @@ def test_answers_come_within_the_time_that_the_search_allows():
         device = relay.lab.sinks[0]
         with asks(relay.lab.source) as one, asks(relay.lab.source) as two, listens(device) as heard:
             askers = {}
-            for client, mx in ((one, b"1"), (two, b"5")):
-                client.sendto(SEARCH.replace(b"MX: 2", b"MX: " + mx), (GROUP, PORT))
+            for client, mx in ((one, b"1"), (two, b"120")):
+                client.sendto(SEARCH.replace(b"MX: 5", b"MX: " + mx), (GROUP, PORT))
                 question, askers[client] = heard.recvfrom(2000)
                 assert b"MX: " + mx in question
             relay.wait_for(lambda: row(relay, "in0")["answers"]["waiting"] == 2, "the sockets of the first to close", 6)
@@ -189,12 +190,14 @@ def test_announcements_go_every_way_and_what_a_second_relay_sends_back_ends():
 def test_askers_beyond_the_bound_are_counted():
     with relaying(SEARCHES, sinks=2) as relay:
         relay.wait_for(lambda: all(each["state"] == "active" for each in relay.show("rules")), "active rules")
-        for _ in range(70):
-            with asks(relay.lab.sinks[0]) as client:
-                client.sendto(SEARCH, (GROUP, PORT))
-        relay.wait_for(lambda: row(relay, "out0")["rx_packets"] == 70, "every search")
-        assert row(relay, "out0")["answers"]["waiting"] == 128
-        assert [each["tx_errors"]["nobufs"] for each in row(relay, "out0")["outputs"]] == [6, 6]
+        with contextlib.ExitStack() as opened:
+            # All are open before the first asks, and ask for the longest time: nobody's is over before the last asks.
+            for client in [opened.enter_context(asks(relay.lab.sinks[0])) for _ in range(70)]:
+                client.sendto(SEARCH.replace(b"MX: 5", b"MX: 120"), (GROUP, PORT))
+            relay.wait_for(lambda: row(relay, "out0")["rx_packets"] == 70, "every search")
+            found = row(relay, "out0")
+        assert found["answers"]["waiting"] == 128
+        assert [each["tx_errors"]["nobufs"] for each in found["outputs"]] == [6, 6]
         assert_adds_up(relay.at_rest())
 
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from support.relay import assert_adds_up, relaying
+from support.traffic import memberships, wait_for
 
 pytestmark = pytest.mark.net
 
@@ -26,7 +27,7 @@ def test_iperf_reports_no_loss_of_a_relayed_stream():
     with relaying(RULE.replace("2068", "5001").replace("5004", "5001")) as relay:
         command = ["iperf", "-s", "-u", "-B", "239.10.0.1%eth0", "-w", "4M", "-i", "1"]
         server = relay.lab.sink.popen(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        time.sleep(0.5)
+        wait_for(lambda: memberships(relay.lab.sink)["239.10.0.1"], "iperf to join")
         client = "iperf -c 226.2.2.2 -u -T 4 -b 100M -t 5 -l 1316 -B 192.168.168.55"
         relay.lab.source.run(*client.split())
         time.sleep(1)
@@ -53,7 +54,7 @@ WRITE = """
 def test_ffmpeg_reads_a_relayed_transport_stream_without_an_error():
     with relaying(RULE) as relay:
         reader = relay.lab.sink.popen(*READ.split(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        time.sleep(0.7)
+        wait_for(lambda: memberships(relay.lab.sink)["239.10.0.1"], "ffmpeg to join", 20)
         relay.lab.source.run(*WRITE.split())
         frames, complaints = reader.communicate(timeout=20)
         pictures = [line for line in frames.splitlines() if line.startswith("0,")]

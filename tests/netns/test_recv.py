@@ -10,6 +10,7 @@ import time
 
 import pytest
 from support.relay import GROUP, MCRELAY
+from support.traffic import memberships, receiver, wait_for
 
 from mcrelay.cli import COMMANDS
 from mcrelay.commands.lab import standard_lab
@@ -27,12 +28,11 @@ def lab():
 
 
 def start(lab, *words, prefix=(), stream=STREAM):
+    already = memberships(lab.relay, "in0")[GROUP]
     child = lab.relay.popen(
         *prefix, *MCRELAY, "recv", stream, *map(str, words), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    until = time.monotonic() + 10
-    while GROUP not in lab.relay.run("ip", "maddr", "show", "dev", "in0").stdout and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_for(lambda: memberships(lab.relay, "in0")[GROUP] > already, "recv to join", 20)
     time.sleep(1)  # the tap is opened after the join, and the switch has to hear of that
     return child
 
@@ -65,10 +65,7 @@ def test_a_source_of_the_stream_is_minded_in_capture_too(lab):
 
 
 def test_a_routable_source_is_received_by_a_socket_as_before(lab):
-    child = lab.sink.popen(
-        *MCRELAY, "recv", "239.10.0.5:5004%eth0", "--count", "100", "-j", stdout=subprocess.PIPE
-    )  # fmt: skip
-    time.sleep(1.5)
+    child = receiver(lab.sink, "239.10.0.5:5004%eth0", "--count", 100)
     lab.relay.run(*MCRELAY, "send", "239.10.0.5:5004%out0", "--count", "100")
     got = json.loads(child.communicate(timeout=20)[0])
     assert (got["unique"], got["captured"], got["rp_filter_drops"]) == (100, False, 0)

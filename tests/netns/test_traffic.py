@@ -8,12 +8,11 @@ import random
 import signal
 import socket
 import subprocess
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 from support.families import IPV4, IPV6, Family, both_families
-from support.traffic import MCRELAY, receiver, report, send
+from support.traffic import MCRELAY, receiver, report, send, unread_bytes, wait_for
 
 from mcrelay.commands.receivers import open_receiver
 from mcrelay.links.watch import links_now
@@ -170,15 +169,22 @@ def test_own_drops_are_told_apart(ends: tuple[Namespace, Namespace]) -> None:
     assert result["lost"] == result["socket_dropped"] == 100000 - result["unique"] > 0
 
 
+def arrived(namespace: Namespace) -> int:
+    """Packets that eth0 has received."""
+    (link,) = json.loads(namespace.run("ip", "-s", "-j", "link", "show", "dev", "eth0").stdout)
+    return int(link["stats64"]["rx"]["packets"])
+
+
 def test_signal_ends_both_with_a_result(ends: tuple[Namespace, Namespace]) -> None:
     """Ctrl-C and SIGTERM mean: that was all, now say what was seen."""
     left, right = ends
     child = receiver(right, STREAM)
     sender = left.popen(*MCRELAY, "send", STREAM, "-j", stdout=subprocess.PIPE)
-    time.sleep(1)
+    before = arrived(right)
+    wait_for(lambda: arrived(right) > before + 200, "datagrams")
     sender.send_signal(signal.SIGINT)
     sent = json.loads(sender.communicate(timeout=5)[0])
-    time.sleep(0.1)
+    wait_for(lambda: not unread_bytes(right), "recv to read all there is")
     child.send_signal(signal.SIGTERM)
     assert report(child, timeout=5, code=0)["unique"] == sent["sent"] > 100
 
