@@ -68,7 +68,8 @@ cdef class EgressSocket:
         ``payload_max`` 0 asks the route for its MTU. ``workers`` of them may send. ``addressed``: every message says
         where to, and the address and port here are one of these places; of a host, name its ``source_address``.
         ``vlan``: whole frames are sent, from ``mac`` and with this tag, by a packet socket (CAP_NET_RAW), which may say
-        any source; then ``address`` is a group or 255.255.255.255, and ``payload_max``, 40 or more, is needed.
+        any source; then ``address`` is a group or 255.255.255.255, and ``payload_max``, 40 or more, is needed, and
+        of IPv6 ``df``.
         Raises OSError: ENETUNREACH without a route, EADDRNOTAVAIL when the source address is not ours, EADDRINUSE,
         EMFILE, EPERM.
         """
@@ -87,7 +88,9 @@ cdef class EgressSocket:
         memcpy(self.manner.link, <const char *>name, len(name))     # the rest of it is 0, as all of an object is
         self.manner.address = to = address_of(address)
         everybody = mapped(0xffffffff)
-        if vlan and not (payload_max >= LEAST_PAYLOAD and is_mapped(&to) and (is_group(&to) or equal(&to, &everybody))):
+        if vlan and not (
+            payload_max >= LEAST_PAYLOAD and (is_group(&to) or equal(&to, &everybody)) and (df or is_mapped(&to))
+        ):
             raise ValueError(f"frames to {ip_address(address)}, payload {payload_max}")
         self.manner.port = port
         if source_address is not None:

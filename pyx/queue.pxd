@@ -17,7 +17,7 @@ cdef enum:
     ENTRIES = 4096              # datagrams queued at most between two flushes
     MESSAGES = 128              # of one sendmmsg
     VECTORS = 1024
-    HEAD_BYTES = 48             # headers of our own making: UDP's, or of a whole frame
+    HEAD_BYTES = 72             # headers of our own making: UDP's, or of a whole frame, 66 of IPv6
 
 cdef struct Entry:
     const uint8_t *payload      # into the ring, or what was put together: dies when the block is released, or let go

@@ -1,29 +1,32 @@
 """Send a chain as frames of our own making, with a VLAN tag (IEEE 802.1Q), by a packet socket (packet(7)).
 
-The kernel tags what leaves by a VLAN link, and here there is none. So the headers of Ethernet, IPv4 and UDP are written
+The kernel tags what leaves by a VLAN link, and here there is none. So the headers of Ethernet, IP and UDP are written
 before each payload, and as many frames as there are messages leave with one sendmmsg. What is larger than the MTU is
-cut (RFC 791); where it may not be, or would make too many fragments, the kernel refuses it whole (EMSGSIZE).
+cut (RFC 791); where it may not be, or would make too many fragments, the kernel refuses it whole (EMSGSIZE). Of IPv6
+nothing is cut: such an output has ``df``.
 """
 
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from .address cimport Address, is_group
+from .address cimport Address, is_any, is_group, is_mapped, put_six
 from .egress cimport Output, goal_of, reason_for
 from .kernel cimport EAGAIN, add, iovec, msghdr, write_be16, write_be32
 from .queue cimport HEAD_BYTES, MESSAGES, NONE, Entry, Message, Place, Queue, is_over
 from .runs cimport counters_of, hand_over, port_from, put_udp, remember, source_of
 from .wire cimport (
-    ETHERTYPE_CTAG, ETHERTYPE_IPV4, IPV4_BYTES, MORE_FRAGMENTS, UDP, UDP_BYTES, ones_sum,
+    ETHERTYPE_CTAG, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_BYTES, IPV6_BYTES, MORE_FRAGMENTS, TOTAL_MAX, UDP, UDP_BYTES,
+    ones_sum,
 )
 
 cdef enum:
+    LINK_HEADER = 18            # bytes of Ethernet and the tag
     DONT_FRAGMENT = 0x4000      # RFC 791, beside MORE_FRAGMENTS
     PART_UNIT = 8               # bytes: what a fragment's offset counts
     EVERYBODY = 0xffffffff      # 255.255.255.255: RFC 919
 
 cdef struct Headers:
-    # What those of a datagram say; both addresses are of IPv4.
+    # What those of a datagram say; both addresses are of the output's family.
     Address source, group
     uint16_t source_port, port
     uint16_t identification
@@ -50,27 +53,39 @@ cdef inline Headers headers_of(const Queue *queue, const Output *output, uint32_
     return headers
 
 
-cdef inline bint is_nobody(uint32_t source) noexcept nogil:
-    """Whether no host has that address: the kernel sends from none of these (ip_route_output_key_hash_rcu)."""
-    return source >> 24 == 0 or source >> 28 == 14 or source == <uint32_t>EVERYBODY
+cdef inline bint is_nobody(const Address *source) noexcept nogil:
+    """Whether no host has that address: the kernel sends from none of these (ip_route_output_key_hash_rcu).
 
-
-cdef inline uint32_t put_headers(
-    uint8_t *head, const Output *output, const Headers *headers, uint32_t size, uint16_t fragment
-) noexcept nogil:
-    """Write what stands before ``size`` bytes of IPv4, and the word of flags and offset; returns how much it is.
-
-    A group's MAC address has the lower 23 bits of it (RFC 1112, 6.4).
+    Of IPv6 they are those that `set_source` has it refuse.
     """
-    cdef bint group = is_group(&headers.group)
-    cdef uint8_t *ip = head + 18
-    write_be16(head, 0x0100 if group else 0xffff)
-    write_be32(head + 2, 0x5e000000 | <uint32_t>headers.group.low & 0x7fffff if group else 0xffffffff)
+    cdef uint32_t four = <uint32_t>source.low
+    if not is_mapped(source):
+        return is_any(source) or is_group(source)
+    return four >> 24 == 0 or four >> 28 == 14 or four == <uint32_t>EVERYBODY
+
+
+cdef inline void put_link_header(uint8_t *head, const Output *output, const Address *group) noexcept nogil:
+    """Ethernet and the tag. A group's MAC address has the lower bits of it: 23 (RFC 1112, 6.4), 32 (RFC 2464, 7)."""
+    if output.six:
+        write_be16(head, 0x3333)
+        write_be32(head + 2, <uint32_t>group.low)
+    elif is_group(group):
+        write_be16(head, 0x0100)
+        write_be32(head + 2, 0x5e000000 | <uint32_t>group.low & 0x7fffff)
+    else:
+        write_be16(head, 0xffff)
+        write_be32(head + 2, 0xffffffff)
     write_be16(head + 6, <uint16_t>(output.mac >> 32))
     write_be32(head + 8, <uint32_t>output.mac)
     write_be16(head + 12, ETHERTYPE_CTAG)
     write_be16(head + 14, output.vlan)
-    write_be16(head + 16, ETHERTYPE_IPV4)
+    write_be16(head + 16, ETHERTYPE_IPV6 if output.six else ETHERTYPE_IPV4)
+
+
+cdef inline void put_four_header(
+    uint8_t *ip, const Headers *headers, uint32_t size, uint16_t fragment
+) noexcept nogil:
+    """``fragment`` is the word of flags and offset."""
     ip[0] = 4 << 4 | IPV4_BYTES // 4
     ip[1] = headers.tos
     write_be16(ip + 2, <uint16_t>(IPV4_BYTES + size))
@@ -82,7 +97,28 @@ cdef inline uint32_t put_headers(
     write_be32(ip + 12, <uint32_t>headers.source.low)
     write_be32(ip + 16, <uint32_t>headers.group.low)
     write_be16(ip + 10, <uint16_t>~ones_sum(ip, IPV4_BYTES))
-    return 18 + IPV4_BYTES
+
+
+cdef inline void put_six_header(uint8_t *ip, const Headers *headers, uint32_t size) noexcept nogil:
+    """RFC 8200, 3. The flow label is 0, as what the kernel sends for us has it (set_up_six in manner.pyx)."""
+    write_be32(ip, <uint32_t>6 << 28 | <uint32_t>headers.tos << 20)
+    write_be16(ip + 4, <uint16_t>size)
+    ip[6] = UDP
+    ip[7] = headers.ttl
+    put_six(ip + 8, &headers.source)
+    put_six(ip + 24, &headers.group)
+
+
+cdef inline uint32_t put_headers(
+    uint8_t *head, const Output *output, const Headers *headers, uint32_t size, uint16_t fragment
+) noexcept nogil:
+    """Write what stands before ``size`` bytes that IP carries; returns how much it is."""
+    put_link_header(head, output, &headers.group)
+    if output.six:
+        put_six_header(head + LINK_HEADER, headers, size)
+        return LINK_HEADER + IPV6_BYTES
+    put_four_header(head + LINK_HEADER, headers, size, fragment)
+    return LINK_HEADER + IPV4_BYTES
 
 
 cdef inline void put_datagram(
@@ -124,7 +160,7 @@ cdef inline void put_datagram(
         header.msg_control = NULL
         header.msg_controllen = 0
         header.msg_iov = vectors
-        header.msg_iovlen = 0 if output.keep_address and is_nobody(<uint32_t>headers.source.low) else 2   # of 0: EINVAL
+        header.msg_iovlen = 0 if output.keep_address and is_nobody(&headers.source) else 2   # of 0: EINVAL
         message = &queue.messages[i]
         message.first = entry
         message.count = last
@@ -138,8 +174,11 @@ cdef inline void put_datagram(
 cdef inline uint32_t assemble_frames(
     Queue *queue, const Output *output, uint32_t cursor, uint32_t *taken
 ) noexcept nogil:
-    """As `assemble` does: fill messages from the chain at ``cursor``, all parts of a datagram or none of them."""
-    cdef uint32_t most = output.egress.segment_max + UDP_BYTES      # behind the IPv4 header
+    """As `assemble` does: fill messages from the chain at ``cursor``, all parts of a datagram or none of them.
+
+    What came by IPv6 may be larger than any datagram of IPv4, however that is cut.
+    """
+    cdef uint32_t most = output.egress.segment_max + UDP_BYTES      # behind the IP header
     cdef uint32_t count = 0
     cdef uint32_t parts, step
     cdef const Entry *entry
@@ -150,7 +189,7 @@ cdef inline uint32_t assemble_frames(
             continue
         step = <uint32_t>entry.size + UDP_BYTES
         parts = 1
-        if step > most and not output.df:
+        if step > most and not output.df and step <= TOTAL_MAX - IPV4_BYTES:
             parts = (step + (most & ~<uint32_t>7) - 1) // (most & ~<uint32_t>7)
             if parts > MESSAGES:
                 parts = 1

@@ -160,7 +160,7 @@ def narrow_warnings(config: Config, where: Where, links: Mapping[str, Link]) -> 
         taken = [(link, address) for link, address in ends if link is not None]
         for index, output in enumerate(rule.outputs):
             link = links.get(output.stream.link or "")
-            if link is not None and (said := narrower(link, output.stream.address, taken, df=output.df)):
+            if link is not None and (said := narrower(link, output.stream.address, taken, df=output.whole)):
                 found.append(complaint(where, f"{rule_key(name)}.outputs[{index}]", *said, warning=True))
     return found
 

@@ -39,9 +39,7 @@ def of_output(item: Out, where: Where) -> Iterator[Complaint]:
     if vlan == "none":
         return
     as_link = _as_link(item.stream.link, vlan)
-    if address.version != EVERYBODY.version:
-        yield complaint(where, item.key, "frames with a VLAN tag are sent with IPv4 alone", as_link)
-    elif not address.is_multicast and address != EVERYBODY:
+    if not address.is_multicast and address != EVERYBODY:
         problem = f"who has {address} in VLAN {vlan} is not known on a link outside it"
         yield complaint(where, item.key, problem, f"{as_link}, and send to {address} by that")
 

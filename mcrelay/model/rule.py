@@ -132,7 +132,8 @@ class Output:
         metadata=option(
             values.tag,
             "N|none",
-            manual='"none" (untagged), or the VLAN whose tag is sent; at the output alone, a rule\'s is of its input.',
+            manual='"none" (untagged), or the VLAN whose tag is sent; at the output alone, a rule\'s is of its input.'
+            " With IPv6, what is larger than the MTU is not sent, and counted (mtu).",
             inherited=False,
         ),
     )
@@ -145,6 +146,11 @@ class Output:
             manual="Longest run of datagrams that is sent as one message, 1 to 64.",
         ),
     )
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing it sends is cut. Frames with a tag are made here, and of IPv6 there are no parts made."""
+        return self.df or (self.vlan != "none" and self.stream.address.version == 6)
 
 
 @dataclass(frozen=True, slots=True)

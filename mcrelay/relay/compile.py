@@ -225,7 +225,7 @@ def _compile_output(rule: Rule, output: Output, host: _Host) -> OutputSpec:
         exact_port=isinstance(output.source_port, int),
         ttl=output.ttl,
         dscp=output.dscp if isinstance(output.dscp, int) else None,
-        df=output.df,
+        df=output.whole,
         keep_address=output.source_address == "keep",
         keep_port=output.source_port == "keep",
         mac=link.mac if link and (vlan or "keep" in {output.source_address, output.source_port}) else "",

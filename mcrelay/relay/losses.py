@@ -29,7 +29,7 @@ MOST_GROUPS = 64  # rules remembered for one loss
 OUTPUT_SAYINGS = {
     "nobufs": "more is to be sent than its queue takes; raise net.core.wmem_max, or send less over this link",
     "netdown": "its link is down",
-    "mtu": "datagrams do not fit the MTU of the way; raise that, or take df away from the output",
+    "mtu": "datagrams do not fit the MTU of the way; raise that, or take away df from the output, with IPv6 its vlan",
     "noaddr": "there is no address to send from; give its link one",
     "noroute": "there is no route to it; add one",
     "unreachable": "the host does not answer, or nothing listens on the port; see who receives there",

@@ -26,6 +26,7 @@ from mcrelay._core.wire cimport Datagram, Fragment, glance, ones_sum, parse, par
 cdef enum:
     FRAME_MOST = 2048
     HEAD = 38                   # of a tagged frame, before what IPv4 carries
+    HEAD_SIX = 58               # and IPv6
 
 cdef Fragments store
 cdef Ring ring
@@ -178,7 +179,10 @@ cdef public int fuzz_reassembler(const uint8_t *data, size_t size) noexcept nogi
 
 
 cdef public int fuzz_splitter(const uint8_t *data, size_t size) noexcept nogil:
-    """Datagrams cut for an MTU: their parts, one after the other, are the datagrams again, and as few as may be."""
+    """Datagrams cut for an MTU: their parts, one after the other, are the datagrams again, and as few as may be.
+
+    Of IPv6 none is cut.
+    """
     cdef uint32_t cursor, count, i, part, unit
     cdef uint32_t at = 4
     cdef uint32_t taken = 0
@@ -187,7 +191,8 @@ cdef public int fuzz_splitter(const uint8_t *data, size_t size) noexcept nogil:
     if size < 8:
         return 0
     egress.segment_max = 40 + (<uint32_t>data[0] << 4 | data[1] & 15)
-    output.df = data[1] >> 7
+    output.six = data[1] >> 5 & 1
+    output.df = output.six or data[1] >> 7
     output.keep_ttl = data[1] >> 6 & 1
     output.hops = output.keep_ttl
     queue.used = queue.touched_count = queue.chains[0].count = queue.chains[0].bytes = 0
@@ -223,10 +228,11 @@ cdef public int fuzz_splitter(const uint8_t *data, size_t size) noexcept nogil:
 
 
 cdef uint32_t gather(uint8_t *to, uint32_t at, uint32_t most, uint32_t index) noexcept nogil:
-    """Copy what one frame carries behind its IPv4 header; how much that is."""
-    cdef uint32_t head = <uint32_t>queue.headers[index].msg_hdr.msg_iov[0].iov_len - HEAD
+    """Copy what one frame carries behind its IP header; how much that is."""
+    cdef uint32_t before = HEAD_SIX if output.six else HEAD
+    cdef uint32_t head = <uint32_t>queue.headers[index].msg_hdr.msg_iov[0].iov_len - before
     cdef uint32_t rest = <uint32_t>queue.headers[index].msg_hdr.msg_iov[1].iov_len
     demand(head == (8 if at == 0 else 0) and at + head + rest <= most)
-    memcpy(to + at, <uint8_t *>queue.headers[index].msg_hdr.msg_iov[0].iov_base + HEAD, head)
+    memcpy(to + at, <uint8_t *>queue.headers[index].msg_hdr.msg_iov[0].iov_base + before, head)
     memcpy(to + at + head, queue.headers[index].msg_hdr.msg_iov[1].iov_base, rest)
     return head + rest

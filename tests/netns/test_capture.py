@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 from support.frames import frame, parts, six, six_parts, tagged
-from support.relay import GROUP, INPUT, SOURCE, both_engines, every_way, relaying
+from support.relay import GROUP, INPUT, SOURCE, both_engines, every_way, relaying, ring_ways
 from support.traffic import MCRELAY, heard, receiver, send, wait_for
 from support.ways import way
 
@@ -67,13 +67,17 @@ def test_what_a_rule_sends_is_captured_beside_what_arrives_for_it(tmp_path):
     assert_both_sides_are_captured(tmp_path / "x.pcapng", "")
 
 
+@ring_ways
 def test_what_a_rule_sends_is_captured_with_its_tag(tmp_path):
     """The core writes that tag into the frame: the kernel knows nothing of it."""
     assert_both_sides_are_captured(tmp_path / "x.pcapng", "100")
 
 
 def assert_both_sides_are_captured(path, tag: str) -> None:
-    """Of 20 datagrams in a frame each, and of 20 in three fragments each, on either side."""
+    """Of 20 datagrams in a frame each, and of 20 in three fragments each, on either side.
+
+    A frame of IPv6 that has a tag is in no fragments: there, what is larger than the MTU does not leave.
+    """
     config = RULE if not tag else RULE.replace(f'"{OUT}"', f'{{ to = "{OUT}", vlan = {tag} }}')
     with relaying(config) as relay:
         child = capturing(relay.lab.relay, "x", "-w", str(path), "--sent", "--socket", relay.socket)
@@ -81,14 +85,19 @@ def assert_both_sides_are_captured(path, tag: str) -> None:
             send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 20, "--size", size, "--rate", 1000)
         relay.at_rest()
         said = end(child)
-    assert said.startswith("160 frames in ")
+    cut = not (tag and way().sent == 6)
+    assert said.startswith(f"{160 if cut else 100} frames in ")
     rows = tshark(
         path, "frame.interface_name", "frame.packet_flags_direction", "vlan.id", "ip.dst", "ipv6.dst", "udp.length"
     )
     found = Counter((link, int(direction, 0), vlan, four or six) for link, direction, vlan, four, six, _ in rows)
-    assert found == {("in0", 1, "", way().source(GROUP)): 80, ("out0", 2, tag, way().sink("239.10.0.1")): 80}
+    assert found == {
+        ("in0", 1, "", way().source(GROUP)): 80,
+        ("out0", 2, tag, way().sink("239.10.0.1")): 80 if cut else 20,
+    }
     whole = Counter((row[0], row[-1]) for row in rows if row[-1])  # tshark puts fragments together
-    assert whole == {(link, length): 20 for link in ("in0", "out0") for length in ("208", "3008")}
+    left = [("out0", "3008")] if cut else []
+    assert whole == dict.fromkeys([("in0", "208"), ("in0", "3008"), ("out0", "208"), *left], 20)
 
 
 @both_engines

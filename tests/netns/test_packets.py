@@ -10,7 +10,8 @@ import contextlib
 import json
 import socket
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,12 +26,15 @@ from support.frames import (
     ipv4,
     ones_sum,
     parts,
+    six,
+    six_parts,
     superframe,
     tagged,
     udp,
 )  # fmt: skip
 from support.relay import RelayUnderTest, assert_adds_up, relaying
 from support.traffic import assert_exact, receiver, report, send
+from support.ways import Way
 
 from mcrelay.commands.lab import standard_lab
 from mcrelay.control.client import ask
@@ -51,6 +55,8 @@ VID = 0x0FFF
 @dataclass(frozen=True)
 class Seen:
     """A frame at the sink, every field of it but the IP ID; the checksums are right, or it is not one of these.
+
+    Of IPv6 the TTL is the hop limit and ``tos`` the traffic class; the flow label is 0, and nothing is in fragments.
 
     ``vlan`` 0 is untagged; ``offset`` counts bytes. The source port of a rule's output nobody chose one for is
     ``auto_port(rule, output)``.
@@ -89,6 +95,7 @@ class Row:
     counts: dict[str, Any] = field(default_factory=dict)
     prepare: Callable[[Any], None] = lambda relay: None
     mtu: int = 1500
+    ipv6: bool = False
 
 
 def one(to: str, taken: str = f"{GROUP}:{PORT}%in0", keys: str = "", of_output: str = "") -> str:
@@ -330,12 +337,17 @@ def kept(what: str, keys: str, ends: Callable[[str, int], tuple[str, int]], to: 
     )
 
 
-NARROW = "the MTU of out0 is 1000"
+NARROW = 1000  # bytes: an MTU of out0
 
 
-def narrow(relay) -> None:
-    relay.lab.relay.ip("link set out0 mtu 1000")
-    relay.wait_for(lambda: NARROW in relay.log.read_text(), "the relay to know the MTU")
+def narrow(relay, mtu: int = NARROW) -> None:
+    relay.lab.relay.ip(f"link set out0 mtu {mtu}")
+    relay.wait_for(lambda: f"the MTU of out0 is {mtu}" in relay.log.read_text(), "the relay to know the MTU")
+
+
+def narrow_six(relay) -> None:
+    """IPv6 needs 1280."""
+    narrow(relay, 1300)
 
 
 def without_address(relay) -> None:
@@ -453,129 +465,222 @@ ROWS += [
 
 
 VLAN = ", vlan = 100"
-LOW_BITS = "239.138.0.1:5004%out0"  # of its 28 bits the MAC address has 23
+LOW_BITS = "239.138.0.1:5004%out0"  # of its 28 bits the MAC address has 23, and of IPv6's 112 it has 32
 IN0, THERE = "192.0.2.1", "239.10.0.1:5004%in0"  # of the relay, and where it sends to on its input's link
-PORT_THERE = auto_port("x", f"{THERE} vlan 100")
 
 
-def in_100(payload: bytes, to: str = TO, **fields) -> Seen:
-    """What rule x sends to an output with a VLAN."""
-    address, port = to.partition("%")[0].split(":")
-    return Seen(address, int(port), payload, source_port=auto_port("x", f"{to} vlan 100"), vlan=100, **fields)
+@dataclass(frozen=True)
+class Ends:
+    """What comes in and what leaves in VLAN 100, each of its family: all is said in IPv4."""
+
+    way: Way
+
+    @property
+    def own(self) -> str:
+        """The relay's address, where it sends."""
+        return self.way.sink(OUT0)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a source address may be kept: not into another family."""
+        return self.way.taken == self.way.sent
+
+    @property
+    def name(self) -> str:
+        return "" if not self.way.has_ipv6 else f", IPv{self.way.taken} to IPv{self.way.sent}"
+
+    def one(self, to: str, taken: str = f"{GROUP}:{PORT}%in0", *, of_output: str = "") -> str:
+        """A rule into the VLAN."""
+        return one(self.way.output(to), self.way.input(taken), of_output=VLAN + of_output)
+
+    def port(self, to: str) -> int:
+        """What rule x sends from, to an output that it has been given no port for."""
+        return auto_port("x", f"{self.way.output(to)} vlan 100")
+
+    def came(
+        self, payload: bytes, *, ttl: int = 16, tos: int = 0, group: str = GROUP, source: str = A, **ports
+    ) -> bytes:
+        """A frame to the relay; ``source`` may be an address of the family itself."""
+        source = source if ":" in source else self.way.source(source)
+        ends = {"source": source, "group": self.way.source(group), **ports}
+        if self.way.taken == 6:
+            return six(payload, hops=ttl, traffic_class=tos, **ends)
+        return frame(payload, ttl=ttl, tos=tos, **ends)
+
+    def came_in_parts(self, payload: bytes, size: int) -> list[bytes]:
+        ends = {"source": self.way.source(A), "group": self.way.source(GROUP)}
+        return (six_parts if self.way.taken == 6 else parts)(payload, size, **ends)
+
+    def left(self, payload: bytes, to: str = TO, *, df: bool = False, **fields) -> Seen:
+        """What rule x sends."""
+        address, port = to.partition("%")[0].split(":")
+        fields = {"source": self.own, "source_port": self.port(to), "vlan": 100, **fields}
+        return Seen(self.way.sink(address), int(port), payload, df=df and self.way.sent == 4, **fields)
+
+    def cut(self, payload: bytes, unit: int) -> list[Seen]:
+        """The parts of a datagram, so many bytes behind the IPv4 header in each."""
+        body = bytes(8) + payload
+        found = [self.left(body[8:unit], more=True)]
+        for at in range(unit, len(body), unit):
+            more = at + unit < len(body)
+            found.append(Seen("239.10.0.1", 0, body[at : at + unit], vlan=100, offset=at, more=more))
+        return found
 
 
-def cut(payload: bytes, unit: int, **fields) -> list[Seen]:
-    """The parts of a datagram that leaves in VLAN 100, so many bytes behind the IPv4 header in each."""
-    body = bytes(8) + payload
-    found = [in_100(body[8:unit], more=True, **fields)]
-    for at in range(unit, len(body), unit):
-        more = at + unit < len(body)
-        found.append(Seen("239.10.0.1", 0, body[at : at + unit], vlan=100, offset=at, more=more, **fields))
-    return found
-
-
-ROWS += [
-    Row(
-        "an output with a VLAN sends tagged frames, with the TTL and DSCP of the rule",
-        one(TO, of_output=f"{VLAN}, ttl = 7, dscp = 46, df = true"),
-        [frame(b"one", ttl=3, tos=0x21), frame(b""), frame(b"odd")],
-        [in_100(payload, ttl=7, tos=0xB8, df=True) for payload in (b"one", b"", b"odd")],
-        {"x": {"rx_packets": 3, "rx_bytes": 6}, "frames": {"relayed": 3}},
-    ),
-    Row(
-        "a kept DSCP and a TTL that is counted down are each frame's own, and ECN is not copied",
-        one(TO, of_output=f'{VLAN}, ttl = "decrement"'),
-        [frame(b"a", ttl=9, tos=0xB9), frame(b"b", ttl=1), frame(b"c", ttl=2)],
-        [in_100(b"a", ttl=8, tos=0xB8), in_100(b"c", ttl=1)],
-        {"x": {"rx_packets": 3, "rx_bytes": 3, "tx_errors": [{"ttl": 1}]}, "frames": {"relayed": 3}},
-    ),
-    Row(
-        "the same stream leaves untagged and in two VLANs, each from a port of its own",
-        f'[rules.x]\ninput = "{GROUP}:{PORT}%in0"\n'
-        f'outputs = ["{TO}", {{ to = "{TO}", vlan = 100 }}, {{ to = "{TO}", vlan = 4094 }}]\n',
-        [frame(b"a"), frame(b"b")],
-        [
-            Seen("239.10.0.1", 5004, payload, source_port=auto_port("x", f"{TO}{name}"), vlan=vlan)
-            for name, vlan in (("", 0), (" vlan 100", 100), (" vlan 4094", 4094))
-            for payload in (b"a", b"b")
-        ],
-        {"x": {"rx_packets": 2, "rx_bytes": 2}, "frames": {"relayed": 2}},
-    ),
-    Row(
-        "a tagged frame goes to the MAC address of its group, which has 23 bits of it",
-        one(LOW_BITS, of_output=VLAN),
-        [frame(b"a")],
-        [in_100(b"a", LOW_BITS, mac=b"\x01\x00\x5e\x0a\x00\x01")],
-        {"x": {"rx_packets": 1, "rx_bytes": 1}, "frames": {"relayed": 1}},
-    ),
-    Row(
-        "a broadcast leaves in a VLAN",
-        one("255.255.255.255:5004%out0", of_output=VLAN),
-        [frame(b"a")],
-        [in_100(b"a", "255.255.255.255:5004%out0", ttl=64, mac=EVERYBODY)],
-        {"x": {"rx_packets": 1, "rx_bytes": 1}, "frames": {"relayed": 1}},
-    ),
-    Row(
-        "both ends are kept in a VLAN, and an address that no host has is counted",
-        one(TO, of_output=KEPT + VLAN),
-        [*TWO_SENDERS, frame(b"nobody", source="0.0.0.0"), frame(b"a group", source="239.9.9.9")],
-        [
-            Seen("239.10.0.1", 5004, payload, source, port, vlan=100)
-            for source, port, payload in (
-                (A, 7001, b"one of A"),
-                (A, 7001, b"two of A"),
-                (B, 7001, b"of B"),
-                (A, 7002, b"A, another port"),
-                (A, 7001, b"A again"),
+def vlan_rows(ends: Ends) -> list[Row]:
+    """Outputs with a VLAN, which send either family."""
+    came, left, way = ends.came, ends.left, ends.way
+    prepare = narrow_six if way.sent == 6 else narrow
+    most = 1300 - 48 if way.sent == 6 else NARROW - 28  # bytes of the largest payload
+    nobody = ("::", "ff15::9") if way.taken == 6 else ("0.0.0.0", "239.9.9.9")
+    there, back = way.output(THERE), way.input(f"{GROUP}:{PORT}%in0")
+    senders = ((A, 7001, b"one of A"), (A, 7001, b"two of A"), (B, 7001, b"of B"), (A, 7002, b"another port of A"))
+    span = "239.10.0.6/31:7000,7005%out0"
+    over = bytes(range(250)) * 6
+    rows = [
+        Row(
+            "an output with a VLAN sends tagged frames, with the TTL and DSCP of the rule",
+            ends.one(TO, of_output=", ttl = 7, dscp = 46, df = true"),
+            [came(b"one", ttl=3, tos=0x21), came(b""), came(b"odd")],
+            [left(payload, ttl=7, tos=0xB8, df=True) for payload in (b"one", b"", b"odd")],
+            {"x": {"rx_packets": 3, "rx_bytes": 6}, "frames": {"relayed": 3}},
+        ),
+        Row(
+            "a kept DSCP and a TTL that is counted down are each frame's own, and ECN is not copied",
+            ends.one(TO, of_output=', ttl = "decrement"'),
+            [came(b"a", ttl=9, tos=0xB9), came(b"b", ttl=1), came(b"c", ttl=2)],
+            [left(b"a", ttl=8, tos=0xB8), left(b"c", ttl=1)],
+            {"x": {"rx_packets": 3, "rx_bytes": 3, "tx_errors": [{"ttl": 1}]}, "frames": {"relayed": 3}},
+        ),
+        Row(
+            "a TTL that is kept is each frame's own in a VLAN",
+            ends.one(TO, of_output=', ttl = "keep", dscp = 0'),
+            [came(b"a", ttl=255, tos=0xB9), came(b"b", ttl=1)],
+            [left(b"a", ttl=255), left(b"b", ttl=1)],
+            {"x": {"rx_packets": 2, "rx_bytes": 2}, "frames": {"relayed": 2}},
+        ),
+        Row(
+            "the same stream leaves untagged and in two VLANs, each from a port of its own",
+            f'[rules.x]\ninput = "{back}"\noutputs = ["{way.output(TO)}", {{ to = "{way.output(TO)}", vlan = 100 }},'
+            f' {{ to = "{way.output(TO)}", vlan = 4094 }}]\n',
+            [came(b"a"), came(b"b")],
+            [
+                left(payload, source_port=auto_port("x", f"{way.output(TO)}{name}"), vlan=vlan)
+                for name, vlan in (("", 0), (" vlan 100", 100), (" vlan 4094", 4094))
+                for payload in (b"a", b"b")
+            ],
+            {"x": {"rx_packets": 2, "rx_bytes": 2}, "frames": {"relayed": 2}},
+        ),
+        Row(
+            "a tagged frame goes to the MAC address of its group, which has 23 bits of it",
+            ends.one(LOW_BITS),
+            [came(b"a")],
+            [left(b"a", LOW_BITS, mac=bytes.fromhex("3333ef8a0001" if way.sent == 6 else "01005e0a0001"))],
+            {"x": {"rx_packets": 1, "rx_bytes": 1}, "frames": {"relayed": 1}},
+        ),
+        Row(
+            "a port is kept in a VLAN",
+            ends.one(TO, of_output=SOURCE_PORTS),
+            [came(payload, source=source, source_port=port) for source, port, payload in senders],
+            [left(payload, source_port=port) for _, port, payload in senders],
+            {"x": {"rx_packets": 4, "rx_bytes": 37}, "frames": {"relayed": 4}},
+        ),
+        Row(
+            "a range and its ports are mapped into a VLAN",
+            ends.one(span, "226.2.2.0/31:5000,5002%in0"),
+            [came(b"a", group="226.2.2.0", port=5002), came(b"b", group="226.2.2.1", port=5000)],
+            [
+                left(payload, f"{group}:{port}%out0", source_port=ends.port(span))
+                for group, port, payload in (("239.10.0.6", 7005, b"a"), ("239.10.0.7", 7000, b"b"))
+            ],
+            {"x": {"rx_packets": 2, "rx_bytes": 2}, "frames": {"relayed": 2}},
+        ),
+        Row(
+            "a run and what is put together leave in a VLAN datagram by datagram",
+            ends.one(TO),
+            [came(b"%03d" % i) for i in range(200)] + ends.came_in_parts(bytes(1400), 600),
+            [left(b"%03d" % i) for i in range(200)] + [left(bytes(1400))],
+            {"x": {"rx_packets": 201, "rx_bytes": 2000}, "frames": {"relayed": 203}},
+        ),
+        Row(
+            "what an output sends in a VLAN is an echo where it comes back, and what somebody else sends there is not",
+            f'[rules.x]\ninput = "{back}"\noutputs = [{{ to = "{there}", vlan = 100 }}]\nreflect = true\n'
+            f'[rules.y]\ninput = {{ from = "{there}", vlan = 100 }}\noutputs = ["{back}"]\nreflect = true\n',
+            [
+                tagged(
+                    Ends(Way(way.sent, way.sent)).came(
+                        b"a", group="239.10.0.1", port=5004, source=own, source_port=ends.port(THERE)
+                    ),
+                    100,
+                )
+                for own in (IN0, A)
+            ],
+            [],
+            {
+                "x": {},
+                "y": {"rx_packets": 2, "rx_bytes": 2, "drops": {"echo": 1}},
+                "frames": {"relayed": 1, "dropped": 1},
+            },
+        ),
+        Row(
+            "with df what is larger than the MTU is counted, also in a VLAN",
+            ends.one(TO, of_output=", df = true"),
+            [came(over[:most]), came(over[: most + 1]), came(b"after")],
+            [left(over[:most], df=True), left(b"after", df=True)],
+            {
+                "x": {"rx_packets": 3, "rx_bytes": 2 * most + 6, "tx_errors": [{"mtu": 1}]},
+                "frames": {"relayed": 3},
+            },
+            prepare,
+        ),
+    ]
+    if way.sent == 6:
+        rows.append(
+            Row(
+                "what is larger than the MTU is counted in a VLAN without df, too",
+                ends.one(TO),
+                [came(over[:most]), came(over[: most + 1]), came(b"after")],
+                [left(over[:most]), left(b"after")],
+                {
+                    "x": {"rx_packets": 3, "rx_bytes": 2 * most + 6, "tx_errors": [{"mtu": 1}]},
+                    "frames": {"relayed": 3},
+                },
+                prepare,
             )
-        ],
-        {"x": {"rx_packets": 7, "rx_bytes": 55, "tx_errors": [{"noaddr": 2}]}, "frames": {"relayed": 7}},
-    ),
-    Row(
-        "a range and its ports are mapped into a VLAN",
-        one("239.10.0.6/31:7000,7005%out0", "226.2.2.0/31:5000,5002%in0", of_output=VLAN),
-        [frame(b"a", group="226.2.2.0", port=5002), frame(b"b", group="226.2.2.1", port=5000)],
-        [
-            Seen(group, port, payload, source_port=auto_port("x", "239.10.0.6/31:7000,7005%out0 vlan 100"), vlan=100)
-            for group, port, payload in (("239.10.0.6", 7005, b"a"), ("239.10.0.7", 7000, b"b"))
-        ],
-        {"x": {"rx_packets": 2, "rx_bytes": 2}, "frames": {"relayed": 2}},
-    ),
-    Row(
-        "a run and what is put together leave in a VLAN datagram by datagram",
-        one(TO, of_output=VLAN),
-        [frame(b"%03d" % i) for i in range(200)] + parts(bytes(1400), 600),
-        [in_100(b"%03d" % i) for i in range(200)] + [in_100(bytes(1400))],
-        {"x": {"rx_packets": 201, "rx_bytes": 2000}, "frames": {"relayed": 203}},
-    ),
-    Row(
-        "what is larger than the MTU leaves in a VLAN in fragments",
-        one(TO, of_output=VLAN),
-        [frame(OVER[:972]), frame(OVER[:973]), frame(OVER)],
-        [in_100(OVER[:972]), *cut(OVER[:973], 976), *cut(OVER, 976)],
-        {"x": {"rx_packets": 3, "rx_bytes": 972 + 973 + 1250}, "frames": {"relayed": 3}},
-        narrow,
-    ),
-    Row(
-        "what an output sends in a VLAN is an echo where it comes back, and what somebody else sends there is not",
-        f'[rules.x]\ninput = "{GROUP}:{PORT}%in0"\noutputs = [{{ to = "{THERE}", vlan = 100 }}]\nreflect = true\n'
-        f'[rules.y]\ninput = {{ from = "{THERE}", vlan = 100 }}\noutputs = ["{GROUP}:{PORT}%in0"]\nreflect = true\n',
-        [
-            tagged(frame(b"a", group="239.10.0.1", port=5004, source=own, source_port=PORT_THERE), 100)
-            for own in (IN0, A)
-        ],
-        [],
-        {"x": {}, "y": {"rx_packets": 2, "rx_bytes": 2, "drops": {"echo": 1}}, "frames": {"relayed": 1, "dropped": 1}},
-    ),
-    Row(
-        "with df what is larger than the MTU is counted, also in a VLAN",
-        one(TO, of_output=f"{VLAN}, df = true"),
-        [frame(OVER[:972]), frame(OVER[:973]), frame(b"after")],
-        [in_100(OVER[:972], df=True), in_100(b"after", df=True)],
-        {"x": {"rx_packets": 3, "rx_bytes": 972 + 973 + 5, "tx_errors": [{"mtu": 1}]}, "frames": {"relayed": 3}},
-        narrow,
-    ),
-]
+        )
+    else:
+        rows += [
+            Row(
+                "a broadcast leaves in a VLAN",
+                ends.one("255.255.255.255:5004%out0"),
+                [came(b"a")],
+                [left(b"a", "255.255.255.255:5004%out0", ttl=64, mac=EVERYBODY)],
+                {"x": {"rx_packets": 1, "rx_bytes": 1}, "frames": {"relayed": 1}},
+            ),
+            Row(
+                "what is larger than the MTU leaves in a VLAN in fragments",
+                ends.one(TO),
+                [came(OVER[:972]), came(OVER[:973]), came(OVER)],
+                [left(OVER[:972]), *ends.cut(OVER[:973], 976), *ends.cut(OVER, 976)],
+                {"x": {"rx_packets": 3, "rx_bytes": 972 + 973 + 1250}, "frames": {"relayed": 3}},
+                prepare,
+            ),
+        ]
+    if ends.keeps:
+        rows.append(
+            Row(
+                "both ends are kept in a VLAN, and an address that no host has is counted",
+                ends.one(TO, of_output=KEPT),
+                [came(payload, source=source, source_port=port) for source, port, payload in senders]
+                + [came(b"nobody", source=nobody[0]), came(b"a group", source=nobody[1])],
+                [left(payload, source=way.source(source), source_port=port) for source, port, payload in senders],
+                {"x": {"rx_packets": 6, "rx_bytes": 50, "tx_errors": [{"noaddr": 2}]}, "frames": {"relayed": 6}},
+            )
+        )
+    return [replace(row, what=row.what + ends.name, ipv6=way.has_ipv6) for row in rows]
+
+
+ROWS += [row for ends in ((4, 4), (6, 6), (4, 6), (6, 4)) for row in vlan_rows(Ends(Way(*ends)))]
 
 
 JUMBO = bytes(range(251)) * 36
@@ -637,7 +742,7 @@ ROWS += [
 
 
 class Sink:
-    """Every IPv4 UDP frame, or part of one, that reaches a link, whatever it is tagged with."""
+    """Every UDP frame of either family, or part of one, that reaches a link, whatever it is tagged with."""
 
     def __init__(self, namespace, link: str) -> None:
         self._socket = namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
@@ -661,6 +766,8 @@ class Sink:
                 return found
             if data[12:14] == b"\x08\x00" and data[23] == socket.IPPROTO_UDP:
                 found.append(read(data, tag_of(control)))
+            elif data[12:14] == b"\x86\xdd" and data[20] in {socket.IPPROTO_UDP, socket.IPPROTO_FRAGMENT}:
+                found.append(read_six(data, tag_of(control)))
 
 
 def tag_of(control) -> int:
@@ -680,21 +787,42 @@ def read(data: bytes, vlan: int) -> Seen:
     source_port = port = 0
     payload = body
     if not offset:
-        source_port, port, length, checksum = struct.unpack_from("!4H", body)
+        source_port, port, length = struct.unpack_from("!3H", body)
         payload = body[8:]
         if not more:
             assert length == len(body)
-            pseudo = data[26:34] + struct.pack("!HH", socket.IPPROTO_UDP, length)
-            # A veth leaves the sum to nobody: it is that of the addresses alone (CHECKSUM_PARTIAL), or right.
-            assert ones_sum(pseudo + body) == 0xFFFF or checksum == ones_sum(pseudo), "the checksum of the datagram"
+            assert_sum_holds(data[26:34], body, vlan)
     return Seen(
         group, port, payload, source, source_port, data[22], data[15], bool(word & 0x4000), vlan, more, offset, data[:6]
     )  # fmt: skip
 
 
+def read_six(data: bytes, vlan: int) -> Seen:
+    """The same of IPv6: nothing is between its header and UDP's."""
+    word, length, kind, hops = struct.unpack_from("!IHBB", data, 14)
+    assert (word >> 28, word & 0xFFFFF, kind) == (6, 0, socket.IPPROTO_UDP), "the version, and a flow label of 0"
+    assert len(data) == 54 + length
+    body = data[54:]
+    source_port, port, said, checksum = struct.unpack_from("!4H", body)
+    assert said == length
+    assert checksum, "IPv6 has no datagram without a checksum"
+    assert_sum_holds(data[22:54], body, vlan)
+    source, group = (str(ip_address(data[at : at + 16])) for at in (22, 38))
+    tos = word >> 20 & 0xFF
+    return Seen(group, port, body[8:], source, source_port, hops, tos, vlan=vlan, mac=data[:6])
+
+
+def assert_sum_holds(addresses: bytes, body: bytes, vlan: int) -> None:
+    """A veth leaves the sum to nobody: what the kernel made has that of the addresses alone (CHECKSUM_PARTIAL), or the
+    right one. A frame of our own making is right."""
+    pseudo = addresses + struct.pack("!HH", socket.IPPROTO_UDP, len(body))
+    partial = not vlan and body[6:8] == ones_sum(pseudo).to_bytes(2, "big")
+    assert ones_sum(pseudo + body) == 0xFFFF or partial, "the checksum of the datagram"
+
+
 def by_destination(frames: Iterable[Seen]) -> list[Seen]:
     """Frames to one destination stay in order; of several, nothing is promised."""
-    return sorted(frames, key=lambda each: (socket.inet_aton(each.group), each.port, each.source, each.source_port))
+    return sorted(frames, key=lambda each: (ip_address(each.group).packed, each.port, each.source, each.source_port))
 
 
 def counted(stats) -> dict[str, Any]:
@@ -726,7 +854,10 @@ def put(namespace, frames: Iterable[bytes]) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
 def test_packets(row):
-    with relaying(row.config, mtu=row.mtu, segmentation=False) as relay, Sink(relay.lab.sink, "eth0") as sink:
+    with (
+        relaying(row.config, mtu=row.mtu, ipv6=row.ipv6, segmentation=False) as relay,
+        Sink(relay.lab.sink, "eth0") as sink,
+    ):
         row.prepare(relay)
         states = (each["state"] for rule in relay.show("rules") for each in (rule, *rule["inputs"], *rule["outputs"]))
         assert set(states) == {"active"}
@@ -745,7 +876,8 @@ def test_an_output_with_a_smaller_mtu_than_the_input_is_said_at_the_start(tmp_pa
         lab.relay.ip("link set out0 mtu 1000")
         relay = RelayUnderTest(lab, one(TO, keys=keys), tmp_path)
         relay.start()
-        said = f"warns rule=x output={TO}: {NARROW}, that of the input 1500: datagrams of more than 972 bytes {fate}"
+        said = f"warns rule=x output={TO}: the MTU of out0 is {NARROW}, that of the input 1500: "
+        said += f"datagrams of more than 972 bytes {fate}"
         assert relay.log.read_text().count(said) == 1
         relay.stop()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 
 import pytest
 
@@ -15,9 +15,11 @@ from mcrelay.model.link import Link
 from mcrelay.relay.compile import compile_plan
 
 IN = '[rules.x]\ninput = "233.252.0.1:5000%in0"\n'
-OUT = "233.252.0.2:5004%out0"
+OUT, SIX = "233.252.0.2:5004%out0", "[ff15::2]:5004%out0"
 IN0 = Link("in0", 2, up=True, carrier=True, operstate="UP", mtu=1500, addresses=(IPv4Interface("192.0.2.1/24"),))
-OUT0 = replace(IN0, name="out0", ifindex=3, mtu=1400, mac="02:00:00:00:00:03")
+OUT0 = replace(
+    IN0, name="out0", ifindex=3, mtu=1400, mac="02:00:00:00:00:03", addresses6=(IPv6Interface("2001:db8::1/64"),)
+)
 
 
 def parsed(text):
@@ -89,10 +91,10 @@ def test_a_rule_that_takes_the_vlan_is_fed_by_it():
         assert "rules.y.input: rules.x (f.toml:3) sends to this on out0" in complaint
 
 
-@pytest.mark.parametrize("host", ["192.0.2.7:7000%out0", "192.0.2.255:7000%out0"])
+@pytest.mark.parametrize("host", ["192.0.2.7:7000%out0", "192.0.2.255:7000%out0", "[fd00::7]:7000%out0"])
 def test_a_host_in_a_vlan_is_refused(host):
     (complaint,) = complaints(IN + outputs(to(host)))
-    address = host.partition(":")[0]
+    address = host.rpartition(":")[0].strip("[]")
     assert complaint == (
         f"f.toml:3: rules.x.outputs[0]: who has {address} in VLAN 100 is not known on a link outside it; make the"
         f" VLAN a link (ip link add link out0 type vlan id 100), and send to {address} by that"
@@ -111,8 +113,16 @@ def test_a_link_without_ethernet_is_refused_and_in_error():
 
 
 def test_what_frames_are_made_of_is_in_the_plan():
-    broadcast = to("255.255.255.255:7000%out0")
-    config = parsed(IN + outputs(to(), broadcast)).config
-    for output in compile_plan(config, {"in0": IN0, "out0": OUT0}).rules[0].outputs:
-        assert (output.vlan, output.mac, output.payload_max) == (100, OUT0.mac, 1372)
-        assert str(output.source_address) == "192.0.2.1"
+    """Of IPv6 with what is larger than the MTU left whole, which an output without a VLAN has cut."""
+    ends = (to(), to("255.255.255.255:7000%out0"), to(SIX), f'"{SIX}"')
+    config = parsed(IN + outputs(*ends)).config
+    made = [
+        (each.vlan, each.mac, each.payload_max, str(each.source_address), each.df)
+        for each in compile_plan(config, {"in0": IN0, "out0": OUT0}).rules[0].outputs
+    ]
+    assert made == [
+        (100, OUT0.mac, 1372, "192.0.2.1", False),
+        (100, OUT0.mac, 1372, "192.0.2.1", False),
+        (100, OUT0.mac, 1352, "2001:db8::1", True),
+        (0, "", 1352, "2001:db8::1", False),
+    ]

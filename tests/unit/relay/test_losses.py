@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import logging
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
 import pytest
 
+from mcrelay.config.checks import narrow_warnings
 from mcrelay.config.parse import parse_config
 from mcrelay.model.link import Link
 from mcrelay.relay.compile import compile_plan
 from mcrelay.relay.losses import LINK_SAYINGS, OUTPUT_SAYINGS, QUIET_SECONDS, LossLog, narrow_outputs
 
-X, Y = "239.1.1.1", "239.1.1.2"
+X, Y, Z = "239.1.1.1", "239.1.1.2", "239.1.1.3"
 TEXT = "".join(
     f'[rules.{name}]\ninput = "{group}:5000%in0"\n'
     f'outputs = ["10.9.0.7:{port}", {{ to = "239.9.9.9:{port}%out0", df = {df} }}]\n'
     for name, group, port, df in (("x", X, 7000, "true"), ("y", Y, 7001, "false"))
 )
+TO_SIX = f'[rules.z]\ninput = "{Z}:5000%in0"\noutputs = ["[ff15::1]:1%out0", {{ to = "[ff15::1]:2%out0", vlan = 9 }}]\n'
 
 
 def links(out_mtu: int = 1500):
     address = (IPv4Interface("10.20.1.1/24"),)
     return {
         "in0": Link("in0", 2, True, True, "UP", 1500),
-        "out0": Link("out0", 3, True, True, "UP", out_mtu, address),
+        "out0": Link(
+            "out0",
+            3,
+            True,
+            True,
+            "UP",
+            out_mtu,
+            address,
+            mac="02:00:00:00:00:03",
+            addresses6=(IPv6Interface("2001:db8::1/64"),),
+        ),
     }
 
 
@@ -118,7 +130,16 @@ def test_a_parked_output_is_a_state_and_said_as_such(said):
 def test_an_output_narrower_than_its_input():
     assert list(narrow_outputs(SPEC, links())) == []
     narrow = links(1400)
-    found = list(narrow_outputs(compile_plan(parse_config([("x.toml", TEXT)]).config, narrow), narrow))
-    assert [text.split(":")[0] for text in found] == ["rule=x output=239.9.9.9", "rule=y output=239.9.9.9"]
-    assert "more than 1372 bytes are counted as lost (mtu)" in found[0]
-    assert "more than 1372 bytes leave in fragments" in found[1]
+    parsed = parse_config([("x.toml", TEXT + TO_SIX)])
+    found = list(narrow_outputs(compile_plan(parsed.config, narrow), narrow))
+    warned = [str(each) for each in narrow_warnings(parsed.config, parsed.where, narrow)]
+    fates = [
+        ("rule=x output=239.9.9.9:7000%out0:", "1372 bytes are counted as lost (mtu)"),
+        ("rule=y output=239.9.9.9:7001%out0:", "1372 bytes leave in fragments"),
+        ("rule=z output=[ff15::1]:1%out0:", "1352 bytes leave in fragments"),
+        ("rule=z output=[ff15::1]:2%out0 vlan 9:", "1352 bytes are counted as lost (mtu)"),
+    ]
+    for text, warning, (whose, fate) in zip(found, warned, fates, strict=True):
+        assert text.startswith(whose)
+        assert f"datagrams of more than {fate}" in text
+        assert f"datagrams of more than {fate}" in warning
