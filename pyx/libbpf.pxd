@@ -47,28 +47,42 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef extern from "relay.h" nogil:
     enum: RELAY_SEND_ERRORS
-    enum: RULE_EXCLUSIVE, RULE_ANY_SOURCE, RULE_WHOLE, RULE_OWN
+    enum: RULE_EXCLUSIVE, RULE_ANY_SOURCE, RULE_WHOLE, RULE_OWN, RULE_CROSSES
     enum: GROUP_NONE, GROUP_ONE, GROUP_SEVERAL, GROUP_NAMED
     struct relay_key:
         uint32_t ifindex, group, source, port
+    struct relay_key_six:
+        uint32_t ifindex, port
+        uint32_t group[4]
+        uint32_t source[4]
     struct relay_rule:
-        uint32_t flags, counters, first_output, output_count, size_max, flow, link, unused
+        uint32_t flags, counters, first_output, output_count, payload_max, flow, link, unused
     struct relay_group_key:
         uint32_t ifindex, group
+    struct relay_group_key_six:
+        uint32_t ifindex
+        uint32_t group[4]
     struct relay_group:
-        uint32_t kind, source, port, let_in
+        uint32_t kind, port, named, let_in
+        uint32_t source[4]
         relay_rule rule
     struct relay_flow:
-        uint64_t last_ns
-        uint32_t source, held
+        uint64_t last_ns, source_high, source_low
+        uint32_t held, id
     struct relay_output:
         uint8_t macs[12]
-        uint32_t ifindex, source, group
+        uint32_t ifindex
+        uint32_t source[4]
+        uint32_t group[4]
         uint16_t source_port, port
         uint8_t ttl, tos, keep_dscp, df
-        uint32_t counters
+        uint32_t counters, is_six
     struct relay_own:
         uint32_t source, group
+        uint16_t source_port, port
+    struct relay_own_six:
+        uint32_t source[4]
+        uint32_t group[4]
         uint16_t source_port, port
     struct relay_input_counters:
         uint64_t rx_packets, rx_bytes, last_packet_ns

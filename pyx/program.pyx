@@ -11,22 +11,26 @@ from .counters cimport SEND_ERROR_COUNT
 from .kernel cimport SOL_SOCKET, calloc, close, free, setsockopt, write_be16, write_be32
 from .libbpf cimport (
     BPF_PROG_TYPE_SCHED_CLS, GROUP_NAMED, GROUP_NONE, GROUP_ONE, GROUP_SEVERAL, RELAY_SEND_ERRORS, RULE_ANY_SOURCE,
-    RULE_EXCLUSIVE, RULE_OWN, RULE_WHOLE, SYS_bpf, SYS_membarrier, bpf_insn, bpf_map, bpf_map__fd,
+    RULE_CROSSES, RULE_EXCLUSIVE, RULE_OWN, RULE_WHOLE, SYS_bpf, SYS_membarrier, bpf_insn, bpf_map, bpf_map__fd,
     bpf_map__set_max_entries, bpf_map_delete_elem, bpf_map_info, bpf_map_lookup_elem, bpf_map_update_elem,
     bpf_obj_get_info_by_fd, bpf_object, bpf_object__close, bpf_object__find_map_by_name,
     bpf_object__find_program_by_name, bpf_object__load, bpf_object__open_mem, bpf_prog_load, bpf_program,
     bpf_program__fd, libbpf_num_possible_cpus, libbpf_set_print, relay_flow, relay_group, relay_group_key,
-    relay_input_counters, relay_key, relay_link_counters, relay_output, relay_output_counters, relay_own, relay_rule,
-    syscall,
+    relay_group_key_six, relay_input_counters, relay_key, relay_key_six, relay_link_counters, relay_output,
+    relay_output_counters, relay_own, relay_own_six, relay_rule, syscall,
 )
 from .system cimport check
 
-MAPS = ("groups", "rules", "own", "outputs", "flows", "received", "sent", "frames")
+SIX = "_six"                    # ends the names of maps whose keys are of IPv6
+MAPS = (
+    "groups", "groups_six", "rules", "rules_six", "own", "own_six", "outputs", "flows", "received", "sent", "frames",
+)
 assert <int>RELAY_SEND_ERRORS == <int>SEND_ERROR_COUNT
 
 cdef enum:
     BPF_LINK_CREATE = 28        # enum bpf_cmd of linux/bpf.h
     BPF_LINK_UPDATE = 29
+    BPF_LINK_DETACH = 34
     BPF_TCX_INGRESS = 46        # enum bpf_attach_type, since Linux 6.6
     BPF_MOV_R0_0 = 0xb7         # BPF_ALU64 | BPF_MOV | BPF_K of linux/bpf.h: "return 0" with the next
     BPF_EXIT = 0x95
@@ -42,6 +46,10 @@ cdef struct LinkCreate:
 cdef struct LinkUpdate:
     # link_update of union bpf_attr
     uint32_t link, program, flags, former
+
+cdef struct LinkDetach:
+    # link_detach of union bpf_attr
+    uint32_t link
 
 
 libbpf_set_print(NULL)          # else it writes to stderr by itself; what it returns is said by us
@@ -120,13 +128,79 @@ def wait_for_packets():
     check(<int>syscall(SYS_membarrier, <int>MEMBARRIER_CMD_GLOBAL, <int>0, <int>0), "membarrier")
 
 
+cdef bint is_six(object address) except -1:
+    """An address of IPv4 is a number, in host order; one of IPv6 is its 16 bytes."""
+    return isinstance(address, bytes)
+
+
+cdef str of_family(str map, object address):
+    """The name of the map of that kind which has an address in its key."""
+    return map + SIX if is_six(address) else map
+
+
+cdef int put_six(uint32_t *to, object address) except -1:
+    """Write an address of IPv6, or 0 for none."""
+    cdef bytes packed = address or bytes(16)
+    cdef const uint8_t *words = packed
+    if len(packed) != 16:
+        raise ValueError("an address of IPv6 has 16 bytes")
+    memcpy(to, words, 16)
+    return 0
+
+
+cdef bytes group_key(uint32_t ifindex, object group):
+    cdef relay_group_key key
+    cdef relay_group_key_six six
+    if is_six(group):
+        six.ifindex = ifindex
+        put_six(six.group, group)
+        return (<const uint8_t *>&six)[:sizeof(six)]
+    key = relay_group_key(ifindex, group)
+    return (<const uint8_t *>&key)[:sizeof(key)]
+
+
+cdef bytes rule_key(uint32_t ifindex, object group, object source, uint32_t port):
+    """``source`` 0 is any, of either family."""
+    cdef relay_key key
+    cdef relay_key_six six
+    if is_six(group):
+        six.ifindex, six.port = ifindex, port
+        put_six(six.group, group)
+        put_six(six.source, source)
+        return (<const uint8_t *>&six)[:sizeof(six)]
+    key = relay_key(ifindex, group, source, port)
+    return (<const uint8_t *>&key)[:sizeof(key)]
+
+
+cdef bytes own_key(object source, uint16_t source_port, object group, uint16_t port):
+    cdef relay_own key
+    cdef relay_own_six six
+    if is_six(group):
+        six.source_port, six.port = source_port, port
+        put_six(six.source, source)
+        put_six(six.group, group)
+        return (<const uint8_t *>&six)[:sizeof(six)]
+    key = relay_own(source, group, source_port, port)
+    return (<const uint8_t *>&key)[:sizeof(key)]
+
+
+def detach(int link):
+    """Take off its network interface what ``link`` has attached, whoever else has a descriptor of it.
+
+    Needs no capability. Raises OSError.
+    """
+    cdef LinkDetach wanted
+    wanted.link = link
+    check(<int>syscall(SYS_bpf, <int>BPF_LINK_DETACH, &wanted, <int>sizeof(wanted)), "BPF_LINK_DETACH")
+
+
 @cython.final
 cdef class KernelProgram:
     """One loaded program with its maps. Its descriptors close with this object, what is attached with its link."""
 
     cdef bpf_object *object
     cdef dict maps
-    cdef set let_in       # (ifindex, group) that the ring is to see
+    cdef set let_in       # (ifindex, group) that the ring is to see; groups as numbers or 16 bytes
     cdef dict taken       # group -> ifindex -> (source, port) -> the bytes of a relay_rule
     cdef dict own_to      # (group, port) -> how many outputs of ours send there
 
@@ -201,124 +275,134 @@ cdef class KernelProgram:
     cdef int put(self, str map, const void *key, const void *value) except -1:
         return check(bpf_map_update_elem(self.maps[map], key, value, 0), f"map {map}")
 
-    cdef int take(self, str map, const void *key) except -1:
-        return check(bpf_map_delete_elem(self.maps[map], key), f"map {map}")
+    cdef int take(self, str map, bytes key) except -1:
+        cdef const uint8_t *bytes_ = key
+        return check(bpf_map_delete_elem(self.maps[map], bytes_), f"map {map}")
 
-    def add_group(self, uint32_t ifindex, uint32_t group):
+    def add_group(self, uint32_t ifindex, object group not None):
         """Let the ring of a link see what is sent to a group, less what the program takes."""
         self.let_in.add((ifindex, group))
         self.point(ifindex, group)
 
-    def remove_group(self, uint32_t ifindex, uint32_t group):
+    def remove_group(self, uint32_t ifindex, object group not None):
         """Take back what `add_group` did."""
         self.let_in.discard((ifindex, group))
         self.point(ifindex, group)
 
-    cdef int point(self, uint32_t ifindex, uint32_t group) except -1:
+    cdef int point(self, uint32_t ifindex, object group) except -1:
         """Have a group's entry say how the program finds its rules, in one step; one that says nothing is removed."""
-        cdef relay_group_key key = relay_group_key(ifindex, group)
+        cdef bytes key = group_key(ifindex, group)
+        cdef const uint8_t *at = key
         cdef relay_group value
         cdef const uint8_t *only
         rules = self.taken.get(group, {}).get(ifindex, {})
         memset(&value, 0, sizeof(value))
         value.let_in = (ifindex, group) in self.let_in
         if not value.let_in and not rules:
-            return self.take("groups", &key)
+            return self.take(of_family("groups", group), key)
         if len(rules) == 1:
             (((source, port), packed),) = rules.items()
             only = packed
-            value.kind, value.source, value.port = GROUP_ONE, source, port
+            value.kind, value.port, value.named = GROUP_ONE, port, bool(source)
+            if is_six(group):
+                put_six(value.source, source)
+            else:
+                value.source[0] = source
             memcpy(&value.rule, only, sizeof(value.rule))
         elif rules:
             value.kind = GROUP_NAMED if any([source for source, _ in rules]) else GROUP_SEVERAL
         else:
             value.kind = GROUP_NONE
-        return self.put("groups", &key, &value)
+        return self.put(of_family("groups", group), at, &value)
 
-    def add_own(self, uint32_t source, uint16_t source_port, uint32_t group, uint16_t port):
+    def add_own(self, object source not None, uint16_t source_port, object group not None, uint16_t port):
         """Datagrams that an output of ours sends: they are left to the ring, which counts them as echoes."""
-        cdef relay_own key = relay_own(source, group, source_port, port)
+        cdef bytes key = own_key(source, source_port, group, port)
+        cdef const uint8_t *at = key
         cdef uint32_t one = 1
-        self.put("own", &key, &one)
+        self.put(of_family("own", group), at, &one)
         self.own_to[group, port] = self.own_to.get((group, port), 0) + 1
         self.look_for_own(group, port)
 
-    def remove_own(self, uint32_t source, uint16_t source_port, uint32_t group, uint16_t port):
-        cdef relay_own key = relay_own(source, group, source_port, port)
-        self.take("own", &key)
+    def remove_own(self, object source not None, uint16_t source_port, object group not None, uint16_t port):
+        self.take(of_family("own", group), own_key(source, source_port, group, port))
         self.own_to[group, port] -= 1
         if not self.own_to[group, port]:
             del self.own_to[group, port]
         self.look_for_own(group, port)
 
-    cdef int look_for_own(self, uint32_t group, uint16_t port) except -1:
+    cdef int look_for_own(self, object group, uint16_t port) except -1:
         """Have rules look whether a datagram is ours where an output sends to what they take, and only there."""
-        cdef relay_key key
         for ifindex, rules in self.taken.get(group, {}).items():
             for (source, at), packed in rules.items():
                 if at == port:
-                    key = relay_key(ifindex, group, source, at)
-                    self.enter(key, packed)
+                    self.enter(ifindex, group, source, at, packed)
         return 0
 
-    cdef int enter(self, relay_key key, bytes packed) except -1:
+    cdef int enter(self, uint32_t ifindex, object group, object source, uint32_t port, bytes packed) except -1:
         """Make the entry for one input, or change it, in one step: a packet finds the old one or the new one."""
+        cdef bytes key = rule_key(ifindex, group, source, port)
+        cdef const uint8_t *at = key
         cdef const uint8_t *given = packed
         cdef relay_rule rule
         memcpy(&rule, given, sizeof(rule))
         rule.flags &= ~<uint32_t>RULE_OWN
-        if (key.group, key.port) in self.own_to:
+        if (group, port) in self.own_to:
             rule.flags |= RULE_OWN
-        self.put("rules", &key, &rule)
-        rules = self.taken.setdefault(key.group, {}).setdefault(key.ifindex, {})
-        rules[key.source, key.port] = (<const uint8_t *>&rule)[:sizeof(rule)]
-        return self.point(key.ifindex, key.group)
+        self.put(of_family("rules", group), at, &rule)
+        rules = self.taken.setdefault(group, {}).setdefault(ifindex, {})
+        rules[source, port] = (<const uint8_t *>&rule)[:sizeof(rule)]
+        return self.point(ifindex, group)
 
     def set_rule(
-        self, *, uint32_t ifindex, uint32_t group, uint32_t source, uint32_t port, bint kernel, bint exclusive,
-        bint whole, uint32_t counters, uint32_t first_output, uint32_t output_count, uint32_t size_max, uint32_t flow,
-        uint32_t link,
+        self, *, uint32_t ifindex, object group not None, object source not None, uint32_t port, bint kernel,
+        bint exclusive, bint whole, bint crosses, uint32_t counters, uint32_t first_output, uint32_t output_count,
+        uint32_t payload_max, uint32_t flow, uint32_t link,
     ):
-        """What is done with the datagrams of one input. Addresses in host order. Not ``kernel``: the ring has them."""
-        cdef relay_key key = relay_key(ifindex, group, source, port)
+        """What is done with the datagrams of one input. Not ``kernel``: the ring has them.
+
+        Addresses are numbers (IPv4) or 16 bytes; ``source`` 0 is any.
+        """
         cdef relay_rule rule
         if not kernel:
-            self.leave(key)
+            self.leave(ifindex, group, source, port)
             return
         memset(&rule, 0, sizeof(rule))
         if exclusive:
             rule.flags |= RULE_EXCLUSIVE
         if whole:
             rule.flags |= RULE_WHOLE
+        if crosses:
+            rule.flags |= RULE_CROSSES
         if not source:
             rule.flags |= RULE_ANY_SOURCE
         rule.counters = counters
         rule.first_output = first_output
         rule.output_count = output_count
-        rule.size_max = size_max
+        rule.payload_max = payload_max
         rule.flow = flow
         rule.link = link
-        self.enter(key, (<const uint8_t *>&rule)[:sizeof(rule)])
+        self.enter(ifindex, group, source, port, (<const uint8_t *>&rule)[:sizeof(rule)])
 
-    cdef int leave(self, relay_key key) except -1:
+    cdef int leave(self, uint32_t ifindex, object group, object source, uint32_t port) except -1:
         """The ring's are whatever has no entry; what the program has in hand it has a copy of."""
-        links = self.taken.get(key.group, {})
-        rules = links.get(key.ifindex, {})
-        if rules.pop((key.source, key.port), None) is None:
+        links = self.taken.get(group, {})
+        rules = links.get(ifindex, {})
+        if rules.pop((source, port), None) is None:
             return 0
         if not rules:
-            del links[key.ifindex]
+            del links[ifindex]
         if not links:
-            del self.taken[key.group]
-        self.point(key.ifindex, key.group)
-        return self.take("rules", &key)
+            del self.taken[group]
+        self.point(ifindex, group)
+        return self.take(of_family("rules", group), rule_key(ifindex, group, source, port))
 
-    def remove_rule(self, *, uint32_t ifindex, uint32_t group, uint32_t source, uint32_t port):
+    def remove_rule(self, *, uint32_t ifindex, object group not None, object source not None, uint32_t port):
         """Leave an input's datagrams to the ring."""
-        self.leave(relay_key(ifindex, group, source, port))
+        self.leave(ifindex, group, source, port)
 
     def set_output(
-        self, uint32_t index, *, uint32_t ifindex, uint32_t group, uint32_t source, uint16_t port,
+        self, uint32_t index, *, uint32_t ifindex, object group not None, object source not None, uint16_t port,
         uint16_t source_port, uint8_t ttl, object dscp, bint df, bytes macs not None, uint32_t counters,
     ):
         """``ifindex`` 0 is a parked output, ``dscp`` None keeps the input's; ``macs`` are destination and source."""
@@ -326,9 +410,15 @@ cdef class KernelProgram:
         cdef const uint8_t *from_macs = macs
         if len(macs) != 12:
             raise ValueError("two MAC addresses are 12 bytes")
+        memset(&output, 0, sizeof(output))
         output.ifindex = ifindex
-        write_be32(<uint8_t *>&output.group, group)
-        write_be32(<uint8_t *>&output.source, source)
+        output.is_six = is_six(group)
+        if output.is_six:
+            put_six(output.group, group)
+            put_six(output.source, source)
+        else:
+            write_be32(<uint8_t *>output.group, group)
+            write_be32(<uint8_t *>output.source, source)
         write_be16(<uint8_t *>&output.port, port)
         write_be16(<uint8_t *>&output.source_port, source_port)
         output.ttl = ttl

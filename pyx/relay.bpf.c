@@ -9,20 +9,12 @@
  * which the verifier of a loader without CAP_PERFMON lets the CPU wait for it (Spectre v4). So a packet has one look-up,
  * the time is asked for once a tick, and what is remembered stands on a desk, which is a map's.
  */
-#include <stddef.h>
-#include <stdint.h>
-#include <linux/bpf.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
-
-#include "relay.h"
+#include "classify.bpf.h"
 
 enum {
-    ETHERTYPE_IPV4 = 0x0800, ETHERTYPE_CTAG = 0x8100, ETHERTYPE_STAG = 0x88a8, PROTOCOL_UDP = 17, VID_MASK = 0x0fff,
-    VERSION_4 = 0x40, PLAIN_HEADER = 0x45, MORE_FRAGMENTS_OR_OFFSET = 0x3fff, DONT_FRAGMENT = 0x4000, ECN = 3,
-    MULTICAST = 0xe0, MULTICAST_MASK = 0xf0,
-    ETHERTYPE_AT = 12, IP_AT = 14, PROTOCOL_AT = 23, GROUP_AT = 30, UDP_AT = 34, UDP_SUM_AT = 40, TAG = 4,
-    MACS = 12, IPV4_BYTES = 20, UDP_BYTES = 8, HEADERS = 42, PIECE = 512, PIECES = 130,
+    ETHERTYPE_CTAG = 0x8100, ETHERTYPE_STAG = 0x88a8, DONT_FRAGMENT = 0x4000, ECN = 3,
+    MULTICAST = 0xe0, MULTICAST_MASK = 0xf0, MULTICAST_SIX = 0xff,
+    PROTOCOL_AT = 23, GROUP_AT = 30, UDP_AT = 34, PROTOCOL_SIX_AT = 20, GROUP_SIX_AT = 38, UDP_SIX_AT = 54,
     OUTGOING = 4,                           /* PACKET_OUTGOING of linux/if_packet.h */
     WHOLE_FRAME = 0x40000,
     PASS = -1, DROP = 2,                    /* TCX_NEXT, TCX_DROP of linux/bpf.h since 6.6 */
@@ -33,147 +25,15 @@ enum {
 enum { DECIDED_NOTHING = 0, DECIDED_RING = 1, DECIDED_KERNEL = 2 };
 #define SILENT_NS 100000000ULL              /* as ROUND_NS of repeats.pxd; longer than the ring holds anything */
 
-struct frame {
-    uint8_t unused[2]; /* so that the IP header is aligned */
-    uint8_t macs[MACS];
-    uint16_t ethertype;
-    struct relay_headers headers;
-};
-
-/* One CPU's: what the filter leaves for the program that sees the packet next, and what either has in hand. */
-struct desk {
-    uint64_t tick, now_ns;           /* CLOCK_MONOTONIC_COARSE, which moves with the ticks */
-    uint32_t answer;
-    uint32_t ifindex;                /* with `decided`: about which packet */
-    struct relay_headers decided;
-    struct relay_rule rule;
-    struct frame original, next;
-    uint32_t datagrams, size;        /* of a packet: how many, and the bytes of their payload */
-    uint32_t device;                 /* the checksum is left to the device */
-    uint32_t complete;               /* the kernel has a sum of the whole packet (CHECKSUM_COMPLETE), which follows */
-    uint64_t rest;                   /* of the checksum: all but what an output puts in */
-    uint32_t ports, length_and_checksum; /* which the packet has now */
-    uint32_t at, left, total;        /* of a checksum that is added up: -1 is none */
-    struct relay_group_key group;
-    struct relay_key key;
-    struct relay_own own;
-    uint32_t port;
-    uint32_t index;
-    uint32_t piece[PIECE / 4 + 1];
-};
-
-_Static_assert(sizeof(struct relay_headers) == IPV4_BYTES + UDP_BYTES, "headers as they stand in a frame");
-
-#define TABLE(NAME, KEY, VALUE) \
-    struct { __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 1); __uint(map_flags, BPF_F_NO_PREALLOC); \
-             __type(key, KEY); __type(value, VALUE); } NAME SEC(".maps")
-#define ARRAY(NAME, TYPE, VALUE) \
-    struct { __uint(type, TYPE); __uint(max_entries, 1); __type(key, uint32_t); __type(value, VALUE); } NAME SEC(".maps")
-TABLE(groups, struct relay_group_key, struct relay_group);
-TABLE(rules, struct relay_key, struct relay_rule);
-TABLE(own, struct relay_own, uint32_t);
-ARRAY(outputs, BPF_MAP_TYPE_ARRAY, struct relay_output);
-ARRAY(flows, BPF_MAP_TYPE_ARRAY, struct relay_flow);
-ARRAY(received, BPF_MAP_TYPE_PERCPU_ARRAY, struct relay_input_counters);
-ARRAY(sent, BPF_MAP_TYPE_PERCPU_ARRAY, struct relay_output_counters);
-ARRAY(frames, BPF_MAP_TYPE_PERCPU_ARRAY, struct relay_link_counters);
-ARRAY(desks, BPF_MAP_TYPE_PERCPU_ARRAY, struct desk);
-const volatile uint32_t mine = 0; /* the one desk of a CPU */
-
 /* Classic BPF's loads, which the kernel inlines; beyond a frame's end they end the program with 0 (bpf_gen_ld_abs). */
 unsigned long long load_byte(void *skb, unsigned long long at) asm("llvm.bpf.load.byte");
 unsigned long long load_half(void *skb, unsigned long long at) asm("llvm.bpf.load.half");
 unsigned long long load_word(void *skb, unsigned long long at) asm("llvm.bpf.load.word");
 
-static __always_inline uint32_t fold(uint64_t total)
-{
-    total = (total >> 32) + (uint32_t)total;
-    total = (total >> 32) + (uint32_t)total;
-    total = (total >> 16) + (total & 0xffff);
-    return (uint32_t)((total >> 16) + (total & 0xffff));
-}
-
-/* RFC 1071: a sum of words in the machine's order folds to that of halves in the machine's order. Not loops: the verifier
- * of a loader without CAP_PERFMON wants an address computed in one way. */
-static __always_inline uint64_t addresses_of(const struct relay_headers *headers)
-{
-    return (uint64_t)headers->source + headers->group;
-}
-
-static __always_inline uint64_t header_sum(const struct relay_headers *headers)
-{
-    const uint32_t *word = (const uint32_t *)headers;
-    return (uint64_t)word[0] + word[1] + word[2] + word[3] + word[4];
-}
-
-static __always_inline uint32_t ports_of(const struct relay_headers *headers)
-{
-    return *(const uint32_t *)&headers->source_port;
-}
-
-static __always_inline uint32_t length_and_checksum_of(const struct relay_headers *headers)
-{
-    return *(const uint32_t *)&headers->length;
-}
-
-/* What a sender that left the checksum to its device has in the field (RFC 768's pseudo header). */
-static __always_inline uint32_t pseudo_sum(const struct relay_headers *headers)
-{
-    return fold(addresses_of(headers) + bpf_htons(PROTOCOL_UDP) + headers->length);
-}
-
-static __always_inline struct desk *my_desk(void)
-{
-    return bpf_map_lookup_elem(&desks, (const void *)&mine);
-}
-
-static __always_inline struct relay_group *group_of(const struct __sk_buff *skb, struct desk *desk, uint32_t group)
-{
-    desk->group.ifindex = skb->ifindex;
-    desk->group.group = group;
-    return bpf_map_lookup_elem(&groups, &desk->group);
-}
-
-/* What kind of packet the headers make, as `parse` of wire.pxd sees it. */
-enum { NO_DATAGRAM = 0, UNFIT = 1, FIT = 2 };
-
-/* One with IP options, which may be a datagram that the program cannot treat. */
-static __noinline int classify_odd(struct __sk_buff *skb, struct desk *desk)
-{
-    uint16_t *udp = (uint16_t *)desk->piece;
-    uint32_t header = (desk->decided.version & 15) * 4, total = bpf_ntohs(desk->decided.total), length;
-    if ((desk->decided.version & 0xf0) != VERSION_4 || header < IPV4_BYTES || total < header + UDP_BYTES)
-        return NO_DATAGRAM;
-    if (bpf_skb_load_bytes(skb, IP_AT + header, udp, UDP_BYTES))
-        return NO_DATAGRAM;
-    length = bpf_ntohs(udp[2]);
-    desk->port = bpf_ntohs(udp[1]);
-    return length < UDP_BYTES || length > total - header ? NO_DATAGRAM : UNFIT;
-}
-
-/* UNFIT is a whole datagram that the program cannot treat. Its destination port is on the desk then. */
-static __always_inline int classify(struct __sk_buff *skb, struct desk *desk)
-{
-    uint32_t length = bpf_ntohs(desk->decided.length), total = bpf_ntohs(desk->decided.total);
-    if (desk->decided.fragment & bpf_htons(MORE_FRAGMENTS_OR_OFFSET) || total > skb->len - IP_AT)
-        return NO_DATAGRAM;
-    if (skb->vlan_present && skb->vlan_tci & VID_MASK)
-        return NO_DATAGRAM;
-    if (desk->decided.version != PLAIN_HEADER)
-        return classify_odd(skb, desk);
-    if (length < UDP_BYTES || total < IPV4_BYTES + length || fold(header_sum(&desk->decided)) != 0xffff)
-        return NO_DATAGRAM;
-    desk->port = bpf_ntohs(desk->decided.port);
-    if (total != IPV4_BYTES + length || skb->vlan_present || !desk->decided.source)
-        return UNFIT;
-    /* Else it is a list of whole datagrams, each with headers of its own (rx-gro-list). */
-    return skb->gso_size && desk->decided.udp_checksum != pseudo_sum(&desk->decided) ? UNFIT : FIT;
-}
-
 /* Whether the rule's datagrams go by the program: all of them do, from the first after a silence, until one comes that
  * it cannot treat; then the ring has them until the rule is silent again. So none overtakes another on the way. The
  * same for a second source, which may be a relay that sends our datagrams back: only the ring knows how to end that. */
-static __always_inline int steady(struct desk *desk, int fit)
+static __always_inline int steady(struct desk *desk, int fit, uint64_t source_high, uint64_t source_low)
 {
     struct relay_flow *flow = bpf_map_lookup_elem(&flows, &desk->rule.flow);
     uint64_t last;
@@ -183,16 +43,18 @@ static __always_inline int steady(struct desk *desk, int fit)
     if (last != desk->now_ns)
         flow->last_ns = desk->now_ns;
     if (desk->now_ns > last + SILENT_NS) {
-        flow->source = 0;
+        flow->source_low = 0;
         flow->held = 0;
     }
     if (flow->held)
         return 0;
     if (desk->rule.flags & RULE_ANY_SOURCE) {
-        if (!flow->source)
-            flow->source = desk->decided.source;
-        else if (flow->source != desk->decided.source)
+        if (!flow->source_low) {
+            flow->source_high = source_high; /* first: another CPU may look */
+            flow->source_low = source_low;
+        } else if (flow->source_low != source_low || flow->source_high != source_high) {
             fit = 0;
+        }
     }
     if (!fit)
         flow->held = 1;
@@ -220,12 +82,43 @@ static __noinline int find_among_several(struct desk *desk, uint32_t kind)
     return 1;
 }
 
-/* The rule that the program takes a datagram by; it is on the desk then. */
-static __always_inline int find(struct desk *desk, const struct relay_group *group)
+static __noinline int find_among_several_six(struct desk *desk, uint32_t kind)
 {
+    const struct relay_rule *rule = NULL;
+    desk->key_six.ifindex = desk->group_six.ifindex;
+    copy_address(desk->key_six.group, desk->group_six.group);
+    desk->key_six.port = desk->port;
+    if (kind == GROUP_NAMED) {
+        copy_address(desk->key_six.source, desk->decided_six.source);
+        rule = bpf_map_lookup_elem(&rules_six, &desk->key_six);
+    }
+    if (!rule) {
+        __builtin_memset(desk->key_six.source, 0, sizeof(desk->key_six.source));
+        rule = bpf_map_lookup_elem(&rules_six, &desk->key_six);
+    }
+    if (!rule)
+        return 0;
+    desk->rule = *rule;
+    return 1;
+}
+
+static __always_inline int is_from(const struct desk *desk, const struct relay_group *group, const int six)
+{
+    const uint32_t *source = desk->decided_six.source;
+    if (!six)
+        return group->source[0] == bpf_ntohl(desk->decided.source);
+    return group->source[0] == source[0] && group->source[1] == source[1] && group->source[2] == source[2]
+        && group->source[3] == source[3];
+}
+
+/* The rule that the program takes a datagram by; it is on the desk then. */
+static __always_inline int find(struct desk *desk, const struct relay_group *group, const int six)
+{
+    if (group->kind == GROUP_NONE)
+        return 0;
     if (group->kind != GROUP_ONE)
-        return group->kind != GROUP_NONE && find_among_several(desk, group->kind);
-    if (group->port != desk->port || (group->source && group->source != bpf_ntohl(desk->decided.source)))
+        return six ? find_among_several_six(desk, group->kind) : find_among_several(desk, group->kind);
+    if (group->port != desk->port || (group->named && !is_from(desk, group, six)))
         return 0;
     desk->rule = group->rule;
     return 1;
@@ -241,38 +134,93 @@ static __noinline int sent_by_us(struct desk *desk)
     return bpf_map_lookup_elem(&own, &desk->own) != NULL;
 }
 
-/* Who takes the packet whose headers are in `decided`; by which rule is on the desk then. */
-static __noinline int decide(struct __sk_buff *skb, struct desk *desk, const struct relay_group *group)
+static __noinline int sent_by_us_six(struct desk *desk)
+{
+    copy_address(desk->own_six.source, desk->decided_six.source);
+    copy_address(desk->own_six.group, desk->decided_six.group);
+    desk->own_six.source_port = bpf_ntohs(desk->decided_six.source_port);
+    desk->own_six.port = bpf_ntohs(desk->decided_six.port);
+    return bpf_map_lookup_elem(&own_six, &desk->own_six) != NULL;
+}
+
+/* Who takes the packet whose headers are in `decided` or `decided_six`; by which rule is on the desk then. */
+static __always_inline int decide(struct __sk_buff *skb, struct desk *desk, const struct relay_group *group, const int six)
 {
     uint64_t tick;
     uint32_t size;
-    int kind = classify(skb, desk);
-    if (kind == NO_DATAGRAM || !find(desk, group))
+    int kind = six ? classify_six(skb, desk) : classify(skb, desk);
+    if (kind == NO_DATAGRAM || !find(desk, group, six))
         return DECIDED_RING;
-    if (desk->rule.flags & RULE_OWN && kind == FIT && sent_by_us(desk))
+    if (desk->rule.flags & RULE_OWN && kind == FIT && (six ? sent_by_us_six(desk) : sent_by_us(desk)))
         return DECIDED_RING;
     tick = bpf_jiffies64();
     if (tick != desk->tick) {
         desk->tick = tick;
         desk->now_ns = bpf_ktime_get_coarse_ns();
     }
-    size = skb->gso_size ? skb->gso_size + IPV4_BYTES + UDP_BYTES : bpf_ntohs(desk->decided.total);
-    if (size > desk->rule.size_max || (skb->gso_size && !(desk->rule.flags & RULE_WHOLE)))
+    size = skb->gso_size ? skb->gso_size : bpf_ntohs(six ? desk->decided_six.length : desk->decided.length) - UDP_BYTES;
+    if (size > desk->rule.payload_max || (skb->gso_size && !(desk->rule.flags & RULE_WHOLE)))
         kind = UNFIT;
-    return steady(desk, kind == FIT) ? DECIDED_KERNEL : DECIDED_RING;
+    if (!six && desk->rule.flags & RULE_CROSSES && !desk->decided.udp_checksum) /* IPv6 has to have one */
+        kind = UNFIT;
+    if (six)
+        return steady(desk, kind == FIT, (uint64_t)desk->decided_six.source[0] << 32 | desk->decided_six.source[1],
+                      (uint64_t)desk->decided_six.source[2] << 32 | desk->decided_six.source[3])
+            ? DECIDED_KERNEL : DECIDED_RING;
+    return steady(desk, kind == FIT, 0, desk->decided.source) ? DECIDED_KERNEL : DECIDED_RING;
 }
 
-/* Whether a frame with a second tag in it is IPv4 UDP to a group that the ring lets in. */
+static __noinline int decide_four(struct __sk_buff *skb, struct desk *desk, const struct relay_group *group)
+{
+    return decide(skb, desk, group, 0);
+}
+
+static __noinline int decide_six(struct __sk_buff *skb, struct desk *desk, const struct relay_group *group)
+{
+    return decide(skb, desk, group, 1);
+}
+
+/* The entry of the group that an IPv6 packet at `at` goes to, if it may have UDP in it: MLD, which goes to the groups
+ * themselves behind options for every hop, has none. What stands there is in `decided_six`. */
+static __noinline struct relay_group *group_at_six(struct __sk_buff *skb, struct desk *desk, uint32_t at)
+{
+    struct relay_headers_six *headers = &desk->decided_six;
+    if (bpf_skb_load_bytes(skb, at, headers, IPV6_BYTES))
+        return NULL;
+    if (headers->protocol != PROTOCOL_UDP && headers->protocol != FRAGMENT_HEADER) {
+        if (!is_extension(headers->protocol) || bpf_skb_load_bytes(skb, at + IPV6_BYTES, desk->piece, 1))
+            return NULL;
+        if (*(const uint8_t *)desk->piece == ICMP_SIX)
+            return NULL;
+    }
+    return group_of_six(skb, desk, headers->group);
+}
+
+/* Whether a frame with a second tag in it is UDP to a group that the ring lets in. */
 static __noinline int concerns_us_behind(struct __sk_buff *skb, struct desk *desk)
 {
     const uint8_t *tagged = (const uint8_t *)desk->piece;
-    const struct relay_group *group;
+    const struct relay_group *group = NULL;
     if (bpf_skb_load_bytes(skb, ETHERTYPE_AT, desk->piece, GROUP_AT + TAG + 4 - ETHERTYPE_AT))
         return 0;
-    if (tagged[4] != ETHERTYPE_IPV4 >> 8 || tagged[5] || tagged[PROTOCOL_AT + TAG - ETHERTYPE_AT] != PROTOCOL_UDP)
-        return 0;
-    group = group_of(skb, desk, bpf_ntohl(*(uint32_t *)(tagged + GROUP_AT + TAG - ETHERTYPE_AT)));
+    if (tagged[4] == ETHERTYPE_IPV6 >> 8 && tagged[5] == (ETHERTYPE_IPV6 & 0xff))
+        group = group_at_six(skb, desk, IP_AT + TAG);
+    else if (tagged[4] == ETHERTYPE_IPV4 >> 8 && !tagged[5] && tagged[PROTOCOL_AT + TAG - ETHERTYPE_AT] == PROTOCOL_UDP)
+        group = group_of(skb, desk, bpf_ntohl(*(uint32_t *)(tagged + GROUP_AT + TAG - ETHERTYPE_AT)));
     return group && group->let_in;
+}
+
+static __noinline int filter_six(struct __sk_buff *skb, struct desk *desk)
+{
+    const struct relay_group *group = group_at_six(skb, desk, IP_AT);
+    if (!group)
+        return 0;
+    if (bpf_skb_load_bytes(skb, UDP_SIX_AT, &desk->decided_six.source_port, UDP_BYTES))
+        return group->let_in ? WHOLE_FRAME : 0;
+    desk->ifindex = skb->ifindex;
+    desk->about_six = 1;
+    desk->answer = decide_six(skb, desk, group);
+    return desk->answer != DECIDED_KERNEL && group->let_in ? WHOLE_FRAME : 0;
 }
 
 SEC("socket")
@@ -289,6 +237,8 @@ int filter(struct __sk_buff *skb)
     desk->answer = DECIDED_NOTHING;
     ethertype = load_half(skb, ETHERTYPE_AT);
     if (ethertype != ETHERTYPE_IPV4) {
+        if (ethertype == ETHERTYPE_IPV6)
+            return filter_six(skb, desk);
         if (ethertype != ETHERTYPE_CTAG && ethertype != ETHERTYPE_STAG)
             return 0;
         return concerns_us_behind(skb, desk) ? WHOLE_FRAME : 0;
@@ -301,19 +251,20 @@ int filter(struct __sk_buff *skb)
     if (bpf_skb_load_bytes(skb, IP_AT, &desk->decided, sizeof(desk->decided)))
         return group->let_in ? WHOLE_FRAME : 0;
     desk->ifindex = skb->ifindex;
-    desk->answer = decide(skb, desk, group);
+    desk->about_six = 0;
+    desk->answer = decide_four(skb, desk, group);
     return desk->answer != DECIDED_KERNEL && group->let_in ? WHOLE_FRAME : 0;
 }
 
 /* Says no to what is none of ours without a call. */
-static __always_inline int may_be_ours(const struct __sk_buff *skb)
+static __always_inline int may_be_ours(const struct __sk_buff *skb, const int six)
 {
     const uint8_t *data = (const uint8_t *)(long)skb->data;
     const uint8_t *end = (const uint8_t *)(long)skb->data_end;
-    if (skb->protocol != bpf_htons(ETHERTYPE_IPV4))
-        return 0;
-    if (data + UDP_AT > end) /* the headers lie in page fragments */
+    if (data + (six ? UDP_SIX_AT : UDP_AT) > end) /* the headers lie in page fragments */
         return 1;
+    if (six)
+        return data[PROTOCOL_SIX_AT] == PROTOCOL_UDP && data[GROUP_SIX_AT] == MULTICAST_SIX;
     return data[PROTOCOL_AT] == PROTOCOL_UDP && (data[GROUP_AT] & MULTICAST_MASK) == MULTICAST;
 }
 
@@ -327,7 +278,19 @@ static __noinline int decide_here(struct __sk_buff *skb, struct desk *desk)
     if (!group)
         return DECIDED_RING;
     desk->decided = desk->original.headers;
-    return decide(skb, desk, group);
+    return decide_four(skb, desk, group);
+}
+
+static __noinline int decide_here_six(struct __sk_buff *skb, struct desk *desk)
+{
+    struct relay_group *group;
+    if (desk->original_six.headers.protocol != PROTOCOL_UDP)
+        return DECIDED_RING;
+    group = group_of_six(skb, desk, desk->original_six.headers.group);
+    if (!group)
+        return DECIDED_RING;
+    desk->decided_six = desk->original_six.headers;
+    return decide_six(skb, desk, group);
 }
 
 /* Whether `filter` has decided about this very packet. */
@@ -338,101 +301,78 @@ static __noinline int is_decided(struct desk *desk)
         && was[5] == is[5] && was[6] == is[6];
 }
 
-static __always_inline int decision_on(struct __sk_buff *skb, struct desk *desk)
+static __noinline int is_decided_six(struct desk *desk)
+{
+    const uint32_t *was = (const uint32_t *)&desk->decided_six, *is = (const uint32_t *)&desk->original_six.headers;
+    return was[0] == is[0] && was[1] == is[1] && was[2] == is[2] && was[3] == is[3] && was[4] == is[4]
+        && was[5] == is[5] && was[6] == is[6] && was[7] == is[7] && was[8] == is[8] && was[9] == is[9]
+        && was[10] == is[10] && was[11] == is[11];
+}
+
+static __always_inline int decision_on(struct __sk_buff *skb, struct desk *desk, const int six)
 {
     uint32_t answer = desk->answer;
     desk->answer = DECIDED_NOTHING;
-    if (answer != DECIDED_NOTHING && desk->ifindex == skb->ifindex && is_decided(desk))
+    if (answer != DECIDED_NOTHING && desk->ifindex == skb->ifindex && desk->about_six == (uint32_t)six
+        && (six ? is_decided_six(desk) : is_decided(desk)))
         return answer;
-    return decide_here(skb, desk);
+    return six ? decide_here_six(skb, desk) : decide_here(skb, desk);
 }
 
-/* Whether the checksum is left to the device: of a superframe it always is, and else only a helper knows, which then does
- * not touch it. */
-static __noinline int left_to_device(struct __sk_buff *skb, struct desk *desk)
+/* Makes a packet of the other family; its IP header is then to be written. Towards IPv4 the kernel takes the first bytes
+ * of the header out of its sum of the packet, and towards IPv6 puts in zeros (bpf_skb_change_proto). */
+static __noinline int cross(struct __sk_buff *skb, struct desk *desk, int six)
 {
-    const struct relay_headers *headers = &desk->original.headers;
-    if (headers->udp_checksum != pseudo_sum(headers))
-        return 0;
-    if (skb->gso_size)
-        return 1;
-    if (bpf_l4_csum_replace(skb, UDP_SUM_AT, 0, 1, 4) || bpf_skb_load_bytes(skb, UDP_SUM_AT, desk->piece, 2))
-        return 0;
-    if (*(const uint16_t *)desk->piece == headers->udp_checksum)
-        return 1;
-    bpf_skb_store_bytes(skb, UDP_SUM_AT, &headers->udp_checksum, 2, 0);
+    const uint32_t *gone = desk->piece;
+    long code;
+    if (!six && desk->complete && bpf_skb_load_bytes(skb, IP_AT, desk->piece, IPV6_BYTES - IPV4_BYTES))
+        return -1;
+    code = bpf_skb_change_proto(skb, bpf_htons(six ? ETHERTYPE_IPV6 : ETHERTYPE_IPV4), 0);
+    if (code)
+        return -1;
+    desk->is_six = six;
+    if (!six && desk->complete)
+        desk->covered = fold((uint64_t)desk->covered + (uint32_t)~gone[0] + (uint32_t)~gone[1] + (uint32_t)~gone[2]
+            + (uint32_t)~gone[3] + (uint32_t)~gone[4]);
     return 0;
 }
 
-/* Adds up a piece of the UDP packet; bpf_loop's callback. */
-static long add_piece(uint32_t number, struct __sk_buff **skb)
+/* Has the kernel's sum of the packet follow the headers that come into it. */
+static __noinline int cover(struct __sk_buff *skb, struct desk *desk, uint64_t share)
 {
-    struct desk *desk = my_desk();
-    uint32_t size;
-    (void)number;
-    if (!desk)
-        return 1;
-    size = desk->left;
-    if (size >= PIECE) {
-        if (bpf_skb_load_bytes(*skb, desk->at, desk->piece, PIECE))
-            return 1;
-        desk->total = bpf_csum_diff(NULL, 0, desk->piece, PIECE, desk->total);
-        desk->at += PIECE;
-        desk->left -= PIECE;
-        return 0;
-    }
-    size &= PIECE - 1;
-    if (!size)
-        return 1;
-    desk->piece[(size - 1) / 4] = 0;
-    if (bpf_skb_load_bytes(*skb, desk->at, desk->piece, size))
-        return 1;
-    desk->total = bpf_csum_diff(NULL, 0, desk->piece, (size + 3) & ~3, desk->total);
-    desk->left = 0;
-    return 1;
-}
-
-/* Whether the checksum is right: as the device says, or as the kernel's sum of the packet does, or as it comes to. */
-static __noinline int sum_is_right(struct __sk_buff *skb, struct desk *desk)
-{
-    const struct relay_headers *headers = &desk->original.headers;
-    int64_t whole;
-    if (bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= 0)
-        return 1;
-    whole = bpf_csum_update(skb, 0);
-    if (whole >= 0 && fold((uint64_t)(uint32_t)whole + pseudo_sum(headers)) == 0xffff)
-        return 1; /* a right IP header comes to nothing */
-    desk->at = UDP_AT;
-    desk->left = bpf_ntohs(headers->length);
-    desk->total = 0;
-    bpf_loop(PIECES, add_piece, &skb, 0);
-    return !desk->left && fold((uint64_t)desk->total + pseudo_sum(headers)) == 0xffff;
+    uint32_t covered = fold(share);
+    bpf_csum_update(skb, fold((uint64_t)covered + (uint16_t)~desk->covered));
+    desk->covered = covered;
+    return 0;
 }
 
 /* The frame `to` instead of what the packet has of it. */
 static __always_inline long rewrite(struct __sk_buff *skb, struct desk *desk, const struct frame *to)
 {
-    const struct relay_headers *headers = &to->headers;
-    uint64_t change;
-    if (desk->complete) {
-        change = (uint64_t)ports_of(headers) + length_and_checksum_of(headers) + (uint32_t)~desk->ports
-            + (uint32_t)~desk->length_and_checksum;
-        bpf_csum_update(skb, fold(change));
-        desk->ports = ports_of(headers);
-        desk->length_and_checksum = length_and_checksum_of(headers);
-    }
-    return bpf_skb_store_bytes(skb, 0, to->macs, HEADERS, 0);
+    if (desk->is_six && cross(skb, desk, 0))
+        return -1;
+    if (desk->complete)
+        cover(skb, desk, share_of(&to->headers));
+    return bpf_skb_store_bytes(skb, 0, to->macs, FRAME_BYTES, 0);
 }
 
-/* What an output makes of the packet. */
+static __always_inline long rewrite_six(struct __sk_buff *skb, struct desk *desk, const struct frame_six *to)
+{
+    if (!desk->is_six && cross(skb, desk, 1))
+        return -1;
+    if (desk->complete)
+        cover(skb, desk, share_of_six(&to->headers));
+    return bpf_skb_store_bytes(skb, 0, to->macs, FRAME_SIX_BYTES, 0);
+}
+
+/* What an output of IPv4 makes of the packet. */
 static __always_inline void address(struct desk *desk, const struct relay_output *output)
 {
     const struct relay_headers *from = &desk->original.headers;
     struct relay_headers *to = &desk->next.headers;
-    uint32_t checksum;
     __builtin_memcpy(desk->next.macs, output->macs, MACS);
-    desk->next.ethertype = desk->original.ethertype;
-    to->version = from->version;
+    desk->next.ethertype = bpf_htons(ETHERTYPE_IPV4);
+    to->version = PLAIN_HEADER;
     to->tos = output->keep_dscp ? from->tos & ~ECN : output->tos;
     to->total = from->total;
     to->id = from->id;
@@ -440,20 +380,53 @@ static __always_inline void address(struct desk *desk, const struct relay_output
     to->ttl = output->ttl;
     to->protocol = PROTOCOL_UDP;
     to->checksum = 0;
-    to->source = output->source;
-    to->group = output->group;
+    to->source = output->source[0];
+    to->group = output->group[0];
     to->source_port = output->source_port;
     to->port = output->port;
     to->length = from->length;
     to->checksum = (uint16_t)~fold(header_sum(to));
-    if (desk->device) {
+    if (desk->device)
         to->udp_checksum = (uint16_t)pseudo_sum(to);
-    } else if (!from->udp_checksum) {
+    else if (!from->udp_checksum)
         to->udp_checksum = 0;
-    } else { /* RFC 1624, eqn. 3 */
-        checksum = (uint16_t)~fold(desk->rest + addresses_of(to) + ports_of(to));
-        to->udp_checksum = checksum ? checksum : 0xffff;
-    }
+    else
+        to->udp_checksum = changed_checksum(desk->rest, addresses_of(to) + ports_of(&to->source_port));
+}
+
+/* What one of IPv6 makes of it: flow label 0, as the ring's. */
+static __always_inline void address_six(struct desk *desk, const struct relay_output *output)
+{
+    const struct relay_headers *from = &desk->original.headers;
+    struct relay_headers_six *to = &desk->next_six.headers;
+    uint32_t traffic_class = output->keep_dscp ? from->tos & ~ECN : output->tos;
+    __builtin_memcpy(desk->next_six.macs, output->macs, MACS);
+    desk->next_six.ethertype = bpf_htons(ETHERTYPE_IPV6);
+    to->first = VERSION_6 | bpf_htonl(traffic_class << 20);
+    to->payload = from->length;
+    to->protocol = PROTOCOL_UDP;
+    to->hops = output->ttl;
+    copy_address(to->source, output->source);
+    copy_address(to->group, output->group);
+    to->source_port = output->source_port;
+    to->port = output->port;
+    to->length = from->length;
+    if (desk->device)
+        to->udp_checksum = (uint16_t)pseudo_sum_six(to);
+    else
+        to->udp_checksum = changed_checksum(desk->rest, addresses_of_six(to) + ports_of(&to->source_port));
+}
+
+static __noinline int become_six(struct __sk_buff *skb, struct desk *desk, const struct relay_output *output)
+{
+    address_six(desk, output);
+    return rewrite_six(skb, desk, &desk->next_six);
+}
+
+static __noinline int become_four(struct __sk_buff *skb, struct desk *desk, const struct relay_output *output)
+{
+    address(desk, output);
+    return rewrite(skb, desk, &desk->next);
 }
 
 /* Without branches: the verifier of a loader without CAP_PERFMON wants an address computed in one way. */
@@ -480,8 +453,7 @@ static __noinline int send_by(struct __sk_buff *skb, struct desk *desk, uint32_t
     if (!output)
         return 0;
     if (output->ifindex) {
-        address(desk, output);
-        code = rewrite(skb, desk, &desk->next);
+        code = output->is_six ? become_six(skb, desk, output) : become_four(skb, desk, output);
         if (!code)
             code = bpf_clone_redirect(skb, output->ifindex, 0);
     }
@@ -530,49 +502,111 @@ static __noinline int count_malformed(struct desk *desk)
     struct relay_link_counters *link = bpf_map_lookup_elem(&frames, &desk->rule.link);
     if (link)
         link->malformed += 1;
-    return 0;
+    return PASS;
 }
 
-/* What all outputs of a packet have in common. */
-static __always_inline void prepare(struct __sk_buff *skb, struct desk *desk)
+/* What all outputs of a packet have in common; `length` and `checksum` are of its UDP header. */
+static __always_inline void prepare(struct __sk_buff *skb, struct desk *desk, uint32_t length, uint32_t checksum, const int six)
 {
-    const struct relay_headers *headers = &desk->original.headers;
-    uint32_t size = bpf_ntohs(headers->length) - UDP_BYTES;
+    uint32_t size = bpf_ntohs(length) - UDP_BYTES;
     desk->size = size;
     desk->datagrams = 1;
     if (skb->gso_size)
         desk->datagrams = skb->gso_segs ? skb->gso_segs : (size + skb->gso_size - 1) / skb->gso_size;
+    desk->is_six = six;
     desk->complete = !desk->device && bpf_csum_update(skb, 0) >= 0;
-    desk->ports = ports_of(headers);
-    desk->length_and_checksum = length_and_checksum_of(headers);
-    desk->rest = (uint64_t)(uint16_t)~headers->udp_checksum + (uint32_t)~headers->source + (uint32_t)~headers->group
-        + (uint32_t)~desk->ports;
+    desk->rest = (uint16_t)~checksum;
+}
+
+/* The complement of a sum, in as many words as it may be of: `fold` takes it as theirs. */
+static __always_inline uint64_t without(uint64_t sum)
+{
+    return (uint16_t)~fold(sum);
+}
+
+/* Writes down what an IPv4 packet would say in this one's place, but for the addresses. Only who sends one needs an
+ * identification: there is one for each datagram, because each may be cut on its way (RFC 791). */
+static __noinline int stand_in(struct desk *desk)
+{
+    const struct relay_headers_six *from = &desk->original_six.headers;
+    struct relay_headers *to = &desk->original.headers;
+    struct relay_flow *flow;
+    to->tos = (uint8_t)(bpf_ntohl(from->first) >> 20);
+    to->total = bpf_htons(IPV4_BYTES + bpf_ntohs(from->length));
+    to->fragment = 0;
+    to->length = from->length;
+    to->udp_checksum = from->udp_checksum;
+    if (!(desk->rule.flags & RULE_CROSSES))
+        return 0;
+    flow = bpf_map_lookup_elem(&flows, &desk->rule.flow);
+    if (flow)
+        to->id = bpf_htons((uint16_t)__sync_fetch_and_add(&flow->id, desk->datagrams));
+    return 0;
+}
+
+static __always_inline int send(struct __sk_buff *skb, struct desk *desk)
+{
+    count_received(desk);
+    send_by(skb, desk, 0);
+    if (desk->rule.output_count > 1)
+        send_others(skb, desk);
+    return desk->rule.flags & RULE_EXCLUSIVE;
+}
+
+static __always_inline int relay_four(struct __sk_buff *skb)
+{
+    struct desk *desk = my_desk();
+    const struct relay_headers *headers;
+    if (!desk || bpf_skb_load_bytes(skb, 0, desk->original.macs, FRAME_BYTES))
+        return PASS;
+    if (decision_on(skb, desk, 0) != DECIDED_KERNEL)
+        return PASS;
+    headers = &desk->original.headers;
+    desk->device = left_to_device(skb, desk, UDP_SUM_AT, headers->udp_checksum, pseudo_sum(headers));
+    if (!desk->device && headers->udp_checksum
+        && !sum_is_right(skb, UDP_AT, bpf_ntohs(headers->length), 0, pseudo_sum(headers)))
+        return count_malformed(desk);
+    prepare(skb, desk, headers->length, headers->udp_checksum, 0);
+    desk->rest += (uint64_t)(uint32_t)~headers->source + (uint32_t)~headers->group + (uint32_t)~ports_of(&headers->source_port);
+    if (desk->complete)
+        desk->covered = fold(share_of(headers));
+    if (send(skb, desk))
+        return DROP;
+    rewrite(skb, desk, &desk->original);
+    return PASS;
+}
+
+static __noinline int relay_six(struct __sk_buff *skb)
+{
+    struct desk *desk = my_desk();
+    const struct relay_headers_six *headers;
+    if (!desk || bpf_skb_load_bytes(skb, 0, desk->original_six.macs, FRAME_SIX_BYTES))
+        return PASS;
+    if (decision_on(skb, desk, 1) != DECIDED_KERNEL)
+        return PASS;
+    headers = &desk->original_six.headers;
+    desk->device = left_to_device(skb, desk, UDP_SUM_SIX_AT, headers->udp_checksum, pseudo_sum_six(headers));
+    if (!desk->device
+        && !sum_is_right(skb, UDP_SIX_AT, bpf_ntohs(headers->length), fold(header_sum_six(headers)), pseudo_sum_six(headers)))
+        return count_malformed(desk);
+    prepare(skb, desk, headers->length, headers->udp_checksum, 1);
+    desk->rest += without(addresses_of_six(headers)) + (uint32_t)~ports_of(&headers->source_port);
+    if (desk->complete)
+        desk->covered = fold(share_of_six(headers));
+    stand_in(desk);
+    if (send(skb, desk))
+        return DROP;
+    rewrite_six(skb, desk, &desk->original_six);
+    return PASS;
 }
 
 SEC("tc")
 int relay(struct __sk_buff *skb)
 {
-    struct desk *desk;
-    if (!may_be_ours(skb))
-        return PASS;
-    desk = my_desk();
-    if (!desk || bpf_skb_load_bytes(skb, 0, desk->original.macs, HEADERS))
-        return PASS;
-    if (decision_on(skb, desk) != DECIDED_KERNEL)
-        return PASS;
-    desk->device = left_to_device(skb, desk);
-    if (!desk->device && desk->original.headers.udp_checksum && !sum_is_right(skb, desk)) {
-        count_malformed(desk);
-        return PASS;
-    }
-    prepare(skb, desk);
-    count_received(desk);
-    send_by(skb, desk, 0);
-    if (desk->rule.output_count > 1)
-        send_others(skb, desk);
-    if (desk->rule.flags & RULE_EXCLUSIVE)
-        return DROP;
-    rewrite(skb, desk, &desk->original);
+    if (skb->protocol == bpf_htons(ETHERTYPE_IPV4))
+        return may_be_ours(skb, 0) ? relay_four(skb) : PASS;
+    if (skb->protocol == bpf_htons(ETHERTYPE_IPV6))
+        return may_be_ours(skb, 1) ? relay_six(skb) : PASS;
     return PASS;
 }
 

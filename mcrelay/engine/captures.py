@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mcrelay._core.counters import REFUSALS, VERDICTS
 from mcrelay.engine.counters import ring_sum, total
@@ -55,9 +55,27 @@ def keys_of(each: InputSpec) -> tuple[int, ...]:
     return (each.ifindex, -each.ifindex) if each.own else (each.ifindex,)
 
 
-def in_core(address: Address) -> int | bytes:
-    """An address as the core takes it (address.pyx)."""
+CoreAddress = int | bytes  # IPv4, IPv6
+
+
+def in_core(address: Address) -> CoreAddress:
+    """An address as the core takes it (address.pyx), and the kernel engine's program (program.pyx)."""
     return int(address) if address.version == 4 else address.packed
+
+
+class RuleKey(NamedTuple):
+    """What the kernel engine finds a rule's datagrams by; source 0 is any."""
+
+    ifindex: int
+    group: CoreAddress
+    source: CoreAddress
+    port: int
+
+
+def rule_key(each: InputSpec) -> RuleKey:
+    """What an input's datagrams are found by. No datagram has port 0, which several ports have here."""
+    source = in_core(each.source) if each.source else 0
+    return RuleKey(each.ifindex, in_core(each.group), source, each.port if isinstance(each.port, int) else 0)
 
 
 def groups_of(spec: PlanSpec) -> dict[int, frozenset[Address]]:

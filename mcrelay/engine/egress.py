@@ -6,8 +6,9 @@ import contextlib
 import socket
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from mcrelay.engine.captures import CoreAddress, in_core
 from mcrelay.model.ports import spans_of
 
 if TYPE_CHECKING:
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from mcrelay.model.plan import OutputSpec
     from mcrelay.model.state import Endpoint
     from mcrelay.model.stream import Address
+
+
+class Ends(NamedTuple):
+    """What comes from us: source address and port, destination address and port."""
+
+    source: CoreAddress
+    source_port: int
+    group: CoreAddress
+    port: int
 
 
 @dataclass(slots=True)
@@ -38,9 +48,9 @@ class Egress:
         return self.endpoint.port
 
     @property
-    def sent(self) -> tuple[int, int, int, int]:
-        """Source address and port, destination address and port of its datagrams; of many, the first."""
-        return (int(self.source), self.source_port, int(self.spec.address), self.spec.port)
+    def sent(self) -> Ends:
+        """The ends of its datagrams; of many, the first."""
+        return Ends(in_core(self.source), self.source_port, in_core(self.spec.address), self.spec.port)
 
 
 def rerouted(egress: Egress) -> bool:

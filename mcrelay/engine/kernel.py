@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mcrelay.engine import program
-from mcrelay.engine.captures import keys_of
+from mcrelay.engine.captures import in_core, rule_key
+from mcrelay.engine.egress import Ends
 from mcrelay.engine.handover import MAPS, Handover
 from mcrelay.engine.ring import RingEngine
 from mcrelay.engine.table import (
@@ -23,7 +24,6 @@ from mcrelay.engine.table import (
     KeptLinks,
     LinkCount,
     OutputCounters,
-    RuleKey,
     Sending,
     Table,
     Taking,
@@ -34,7 +34,7 @@ from mcrelay.linux import capabilities
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from mcrelay.engine.captures import Capture
+    from mcrelay.engine.captures import Capture, RuleKey
     from mcrelay.engine.counters import Begun, Counters
     from mcrelay.engine.egress import Egress
     from mcrelay.engine.table import Keeper
@@ -45,8 +45,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-IPV4_UDP_BYTES = 28
-LARGEST = 65535  # bytes of an IPv4 packet
+LARGEST = 65507  # bytes of a datagram's payload
 GRACE_SECONDS = 0.1  # longer than a packet is on its way, where the kernel does not say when it is over
 NOT_BUILT = "this mcrelay was made without the kernel engine: its build needs clang and libbpf-dev"
 NO_CAPABILITY = (
@@ -82,7 +81,7 @@ class KernelEngine(RingEngine):
         self._reasons: dict[str, str] = {}
         self._alone: frozenset[str] = frozenset()  # rules whose originals nobody wants
         self._keys: dict[RuleKey, str] = {}  # of the rules that the program takes
-        self._own: frozenset[tuple[int, int, int, int]] = frozenset()  # what our outputs send, as the program tells it
+        self._own: frozenset[Ends] = frozenset()  # what our outputs send, as the program tells it
         super().__init__(features, workers, cpus)
 
     def _make_input(self, groups: int) -> list[Counters]:
@@ -126,7 +125,6 @@ class KernelEngine(RingEngine):
             self._tell(reasons)
             return frozenset()
         table = self._table
-        mixed = _with_ipv6(spec)
         attached: dict[int, str] = {}  # by link: nothing, or why the program is not there
         new = {each for output, _ in begun for each in output if isinstance(each, OutputCounters)}
         kept: dict[RuleKey, str] = {}
@@ -134,13 +132,12 @@ class KernelEngine(RingEngine):
             self._own = frozenset(_sent(sockets.values(), [each for _, each in asking]))
             table.know(self._own)
             for rule, each in asking:
-                reason = _unfit(rule, each, spec, rings, mixed)
+                reason = _unfit(rule, each, spec, rings)
                 if not reason and each.ifindex not in attached:
                     attached[each.ifindex] = self._attach(each, rings[each.ifindex])
                 reason = reason or attached[each.ifindex]
                 if not reason:
-                    assert isinstance(each.port, int)
-                    key = RuleKey(each.ifindex, int(each.group), int(each.source or 0), each.port)
+                    key = rule_key(each)
                     try:
                         table.take(key, self._taking(rule, each, spec, sockets), new)
                         kept[key] = rule.name
@@ -185,8 +182,7 @@ class KernelEngine(RingEngine):
 
     def _filter_by_program(self, ifindex: int, capture: Capture, groups: frozenset[Address]) -> None:
         assert self._table is not None
-        groups = frozenset(group for group in groups if group.version == 4)  # those of IPv6 are of rules that go
-        self._table.let_in(ifindex, {int(group) for group in groups})
+        self._table.let_in(ifindex, {in_core(group) for group in groups})
         if not capture.by_program:
             for ring in capture.sockets:
                 self._table.program.filter(ring.fileno())
@@ -196,8 +192,6 @@ class KernelEngine(RingEngine):
     def _filter(self, capture: Capture, groups: frozenset[Address], refused: Refusals) -> None:
         """Have the rings of a link let these groups in: by the program's filter where the program is."""
         ifindex = capture.sockets[0].ifindex
-        if capture.by_program and any(group.version != 4 for group in groups):  # the program has left the link's rules
-            capture.groups, capture.by_program = frozenset(), False
         if self._table is None or not capture.by_program:
             super()._filter(capture, groups, refused)
             return
@@ -211,12 +205,15 @@ class KernelEngine(RingEngine):
         assert isinstance(counters, InputCounters)
         counters.name = rule.name, each.text
         active = [output for output in rule.outputs if (rule.name, output.to) in sockets]
+        family = each.group.version
+        outputs = sorted(rule.outputs, key=lambda output: output.address.version != family)  # a packet crosses once
         return Taking(
             rule.name,
             counters,
-            tuple(self._sending(rule.name, output, spec, sockets) for output in rule.outputs),
-            min([output.payload_max + IPV4_UDP_BYTES for output in active], default=LARGEST),
+            tuple(self._sending(rule.name, output, spec, sockets) for output in outputs),
+            min([output.payload_max for output in active], default=LARGEST),
             whole=all(output.burst > 1 for output in active),
+            crosses=any(output.address.version != family for output in active),
             exclusive=rule.exclusive and rule.name in self._alone,
         )
 
@@ -300,33 +297,20 @@ def _with_program(count: RingCount, more: LinkCount) -> RingCount:
     )
 
 
-def _sent(held: Iterable[Egress], asking: Iterable[InputSpec]) -> Iterator[tuple[int, int, int, int]]:
+def _sent(held: Iterable[Egress], asking: Iterable[InputSpec]) -> Iterator[Ends]:
     """What comes from us, as far as the program can meet it: of outputs with many destinations those that it takes."""
     wanted = [(each.group, each.port) for each in asking if isinstance(each.port, int)]
     for each in held:
-        if each.spec.address.version != 4:  # the program meets IPv4 alone
-            continue
         if not each.spec.addressed:
             yield each.sent
             continue
         for group, port in wanted:
             if each.spec.sends_to(group, port):
-                yield (int(each.source), each.source_port, int(group), port)
+                yield Ends(in_core(each.source), each.source_port, in_core(group), port)
 
 
-def _with_ipv6(spec: PlanSpec) -> frozenset[int]:
-    """The rings that have to let groups of IPv6 through."""
-    six = [each for rule in spec.rules for each in rule.inputs if each.live and each.group.version != 4]
-    return frozenset(key for each in six for key in keys_of(each))
-
-
-def _unfit(
-    rule: RuleSpec, each: InputSpec, spec: PlanSpec, rings: Mapping[int, Capture], mixed: Collection[int]
-) -> str:
-    """Why the program does not treat a rule: what it does not do, and links that are no Ethernet.
-
-    ``mixed`` are the links on which rules listen to groups of IPv6, too.
-    """
+def _unfit(rule: RuleSpec, each: InputSpec, spec: PlanSpec, rings: Mapping[int, Capture]) -> str:
+    """Why the program does not treat a rule: what it does not do, and links that are no Ethernet."""
     capture = rings.get(each.ifindex)
     if capture is None:
         return f"link {each.iif} has no ring"
@@ -334,10 +318,6 @@ def _unfit(
         return f"link {each.iif} is no Ethernet link"
     if capture.split:
         return f"several workers share link {each.iif} by their filters"
-    if each.group.version != 4:
-        return f"engine kernel is IPv4's, and input {each.text} is none of it"
-    if each.ifindex in mixed:
-        return f"link {each.iif} has inputs of IPv6 too, and engine kernel's filter knows IPv4 alone"
     if each.own:
         return "what this host sends itself is the ring's to take"
     if not each.group.is_multicast:
@@ -352,8 +332,6 @@ def _unfit(
         if value is not None:
             return f"{key} is the ring's to hold"
     for output in rule.outputs:
-        if output.address.version != 4:
-            return f"engine kernel is IPv4's, and output {output.to} is none of it"
         if not output.address.is_multicast:
             return f"output {output.to} is no multicast group"
         if not isinstance(output.ttl, int):

@@ -32,6 +32,11 @@ def wait_for_packets() -> None:
     program.wait_for_packets()
 
 
+def detach(link: int) -> None:
+    """Take the program off the network interface that a link has it on, now. Raises OSError."""
+    program.detach(link)
+
+
 def read_counters(map_fd: int, index: int, words: int, newest: int = -1) -> tuple[int, ...]:
     """Counters of each CPU, added up; the maximum for the one at ``newest``. Raises OSError for another layout."""
     return program.read_counters(map_fd, index, words, newest)

@@ -35,7 +35,17 @@ from mcrelay._core.policer import PolicerState
 from mcrelay._core.queue import Scratch
 from mcrelay._core.ring import RingSocket
 from mcrelay._core.worker import Worker
-from mcrelay.engine.captures import Capture, both, captured, frame_losses, groups_of, in_core, keys_of, ring_count
+from mcrelay.engine.captures import (
+    Capture,
+    both,
+    captured,
+    frame_losses,
+    groups_of,
+    in_core,
+    keys_of,
+    ring_count,
+    rule_key,
+)
 from mcrelay.engine.counters import CounterRegistry
 from mcrelay.engine.egress import Egress, device_of, number_of, ports_sent_to, rerouted, source_of
 from mcrelay.engine.health import HealthRegistry
@@ -61,6 +71,7 @@ from mcrelay.model.state import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from mcrelay.engine.captures import RuleKey
     from mcrelay.engine.counters import Begun, Counters
     from mcrelay.linux.features import Features
     from mcrelay.model.plan import OutputSpec, PlanSpec, RingSpec
@@ -150,8 +161,8 @@ class RingEngine:
         sockets: Mapping[CounterKey, Egress],
         begun: Begun,
         refused: Refusals,
-    ) -> Collection[tuple[int, int, int, int]]:
-        """The inputs (ifindex, group, source, port) that another engine takes: the loop sees the rest."""
+    ) -> Collection[RuleKey]:
+        """The inputs that another engine takes: the loop sees the rest."""
         return ()
 
     async def _settle(
@@ -308,7 +319,7 @@ class RingEngine:
         sockets: dict[CounterKey, Egress],
         begun: Begun,
         *,
-        bypassed: Collection[tuple[int, int, int, int]],
+        bypassed: Collection[RuleKey],
     ) -> PlanOwner:
         plan = PlanOwner(self._generation, scratch=self._scratches[worker], worker=worker)
         numbers = {
@@ -351,8 +362,7 @@ class RingEngine:
                     health=self._looker(worker, rule.health, (rule.name, each.text)),
                     policer=self._policer(worker, (rule.name, each.text), each.limit, each.group_count),
                     label=(rule.name, each.text),
-                    bypassed=each.vlan == "none"
-                    and (each.ifindex, int(each.group), int(each.source or 0), each.port) in bypassed,
+                    bypassed=each.vlan == "none" and rule_key(each) in bypassed,
                     vlan=0 if each.vlan == "none" else None if each.vlan == "any" else each.vlan,
                 )
         for held in sockets.values():

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from mcrelay._core.program import KernelProgram
+    from mcrelay.engine.captures import CoreAddress, RuleKey
+    from mcrelay.engine.egress import Ends
     from mcrelay.engine.handover import Former
     from mcrelay.model.state import CounterKey
 
@@ -42,15 +44,6 @@ class FullError(Exception):
     """There is no room for another entry."""
 
 
-class RuleKey(NamedTuple):
-    """What a rule's datagrams are found by; addresses as numbers, source 0 is any."""
-
-    ifindex: int
-    group: int
-    source: int
-    port: int
-
-
 class LinkCount(NamedTuple):
     """Frames of a link that the program took, and those that it did not relay because their UDP checksum is wrong."""
 
@@ -64,8 +57,8 @@ class Sending:
 
     counters: OutputCounters
     ifindex: int = 0
-    group: int = 0
-    source: int = 0
+    group: CoreAddress = 0
+    source: CoreAddress = 0
     port: int = 0
     source_port: int = 0
     ttl: int = 0
@@ -76,13 +69,17 @@ class Sending:
 
 @dataclass(frozen=True, slots=True)
 class Taking:
-    """What the program is to do with a rule's datagrams: ``size_max`` is of an IPv4 packet, in bytes."""
+    """What the program is to do with a rule's datagrams: ``payload_max`` is in bytes.
+
+    ``crosses``: an output is of the other family.
+    """
 
     rule: str
     counters: InputCounters
     sendings: tuple[Sending, ...]
-    size_max: int
+    payload_max: int
     whole: bool
+    crosses: bool = False
     exclusive: bool = False
 
 
@@ -235,7 +232,7 @@ class Attachment:
     link_fd: int
     slot: int
     inherited: bool = False
-    groups: set[int] = field(default_factory=set)
+    groups: set[CoreAddress] = field(default_factory=set)
 
 
 class KeptLinks:
@@ -255,7 +252,10 @@ class KeptLinks:
             self._keeper.store(fd, f"{KEPT}{ifindex}")
 
     def let_go(self, ifindex: int, fd: int) -> None:
-        """Close it everywhere: the program is off that link."""
+        """Take the program off that link, now: the keeper closes its descriptor when it comes to it."""
+        if program.BUILT:
+            with contextlib.suppress(OSError):  # the network interface is gone
+                program.detach(fd)
         if self._keeper is not None:
             self._keeper.forget(f"{KEPT}{ifindex}")
         os.close(fd)
@@ -276,8 +276,9 @@ class Table:
         inputs, outputs = max(LEAST_ROOM, 4 * inputs), max(LEAST_ROOM, 4 * outputs)
         self.program: KernelProgram = program.load(
             {
-                "groups": max(inputs, GROUPS), "rules": inputs, "flows": inputs, "received": inputs,
-                "outputs": outputs, "sent": outputs, "own": outputs, "frames": LINKS,
+                "groups": max(inputs, GROUPS), "groups_six": max(inputs, GROUPS), "rules": inputs, "rules_six": inputs,
+                "flows": inputs, "received": inputs, "outputs": outputs, "sent": outputs, "own": outputs,
+                "own_six": outputs, "frames": LINKS,
             }
         )  # fmt: skip
         self.attached: dict[int, Attachment] = {}
@@ -285,7 +286,7 @@ class Table:
         self._going: dict[RuleKey, _Entry] = {}  # their rules are the ring's, or nobody's
         self._former: list[_Entry] = []  # of rules that the program still takes, otherwise than before
         self._sending: dict[int, OutputCounters] = {}  # by slot
-        self._own: frozenset[tuple[int, int, int, int]] = frozenset()
+        self._own: frozenset[Ends] = frozenset()
         self._outputs, self._sent = Slots(outputs), Slots(outputs)
         self._received, self._flows, self._frames = Slots(inputs), Slots(inputs), Slots(LINKS)
         self._past_frames: dict[str, LinkCount] = {}
@@ -353,7 +354,7 @@ class Table:
         self._past_frames[gone.ifname] = self._count_of(gone, self._past_frames)
         self._frames.give(gone.slot)
 
-    def let_in(self, ifindex: int, groups: Collection[int]) -> None:
+    def let_in(self, ifindex: int, groups: Collection[CoreAddress]) -> None:
         """Have the ring's filter pass these groups, less what the program takes. Raises OSError."""
         there = self.attached[ifindex].groups
         for group in set(groups) - there:
@@ -363,7 +364,7 @@ class Table:
             self.program.remove_group(ifindex, group)
             there.discard(group)
 
-    def know(self, own: Iterable[tuple[int, int, int, int]]) -> None:
+    def know(self, own: Iterable[Ends]) -> None:
         """Recognise what our outputs send; what they do not send any more is forgotten when it has settled."""
         wanted = frozenset(own)
         for each in wanted - self._own:
@@ -424,9 +425,9 @@ class Table:
     def _write(self, key: RuleKey, entry: _Entry, *, kernel: bool) -> None:
         self.program.set_rule(
             ifindex=key.ifindex, group=key.group, source=key.source, port=key.port, kernel=kernel,
-            exclusive=entry.taking.exclusive, whole=entry.taking.whole, counters=entry.counters,
-            first_output=entry.first_output, output_count=len(entry.taking.sendings),
-            size_max=entry.taking.size_max, flow=entry.flow, link=entry.attachment.slot,
+            exclusive=entry.taking.exclusive, whole=entry.taking.whole, crosses=entry.taking.crosses,
+            counters=entry.counters, first_output=entry.first_output, output_count=len(entry.taking.sendings),
+            payload_max=entry.taking.payload_max, flow=entry.flow, link=entry.attachment.slot,
         )  # fmt: skip
 
     def drop_originals(self, key: RuleKey, *, drop: bool) -> None:
@@ -447,7 +448,7 @@ class Table:
         """Whether something waits for packets on their way."""
         return bool(self._going or self._former)
 
-    def settle(self, own: Iterable[tuple[int, int, int, int]]) -> None:
+    def settle(self, own: Iterable[Ends]) -> None:
         """No packet can go by the former entries any more: give up what only they used."""
         for key in self._going:
             with contextlib.suppress(FileNotFoundError):
@@ -551,6 +552,8 @@ class Table:
         self.program.close()
 
 
-def macs_of(group: int, source: Sequence[int] | bytes) -> bytes:
-    """The addresses of a frame to a group (RFC 1112, 6.4)."""
-    return (0x01005E000000 | group & 0x7FFFFF).to_bytes(6, "big") + bytes(source)
+def macs_of(group: CoreAddress, source: bytes) -> bytes:
+    """The addresses of a frame to a group (RFC 1112, 6.4; RFC 2464, 7)."""
+    if isinstance(group, bytes):
+        return b"\x33\x33" + group[-4:] + source
+    return (0x01005E000000 | group & 0x7FFFFF).to_bytes(6, "big") + source

@@ -43,13 +43,16 @@ def engine(request, monkeypatch):
     return request.param
 
 
-WAYS = {
-    "ring": ("ring", Way()),
-    "kernel": ("kernel", Way()),
-    "IPv6": ("ring", Way(6, 6)),
-    "IPv4 to IPv6": ("ring", Way(4, 6)),
-    "IPv6 to IPv4": ("ring", Way(6, 4)),
-}
+ENGINES = ("ring", "kernel")
+FAMILIES = {"IPv4": Way(), "IPv6": Way(6, 6)}
+DIRECTIONS = {**FAMILIES, "IPv4 to IPv6": Way(4, 6), "IPv6 to IPv4": Way(6, 4)}
+
+
+def ways_of(engines, directions):
+    """The parameters of a fixture: each direction with each engine."""
+    return [
+        pytest.param((engine, way), id=f"{engine} {name}") for name, way in directions.items() for engine in engines
+    ]
 
 
 def _go(request, monkeypatch):
@@ -61,21 +64,25 @@ def _go(request, monkeypatch):
     return families
 
 
-@pytest.fixture(params=WAYS.values(), ids=WAYS)
+@pytest.fixture(params=ways_of(ENGINES, DIRECTIONS))
 def way(request, monkeypatch):
-    """A test that asks for it runs for each engine, for IPv6, and from each family to the other."""
+    """A test that asks for it runs with each engine, for each family, and from each to the other."""
     return _go(request, monkeypatch)
 
 
-@pytest.fixture(
-    params=[each for name, each in WAYS.items() if name != "kernel"], ids=[n for n in WAYS if n != "kernel"]
-)
+@pytest.fixture(params=ways_of(["ring"], DIRECTIONS))
 def ring_way(request, monkeypatch):
     """The same for what is the ring's alone to do."""
     return _go(request, monkeypatch)
 
 
-@pytest.fixture(params=list(WAYS.values())[:3], ids=list(WAYS)[:3])
+@pytest.fixture(params=ways_of(["kernel"], DIRECTIONS))
+def kernel_way(request, monkeypatch):
+    """The same for what the kernel engine alone does."""
+    return _go(request, monkeypatch)
+
+
+@pytest.fixture(params=ways_of(ENGINES, FAMILIES))
 def family(request, monkeypatch):
     """`way` without the ways from one family to the other."""
     return _go(request, monkeypatch)

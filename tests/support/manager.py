@@ -29,12 +29,17 @@ os.execvp(command[0], command)
 
 
 class Manager:
-    """systemd's side of the notify socket. ``told`` holds every message; ``kept`` the fd store."""
+    """systemd's side of the notify socket. ``told`` holds every message; ``kept`` the fd store.
+
+    While ``attentive`` is not set it forgets nothing that it is asked to: a manager may have much else to do.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = str(folder / "notify.sock")
         self.told: list[str] = []
         self.kept: dict[str, int] = {}
+        self.attentive = threading.Event()
+        self.attentive.set()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self.path)
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -47,6 +52,7 @@ class Manager:
         self.close()
 
     def close(self) -> None:
+        self.attentive.set()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
             last.sendto(b"", self.path)
         self._thread.join()
@@ -62,6 +68,8 @@ class Manager:
             pairs = dict(line.split("=", 1) for line in message.splitlines())
             for fd in fds:
                 self.kept[pairs["FDNAME"]] = fd
+            if "FDSTOREREMOVE" in pairs:
+                self.attentive.wait()
             if "FDSTOREREMOVE" in pairs and pairs["FDNAME"] in self.kept:
                 os.close(self.kept.pop(pairs["FDNAME"]))
             self.told.append(message)

@@ -40,6 +40,7 @@ both_engines = pytest.mark.usefixtures("engine")  # of tests/netns/conftest.py
 each_family = pytest.mark.usefixtures("family")  # with each engine, and for IPv6
 every_way = pytest.mark.usefixtures("way")  # with each engine, for each family and from one to the other
 ring_ways = pytest.mark.usefixtures("ring_way")  # the same without the kernel engine
+kernel_ways = pytest.mark.usefixtures("kernel_way")  # and with it alone
 
 
 class RelayUnderTest:

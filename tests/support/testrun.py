@@ -7,14 +7,21 @@ import os
 import struct
 
 PROG_TEST_RUN = 10  # enum bpf_cmd of linux/bpf.h
+CHECKSUM_COMPLETE = 4  # BPF_F_TEST_SKB_CHECKSUM_COMPLETE there, since Linux 6.16: EINVAL before
 LOOPBACK = 1
 SYSCALL = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def run(program: int, data: bytes, *, ifindex: int = LOOPBACK, gso_size: int = 0, gso_segs: int = 0):
-    """(what it returned, the packet afterwards). ``data`` begins with an Ethernet header."""
+def run(
+    program: int, data: bytes, *, ifindex: int = LOOPBACK, gso_size: int = 0, gso_segs: int = 0, summed: bool = False
+):
+    """(what it returned, the packet afterwards). ``data`` begins with an Ethernet header.
+
+    *summed*: the kernel has a sum of the packet, and compares it with what the packet is afterwards. Raises OSError:
+    EBADMSG where the sum did not follow a change.
+    """
     context = bytearray(192)  # struct __sk_buff of linux/bpf.h
     struct.pack_into("=I", context, 40, ifindex)
     struct.pack_into("=I", context, 164, gso_segs)
@@ -24,7 +31,7 @@ def run(program: int, data: bytes, *, ifindex: int = LOOPBACK, gso_size: int = 0
     attributes = ctypes.create_string_buffer(
         struct.pack(
             "=IIIIQQIIIIQQIII", program, 0, len(data), len(taken), ctypes.addressof(given), ctypes.addressof(taken),
-            1, 0, len(context), 0, ctypes.addressof(held), 0, 0, 0, 0,
+            1, 0, len(context), 0, ctypes.addressof(held), 0, CHECKSUM_COMPLETE if summed else 0, 0, 0,
         )
     )  # fmt: skip
     if _libc.syscall(SYSCALL, PROG_TEST_RUN, attributes, len(attributes) - 1) < 0:
