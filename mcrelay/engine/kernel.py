@@ -55,8 +55,8 @@ NO_CAPABILITY = (
 NOT_ALLOWED = "the kernel allows no such program: its lockdown or a security policy, or a container's namespace"
 NO_TCX = "this kernel has no tcx hook: it needs Linux 6.6 or newer"
 HELD = (
-    "something came that the program does not treat (from a second source, with IP options, beyond an output's MTU):"
-    " the ring has the stream until it has been silent for 0.1 s"
+    "something came that the program does not treat (from a second source, with IP options or extension headers, beyond"
+    " an output's MTU, without the checksum that IPv6 has): the ring has the stream until it has been silent for 0.1 s"
 )
 FULL = "the kernel engine's maps are full: a restart makes them larger"
 

@@ -12,11 +12,12 @@ import subprocess
 import time
 
 import pytest
-from support.frames import frame
+from support.frames import frame, six
 from support.manager import Manager, start_again
-from support.relay import GROUP, INPUT, RelayUnderTest, assert_adds_up, relaying
+from support.relay import GROUP, INPUT, SOURCE, RelayUnderTest, assert_adds_up, every_way, kernel_ways, relaying
 from support.testrun import SYSCALL
 from support.traffic import MCRELAY, assert_exact, heard, receiver, report, send, sender, wait_for
+from support.ways import way
 
 from mcrelay.engine.handover import COUNTERS
 from mcrelay.engine.table import KEPT
@@ -47,6 +48,11 @@ def attached(namespace, link: str = "in0") -> int:
     return namespace.call(ask)
 
 
+def to_group() -> str:
+    """How nft tells the stream that is taken."""
+    return f"{'ip' if way().taken == 4 else 'ip6'} daddr {way().source(GROUP)}"
+
+
 def rule_of(relay, name: str = "x"):
     return next(each for each in relay.show("rules") if each["name"] == name)
 
@@ -70,6 +76,18 @@ def run(relay, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+def replace(relay, *outputs: str, taken: str = INPUT, engine: str = "") -> str:
+    """Have the rule be another, without a word of what it was."""
+    options = ["--engine", engine] if engine else []
+    return run(relay, "replace", "x", way().input(taken), *map(way().output, outputs), *options)
+
+
+def datagram(payload: bytes, *, source: str = SOURCE) -> bytes:
+    """A frame of the rule's stream, with that payload."""
+    make = frame if way().taken == 4 else six
+    return make(payload, source=way().source(source), group=way().source(GROUP))
+
+
 def raw(relay, *frames: bytes) -> None:
     with relay.lab.source.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as source:
         source.bind(("eth0", 0))
@@ -77,6 +95,7 @@ def raw(relay, *frames: bytes) -> None:
             source.send(each)
 
 
+@kernel_ways
 def test_no_frame_reaches_the_ring_and_nothing_is_left_after_a_stop():
     with relaying(RULE) as relay:
         assert engine_of(relay) == ("kernel", "")
@@ -100,6 +119,7 @@ def test_a_process_that_dies_leaves_nothing_attached(number):
         wait_for(lambda: attached(relay.lab.relay) == 0, "the program to go")
 
 
+@kernel_ways
 def test_a_rule_that_moves_between_the_engines_loses_and_doubles_nothing():
     """Its order is kept on the way to the ring; the other way the program may overtake what the ring still has."""
     other = '[rules.y]\ninput = "239.5.5.5:5000%in0"\noutputs = ["239.10.0.9:5004%out0"]\n'
@@ -113,7 +133,7 @@ def test_a_rule_that_moves_between_the_engines_loses_and_doubles_nothing():
         moves = 0
         while streams[0].poll() is None:
             for engine in ("ring", "kernel"):
-                run(relay, "replace", "x", INPUT, OUT, "--engine", engine)
+                replace(relay, OUT, engine=engine)
                 assert engine_of(relay)[0] == engine
                 moves += 1
         for each in streams:
@@ -133,9 +153,9 @@ def test_an_output_that_comes_and_goes_touches_no_other_and_is_accounted_for():
         sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--count", 50_000)
         stream = sender(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 10_000, "--count", 50_000)
         while stream.poll() is None:
-            run(relay, "replace", "x", INPUT, OUT, "239.10.0.2:5004%out0")
-            run(relay, "replace", "x", INPUT, OUT)
-        run(relay, "replace", "x", INPUT, OUT, "239.10.0.2:5004%out0")
+            replace(relay, OUT, "239.10.0.2:5004%out0")
+            replace(relay, OUT)
+        replace(relay, OUT, "239.10.0.2:5004%out0")
         assert_exact(report(sink), 50_000)
         stats = relay.at_rest()
         assert_adds_up(stats)
@@ -147,11 +167,12 @@ def test_an_output_that_comes_and_goes_touches_no_other_and_is_accounted_for():
         assert relay.rule()["outputs"][1]["tx_packets"] == 10
 
 
+@kernel_ways
 def test_an_output_added_under_load_has_missed_exactly_what_came_before():
     with relaying(RULE) as relay:
         stream = sender(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 50_000, "--count", 100_000)
         relay.wait_for(lambda: relay.rule()["rx_packets"] > 1000, "the stream")
-        run(relay, "replace", "x", INPUT, OUT, "239.10.0.2:5004%out0")
+        replace(relay, OUT, "239.10.0.2:5004%out0")
         assert stream.wait(30) == 0
         stats = relay.at_rest()
         assert_adds_up(stats)
@@ -162,7 +183,7 @@ def test_an_output_added_under_load_has_missed_exactly_what_came_before():
 def test_another_input_for_a_rule_keeps_its_accounts():
     with relaying(RULE) as relay:
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--count", 100)
-        run(relay, "replace", "x", "226.2.2.3:2068%in0", OUT)
+        replace(relay, OUT, taken="226.2.2.3:2068%in0")
         send(relay.lab.source, "226.2.2.3:2068%eth0", "--count", 50)
         assert_adds_up(relay.at_rest())
         assert relay.rule()["rx_packets"] == relay.rule()["outputs"][0]["tx_packets"] == 150
@@ -196,7 +217,7 @@ def test_without_the_capability_the_ring_relays_and_the_remedy_is_named():
     """Kept only if a rule asks for the engine by the time the relay starts."""
     RelayUnderTest.engine = "ring"  # put back by the fixture
     with relaying(RULE) as relay:
-        said = run(relay, "replace", "x", INPUT, OUT, "--engine", "kernel")
+        said = replace(relay, OUT, engine="kernel")
         assert "by the ring: CAP_BPF and CAP_NET_ADMIN are missing" in said
         assert engine_of(relay)[0] == "ring"
         sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--count", 1000)
@@ -205,24 +226,25 @@ def test_without_the_capability_the_ring_relays_and_the_remedy_is_named():
         assert "cap_bpf" not in relay.log.read_text().splitlines()[0]
 
 
+@kernel_ways
 def test_a_second_source_takes_the_stream_to_the_ring_until_it_is_silent_and_nothing_is_lost():
     with relaying(f'[rules.x]\ninput = "{ANY}"\noutputs = ["{OUT}"]\n') as relay:
         sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0")
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 10_000, "--count", 5_000)
-        raw(relay, frame(b"from somebody else", source="192.168.168.99"))
+        raw(relay, datagram(b"from somebody else", source="192.168.168.99"))
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 10_000, "--count", 5_000)
         stats = relay.at_rest()
         got = heard(sink, relay.lab.sink)
         assert got["received"] == 10_001
         assert_adds_up(stats)
         assert relay.rule()["rx_packets"] == 10_001
-        raw(relay, frame(b"1", source="192.168.168.99"), frame(b"2"))
+        raw(relay, datagram(b"1", source="192.168.168.99"), datagram(b"2"))
         shown = engine_of(relay)
         assert shown[0] == "ring"
         assert "until it has been silent" in shown[1]
         time.sleep(0.2)
         before = relay.link()["kernel_frames"]
-        raw(relay, frame(b"3"))
+        raw(relay, datagram(b"3"))
         relay.wait_for(lambda: relay.link()["kernel_frames"] == before + 1, "the program to take it again")
         assert engine_of(relay) == ("kernel", "")
 
@@ -243,12 +265,12 @@ def test_what_the_program_leaves_is_counted_by_the_ring_and_nothing_twice():
         assert relay.link()["kernel_frames"] == relay.rule()["rx_packets"] == 1
 
 
-@pytest.mark.parametrize("engine", ["ring", "kernel"])
-def test_a_wrong_udp_checksum_is_malformed_and_not_relayed_by_either_engine(engine, monkeypatch):
-    monkeypatch.setattr(RelayUnderTest, "engine", engine)
+@every_way
+def test_a_wrong_udp_checksum_is_malformed_and_not_relayed_by_either_engine():
+    engine = RelayUnderTest.engine
     with relaying(RULE) as relay:
         sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0")
-        good = frame(b"x" * 700)
+        good = datagram(b"x" * 700)
         raw(relay, good, good[:-1] + b"y", good)
         assert_adds_up(relay.at_rest())
         got = heard(sink, relay.lab.sink)
@@ -274,12 +296,13 @@ def test_an_output_link_that_is_down_or_gone_costs_what_is_counted_and_no_other_
         assert engine_of(relay) == ("kernel", "")
 
 
+@kernel_ways
 @pytest.mark.parametrize("exclusive", [True, False])
 def test_the_original_is_dropped_by_the_program_where_the_rule_is_exclusive(exclusive):
     """Before nftables' ingress hook; else every one of them gets there."""
     with relaying(RULE + f"exclusive = {str(exclusive).lower()}\n") as relay:
         assert (rule_of(relay)["exclusive"] == {"state": "on", "reason": None}) == exclusive
-        chain = f"type filter hook ingress device in0 priority -500; ip daddr {GROUP} counter name passed;"
+        chain = f"type filter hook ingress device in0 priority -500; {to_group()} counter name passed;"
         relay.lab.relay.run("nft", f"table netdev test {{ counter passed {{ }}; chain c {{ {chain} }}; }}")
         sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--count", 2000)
         send(relay.lab.source, f"{GROUP}:2068%eth0", "--rate", 5_000, "--count", 2000)
@@ -309,20 +332,11 @@ def test_who_joins_later_gets_the_originals_of_an_exclusive_rule_too():
 def test_descriptors_and_maps_do_not_pile_up():
     with relaying(RULE) as relay:
         folder = f"/proc/{relay.process.pid}/fd"
-        run(relay, "replace", "x", INPUT, OUT, "--engine", "kernel")
+        replace(relay, OUT, engine="kernel")
         before = len(os.listdir(folder))
         for i in range(30):
-            run(
-                relay,
-                "replace",
-                "x",
-                INPUT,
-                OUT,
-                f"239.10.0.{i % 5 + 2}:5004%out0",
-                "--engine",
-                ["ring", "kernel"][i % 2],
-            )
-        run(relay, "replace", "x", INPUT, OUT, "--engine", "kernel")
+            replace(relay, OUT, f"239.10.0.{i % 5 + 2}:5004%out0", engine=["ring", "kernel"][i % 2])
+        replace(relay, OUT, engine="kernel")
         assert len(os.listdir(folder)) <= before
         assert attached(relay.lab.relay) == 1
 
@@ -368,6 +382,7 @@ def test_the_next_process_goes_on_with_the_counters(tmp_path):
             assert (relay.rule()["rx_packets"], other["since_packets"], other["tx_packets"]) == (135, 110, 25)
 
 
+@kernel_ways
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart_under_a_manager_loses_doubles_and_reorders_nothing(tmp_path, end):
     with Manager(tmp_path) as manager:
@@ -394,6 +409,7 @@ def test_a_restart_under_a_manager_loses_doubles_and_reorders_nothing(tmp_path, 
 
 
 def test_a_process_that_finds_a_link_of_a_rule_that_is_the_rings_by_now_lets_go_of_it(tmp_path):
+    """At once, however long the manager takes to let go of its own."""
     with Manager(tmp_path) as manager:
         environment = {"NOTIFY_SOCKET": manager.path}
         with relaying(RULE, environment=environment) as relay:
@@ -403,14 +419,48 @@ def test_a_process_that_finds_a_link_of_a_rule_that_is_the_rings_by_now_lets_go_
             time.sleep(0.5)
             relay.process.kill()
             relay.process.wait()
+            manager.attentive.clear()
             relay.config.write_text(RULE)  # without the default: the ring's
             start_again(relay, manager, environment)
             relay.wait_for(lambda: forwards(relay), "the next process")
             assert engine_of(relay)[0] == "ring"
             assert attached(relay.lab.relay) == 0
-            relay.wait_for(lambda: all(KEPT not in each for each in manager.kept), "the store to forget it")
             assert stream.wait(30) == 0
             relay.at_rest()
+            assert attached(relay.lab.relay) == 0
+            manager.attentive.set()
+            relay.wait_for(lambda: all(KEPT not in each for each in manager.kept), "the store to forget it")
             got = heard(sink, relay.lab.sink)
             assert got["duplicated"] == got["corrupted"] == 0
             assert_adds_up(relay.show("stats"))
+
+
+def test_rules_of_both_families_and_of_both_engines_share_a_link():
+    """What goes in by one family leaves by both, and an extension header takes a stream to the ring."""
+    four, other, ours = "239.1.1.1:5000", "[ff15::1]:5000", "[ff15::9]:5000"
+    config = (
+        f'[rules.four]\ninput = "{four}%in0"\noutputs = ["239.10.0.1:5004%out0", "[ff15::2]:5004%out0"]\n'
+        f'[rules.six]\ninput = "{other}%in0"\noutputs = ["239.10.0.3:5004%out0", "[ff15::4]:5004%out0"]\n'
+        f'[rules.ring]\ninput = "{ours}%in0"\noutputs = ["[ff15::5]:5004%out0"]\nengine = "ring"\n'
+    )
+    with relaying(config, ipv6=True) as relay:
+        assert [engine_of(relay, name) for name in ("four", "six")] == [("kernel", "")] * 2
+        assert engine_of(relay, "ring")[0] == "ring"
+        outputs = ["239.10.0.1", "[ff15::2]", "239.10.0.3", "[ff15::4]", "[ff15::5]"]
+        sinks = [receiver(relay.lab.sink, f"{each}:5004%eth0", "--count", 3_000) for each in outputs]
+        streams = [
+            sender(relay.lab.source, f"{each}%eth0", "--count", 3_000, "--rate", 5_000) for each in (four, other, ours)
+        ]
+        for each in sinks:
+            assert_exact(report(each), 3_000)
+        assert [each.wait(30) for each in streams] == [0, 0, 0]
+        stats = relay.at_rest()
+        assert_adds_up(stats)
+        assert relay.link()["kernel_frames"] == 6_000
+        sink = receiver(relay.lab.sink, "[ff15::4]:5004%eth0", "--count", 100)
+        time.sleep(0.2)
+        options = [(60, b"\0" + b"\1\4" + bytes(4))]
+        raw(relay, *(six(b"%03d" % n, group="ff15::1", port=5000, headers=options) for n in range(100)))
+        assert report(sink)["received"] == 100
+        assert engine_of(relay, "six")[0] == "ring"
+        assert engine_of(relay, "four") == ("kernel", "")

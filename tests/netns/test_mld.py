@@ -172,3 +172,11 @@ def test_a_querier_that_falls_silent(lab):
         send_query(lab.source, "eth0")
         relay.wait_for("silent-querier", gone=True)
     helper.close()
+
+
+def test_more_ipv6_groups_than_one_socket_has_memory_for_are_joined_on_several():
+    config = '[rules.x]\ninput = "[ff15::]/116:5000%in0"\noutputs = ["[ff16::]/116:5004%out0"]\n'
+    with relaying(config, ipv6=True) as relay:
+        mine = lambda: {group for group in memberships(relay.lab.relay, "in0") if group.startswith("ff15::")}  # noqa: E731
+        wait_for(lambda: len(mine()) == 4096, "4096 groups", 20)
+        assert {each["state"] for each in relay.show("groups")} == {"joined"}
