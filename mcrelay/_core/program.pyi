@@ -1,6 +1,7 @@
 from typing import final
 
 MAPS: tuple[str, ...]
+SIX: str
 
 def probe_hook() -> None: ...
 def read_counters(map_fd: int, index: int, words: int, newest: int) -> tuple[int, ...]: ...

@@ -8,7 +8,8 @@ import time
 import pytest
 from support.igmpwire import Listener
 from support.mldwire import QUERIER, Watching, join, send_query
-from support.traffic import wait_for
+from support.relay import relaying
+from support.traffic import memberships, wait_for
 
 from mcrelay.commands.lab import SOURCE_ADDRESS6, forwarding, standard_lab
 from mcrelay.igmp import mld
