@@ -116,7 +116,8 @@ def _without_zone(rest: str) -> str:
     for part in re.split("[]@]", rest.partition("]%")[0]):
         bracket, percent, link = part.removeprefix("[").partition("%")
         if part.startswith("[") and percent and six(bracket) is not None:
-            refuse(f"{shown('%' + link)} stands in brackets", f"the link comes last, e.g. [{bracket}]:5000%{link[:15]}")
+            name = link if _LINK.fullmatch(link) else "eth0"
+            refuse(f"{shown('%' + link)} stands in brackets", f"the link comes last, e.g. [{bracket}]:5000%{name}")
     return rest
 
 

@@ -334,6 +334,7 @@ PIECES = st.lists(
 @given(st.one_of(st.text(), PIECES.map("".join)))
 @example("1.2.3.4:" + "9" * 5000)
 @example("9" * 5000 + ".1.1.1")
+@example("[::%\x1f0")
 @settings(max_examples=500)
 def test_any_text_is_read_or_refused_in_one_printable_line(text):
     message = ""
