@@ -79,7 +79,7 @@ asan: $(READY) ## the core tests under AddressSanitizer and UBSan
 tsan: $(READY) ## the core tests under ThreadSanitizer
 	@bash .ci/sanitize thread $(BIN)
 
-fuzz: build ## parser, reassembler and splitter fuzzed under ASan: FUZZ=60 seconds in all
+fuzz: build ## parser, reassembler, splitter and cutter fuzzed under ASan: FUZZ=60 seconds in all
 	@bash .ci/fuzz $(BIN)/python $(or $(FUZZ),60)
 
 dist/mcrelay: build

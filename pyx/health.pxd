@@ -6,6 +6,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from .counters cimport CounterBlock, StreamCounters
 from .kernel cimport add, load_relaxed_u64, store_relaxed_u64
 from .rtp cimport Rtp, RtpHeader, look_at_rtp, read_rtp, settle
+from .superframes cimport Superframe, take
 from .transport cimport Transport, is_transport, look_at_transport
 
 cdef enum:
@@ -35,12 +36,11 @@ cdef inline bint recognise(Health *health, const uint8_t *payload, uint32_t size
     return True
 
 
-cdef inline void look(
-    Health *health, const uint8_t *payload, uint32_t size, uint32_t segment, uint64_t stamp
-) noexcept nogil:
-    """Every datagram of a frame that came at ``stamp`` (Unix ns); ``segment`` is 0 where it holds one."""
+cdef inline void look(Health *health, Superframe frame, uint64_t stamp) noexcept nogil:
+    """Every datagram of a frame that came at ``stamp`` (Unix ns)."""
     cdef uint64_t before = load_relaxed_u64(&health.counters.last_packet_ns)
-    cdef uint32_t part
+    cdef const uint8_t *payload
+    cdef uint32_t size
     if before and stamp > before + SILENT_NS:
         add(&health.counters.silences, 1)
         add(&health.counters.silence_ns, stamp - before)
@@ -48,12 +48,10 @@ cdef inline void look(
             settle(health.rtp)
     store_relaxed_u64(&health.counters.last_packet_ns, stamp)
     while True:
-        part = min(segment, size) if segment else size
-        if not recognise(health, payload, part, stamp):
+        size = take(&frame, &payload)
+        if not recognise(health, payload, size, stamp):
             add(&health.counters.unrecognised, 1)
-        payload += part
-        size -= part
-        if not size:
+        if not frame.left:
             break
 
 

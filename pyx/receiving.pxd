@@ -13,6 +13,7 @@ from .kernel cimport (
 from .address cimport Address, equal, mapped
 from .payload cimport CHECK_AT, NUMBERED, Header, Kind, read_payload
 from .sockaddr cimport take_end
+from .superframes cimport Superframe, superframe_of, take
 from .tally cimport Delays, Tally, count, note_delay
 
 cdef enum:
@@ -135,29 +136,29 @@ cdef inline int take_apart(
 ) noexcept nogil:
     """Check and count what is in one frame: a datagram, or the many of a superframe. What is neither is passed over."""
     cdef const uint8_t *ip = frame + IP_AT
-    cdef uint32_t header, left, step, at
+    cdef Superframe rest
+    cdef const uint8_t *payload
+    cdef uint32_t header, length
     cdef uint32_t whole = size - IP_AT
     if size < IP_AT + 28 or ip[0] >> 4 != 4 or read_be16(ip + 6) & FRAGMENT:
         return 0
     header = (ip[0] & 15) * 4
     if header < 20 or whole < header + 8:
         return 0
-    left = read_be16(ip + header + 4)
-    if left < 8 or header + left > whole:
+    length = read_be16(ip + header + 4)
+    if length < 8 or header + length > whole:
         return 0
-    left -= 8
-    step = read_raw16(frame + GSO_SIZE_AT) if frame[GSO_TYPE_AT] == GSO_UDP_L4 else 0
-    at = header + 8
+    rest = superframe_of(
+        ip + header + 8, length - 8, read_raw16(frame + GSO_SIZE_AT) if frame[GSO_TYPE_AT] == GSO_UDP_L4 else 0
+    )
     while True:
-        size = step if 0 < step < left else left
-        if enter(sink, stream, ip + at, size, now):
+        size = take(&rest, &payload)
+        if enter(sink, stream, payload, size, now):
             return -1
         note_source(sink, mapped(read_be32(ip + 12)), read_be16(ip + header))
         sink.ttl[ip[8]] += 1
         sink.tos[ip[1]] += 1
-        at += size
-        left -= size
-        if left == 0:
+        if not rest.left:
             return 0
 
 

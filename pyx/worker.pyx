@@ -34,6 +34,7 @@ from .ring cimport (
     view_frame,
 )
 from .runs cimport charge
+from .superframes cimport Superframe, datagrams, longest, superframe_of, take
 from .times cimport TIMED_SENDS, note_times
 from .wire cimport ETHERNET_BYTES, Datagram, Fragment, glance, parse_fragment
 
@@ -293,12 +294,12 @@ cdef inline uint32_t lane_of(const Flow *flow, const Place *place) noexcept nogi
     return (place.group + place.port * 37) & flow.lane_mask
 
 
-@cython.cdivision(True)         # segment is not 0 where it divides; the check would want the GIL
 cdef inline Verdict relay_datagram(
     Plan *plan, Capture *capture, const Frame *frame, const Datagram *datagram, uint32_t found, uint32_t segment
 ) noexcept nogil:
     """Let in, queue. A superframe's datagrams, of ``segment`` bytes, are queued one by one."""
-    cdef uint32_t at, chain, stream
+    cdef uint32_t chain, stream
+    cdef const uint8_t *payload
     cdef Watch *watch
     cdef Place place
     cdef Input *input = &plan.inputs[found]
@@ -306,14 +307,11 @@ cdef inline Verdict relay_datagram(
     cdef uint32_t group = <uint32_t>(datagram.group.low - input.group)      # 0, unless it is a range
     cdef InputCounters *counters = &input.counters[group]
     cdef uint32_t size = datagram.size
-    cdef uint32_t count = 1
-    cdef uint32_t piece = size                  # of each datagram, but for the last
+    cdef Superframe rest = superframe_of(datagram.payload, size, segment)
+    cdef uint32_t count = datagrams(&rest)
     cdef bint keeps = flow.keeps_ends
     cdef uint64_t sender = digest(&datagram.source)
     cdef uint64_t stamp = stamp_of(frame)
-    if segment and size:
-        count = (size + segment - 1) // segment
-        piece = min(segment, size)
     add(&counters.rx_packets, count)
     add(&counters.rx_bytes, size)
     store_relaxed_u64(&counters.last_packet_ns, stamp)
@@ -330,7 +328,7 @@ cdef inline Verdict relay_datagram(
         watch.source = sender
         watch.left = max(watch.left, <uint32_t>WATCHED)
     if watch.left and not capture.loopback and comes_back(
-        plan.queue.repeats, stream, &watch.left, datagram.payload, <uint16_t>piece,
+        plan.queue.repeats, stream, &watch.left, datagram.payload, <uint16_t>longest(&rest),
         sender, not input.bypassed, stamp,
     ):
         add(&counters.drops[<uint32_t>DROP_ECHO], count)
@@ -339,7 +337,7 @@ cdef inline Verdict relay_datagram(
         add(&counters.drops[<uint32_t>DROP_SOURCE], count)
         return DROPPED
     if input.health != NULL:
-        look(input.health, datagram.payload, size, segment if count > 1 else 0, stamp)
+        look(input.health, rest, stamp)
     if input.policer != NULL and not conforms(&input.policer[group], stamp, count, size):
         add(&counters.drops[<uint32_t>DROP_POLICER], count)
         return DROPPED
@@ -348,20 +346,16 @@ cdef inline Verdict relay_datagram(
     if flow.addressed:
         place = Place(group, datagram.port)
         chain += lane_of(flow, &place)
-    at = 0
     while True:
         if plan.queue.used == ENTRIES:
             flush(plan)
         if flow.addressed:
             plan.queue.places[plan.queue.used] = place
-        push(
-            plan.queue, chain, datagram.payload + at, <uint16_t>min(piece, size - at), datagram.tos, datagram.ttl,
-            stamp,
-        )
+        size = take(&rest, &payload)
+        push(plan.queue, chain, payload, <uint16_t>size, datagram.tos, datagram.ttl, stamp)
         if keeps:
             note_ends(plan.queue, &datagram.source, datagram.source_port)
-        at += piece
-        if at >= size:
+        if not rest.left:
             return RELAYED
 
 

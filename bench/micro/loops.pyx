@@ -10,6 +10,7 @@ from mcrelay._core.counters cimport RELAYED
 from mcrelay._core.match cimport parse_and_find
 from mcrelay._core.health cimport HealthState, look
 from mcrelay._core.queue cimport ENTRIES, Queue, Scratch, push, queue_build, queue_free
+from mcrelay._core.superframes cimport superframe_of
 from mcrelay._core.wire cimport Datagram, parse
 
 cdef enum:
@@ -136,9 +137,11 @@ cdef class Stream:
 
     def look(self, uint32_t rounds):
         """Look at all of them so many times; how many that were."""
+        cdef const uint8_t *at
         cdef uint32_t i, _r
         for _r in range(rounds):
             for i in range(self.count):
                 self.stamp += 100000
-                look(&self.health.health, self.memory + <size_t>i * self.size, self.size, 0, self.stamp)
+                at = self.memory + <size_t>i * self.size
+                look(&self.health.health, superframe_of(at, self.size, 0), self.stamp)
         return rounds * self.count

@@ -41,6 +41,7 @@ from mcrelay._core.ring cimport (
     Frame, Ring, acquire, first_frame, frame_count, half_free, view_frame, release, status_of,
 )
 from mcrelay._core.runs cimport RUN_MAX, assemble
+from mcrelay._core.superframes cimport superframe_of
 from mcrelay._core.times cimport bucket_of
 from mcrelay._core.wire cimport Datagram, Fragment, ones_sum, parse, parse_fragment
 
@@ -634,7 +635,7 @@ def look_at(HealthState health not None, bytes payload not None, uint64_t stamp,
     """Have a stream's health look at what one frame brought, at ``stamp`` (Unix ns)."""
     cdef uint8_t *memory = exact_copy(payload)
     try:
-        look(&health.health, memory, len(payload), segment, stamp)
+        look(&health.health, superframe_of(memory, len(payload), segment), stamp)
     finally:
         free(memory)
 

@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
-from mcrelay._core.address cimport Address, mapped
+from mcrelay._core.address cimport Address, equal, mapped
 from mcrelay._core.counters cimport (
     BROKEN, FRAGMENT, INCOMPLETE, RELAYED, VERDICT_COUNT, FragmentCounters, FrameCounters, OutputCounters, Verdict,
 )
@@ -20,14 +20,20 @@ from mcrelay._core.kernel cimport virtio_net_hdr, write_be16
 from mcrelay._core.offload cimport finish_inner, is_inner, segment_bytes
 from mcrelay._core.queue cimport MESSAGES, NONE, Queue, Scratch, push, queue_build
 from mcrelay._core.ring cimport Ring
+from mcrelay._core.superframes cimport Superframe, datagrams, longest, superframe_of, take
 from mcrelay._core.tagged cimport assemble_frames
-from mcrelay._core.wire cimport Datagram, Fragment, glance, ones_sum, parse, parse_fragment
+from mcrelay._core.wire cimport (
+    HOP_BY_HOP, UDP, UDP_BYTES, Datagram, Fragment, ends_sum, fold, glance, ones_sum, parse, parse_fragment, walk,
+)
 
 cdef enum:
     FRAME_MOST = 2048
     HEAD = 38                   # of a tagged frame, before what IPv4 carries
     HEAD_SIX = 58               # and IPv6
+    LONGEST = 65515             # of what an IPv4 header carries, and of what follows an IPv6 fragment header
+    LONGEST_SIX = 65527
 
+cdef public uint32_t seen
 cdef Fragments store
 cdef Ring ring
 cdef FrameCounters frames
@@ -60,13 +66,12 @@ cdef inline void demand(bint holds) noexcept nogil:
         abort()
 
 
-cdef uint32_t sum_of(const uint8_t *data, uint32_t size) noexcept nogil:
-    """Reads all of it."""
-    cdef uint32_t total = 0
+cdef void read_all(const uint8_t *data, uint32_t size) noexcept nogil:
+    """What comes of it is public: else the compiler would not read at all."""
+    global seen
     cdef uint32_t i
     for i in range(size):
-        total += data[i]
-    return total
+        seen += data[i]
 
 
 cdef void put_right(uint8_t *ip, uint32_t size) noexcept nogil:
@@ -76,6 +81,60 @@ cdef void put_right(uint8_t *ip, uint32_t size) noexcept nogil:
         write_be16(ip + 10, 0)
         total = ones_sum(ip, size)
         write_be16(ip + 10, <uint16_t>~total)
+
+
+cdef bint put_udp_right(Assembly *whole) noexcept nogil:
+    """Give a whole datagram the UDP length and checksum that it should have, if its headers lead to UDP."""
+    cdef uint32_t at = 0
+    cdef uint32_t length, total
+    cdef uint8_t kind = whole.kind
+    cdef uint8_t *udp
+    if walk(whole.bytes, whole.total, &at, &kind) != RELAYED or whole.total - at < UDP_BYTES:
+        return False
+    udp = whole.bytes + at
+    length = whole.total - at
+    write_be16(udp + 4, <uint16_t>length)
+    write_be16(udp + 6, 0)
+    total = fold(<uint64_t>ones_sum(udp, length) + ends_sum(&whole.source, &whole.group) + UDP + length)
+    write_be16(udp + 6, <uint16_t>(0xffff if total == 0xffff else ~total))
+    return True
+
+
+cdef void demand_cut(const uint8_t *payload, uint32_t size, uint32_t segment) noexcept nogil:
+    """The datagrams of a frame are its payload from end to end; each but the last has ``segment`` bytes."""
+    cdef Superframe rest = superframe_of(payload, size, segment)
+    cdef uint32_t count = datagrams(&rest)
+    cdef uint32_t most = longest(&rest)
+    cdef uint32_t at = 0
+    cdef uint32_t taken = 0
+    cdef uint32_t piece
+    cdef const uint8_t *each
+    while True:
+        demand(datagrams(&rest) == count - taken)
+        piece = take(&rest, &each)
+        demand(each == payload + at and piece <= most and (piece or not size))
+        read_all(each, piece)
+        at += piece
+        taken += 1
+        demand(at <= size and rest.left == size - at)
+        if not rest.left:
+            break
+        demand(piece == segment)
+    demand(at == size and taken == count)
+
+
+cdef public int fuzz_cutter(const uint8_t *data, size_t size) noexcept nogil:
+    """Four bytes: how long a frame's payload is, and what its sender says that each datagram of it has."""
+    cdef uint8_t *payload
+    cdef uint32_t held
+    if size < 4:
+        return 0
+    held = <uint32_t>data[0] << 8 | data[1]
+    payload = <uint8_t *>malloc(held)
+    memset(payload, data[0], held)
+    demand_cut(payload, held, <uint32_t>data[2] << 8 | data[3])
+    free(payload)
+    return 0
 
 
 cdef public int fuzz_parser(const uint8_t *data, size_t size) noexcept nogil:
@@ -105,11 +164,10 @@ cdef public int fuzz_parser(const uint8_t *data, size_t size) noexcept nogil:
     if verdict == FRAGMENT and parse_fragment(frame, &fragment):
         demand(fragment.start < fragment.end and fragment.end <= 65535)
         demand(fragment.bytes >= frame and fragment.bytes + (fragment.end - fragment.start) <= frame + held)
-        sum_of(fragment.bytes, fragment.end - fragment.start)
+        read_all(fragment.bytes, fragment.end - fragment.start)
     if verdict == RELAYED:
         demand(datagram.payload >= frame and datagram.payload + datagram.size <= frame + held)
-        sum_of(datagram.payload, datagram.size)
-        segment_bytes(frame)
+        demand_cut(datagram.payload, datagram.size, segment_bytes(frame))
         if is_inner(frame, &datagram):
             finish_inner(frame, &datagram)
     free(memory)
@@ -117,9 +175,10 @@ cdef public int fuzz_parser(const uint8_t *data, size_t size) noexcept nogil:
 
 
 cdef public int fuzz_reassembler(const uint8_t *data, size_t size) noexcept nogil:
-    """Fragments of few datagrams, eight bytes each: who, to whom, which, where, how long, what, what passes between.
+    """Fragments of few datagrams, of both families, eight bytes each: who, to whom, which, where, how long, what, what
+    passes between.
 
-    Every frame ends in exactly one verdict, and whatever is whole can be read.
+    Every frame ends in exactly one verdict. What is whole can be read, and is relayed if its UDP header is right.
     """
     cdef uint8_t *bytes
     cdef Fragment fragment
@@ -129,24 +188,32 @@ cdef public int fuzz_reassembler(const uint8_t *data, size_t size) noexcept nogi
     cdef uint64_t given = 0
     cdef uint64_t counted = 0
     cdef uint32_t at, i
+    cdef bint six, right
     cdef Verdict verdict
     memset(&frames, 0, sizeof(frames))
     for at in range(0, <uint32_t>(size & ~<size_t>7), 8):
+        six = data[at + 3] >> 5 & 1
         fragment.source = mapped(<uint32_t>0xc0000200U | data[at])
         fragment.group = mapped(<uint32_t>0xe9fc0000U | <uint32_t>(data[at + 1] & 3))
         fragment.identification = data[at + 1] >> 2
+        if six:
+            fragment.source.high = 0x20010db800000000ULL
+            fragment.group.high = 0xff1e000000000000ULL
+            fragment.identification *= 0x01010101
         fragment.start = 8 * <uint32_t>data[at + 2] * (1 + (data[at + 3] & 31))
         fragment.end = fragment.start + 1 + data[at + 4] * (1 + <uint32_t>(data[at + 5] & 15))
         fragment.more = data[at + 3] >> 7
-        fragment.kind = 17 if data[at + 3] & 64 else data[at + 6]
+        fragment.kind = data[at + 6] if six and not data[at + 3] & 64 else <uint8_t>UDP
         fragment.tos = fragment.ttl = data[at + 6]
         if fragment.more:
             fragment.end = fragment.start + ((fragment.end - fragment.start + 7) & ~<uint32_t>7)
         given += 1
         bytes = <uint8_t *>calloc(1, fragment.end - fragment.start)
         bytes[0] = data[at + 7]
+        if fragment.end - fragment.start > 8:
+            bytes[8] = UDP      # behind one extension header, or two
         fragment.bytes = bytes
-        if fragment.end > 65515:
+        if fragment.end > <uint32_t>(LONGEST_SIX if six else LONGEST):
             refuse(&ring, BROKEN, 0, &fragment, now)
         else:
             if is_full(&store):
@@ -156,12 +223,16 @@ cdef public int fuzz_reassembler(const uint8_t *data, size_t size) noexcept nogi
                 demand(whole.parts[0].start == 0 and whole.parts[whole.parts_count - 1].end == whole.total)
                 for i in range(1, whole.parts_count):
                     demand(whole.parts[i].start == whole.parts[i - 1].end)
+                demand(equal(&whole.source, &fragment.source) and equal(&whole.group, &fragment.group))
                 datagram.port = 0
+                right = data[at + 7] & 1 and put_udp_right(whole)
                 verdict = parse_whole(whole, &datagram)
+                demand(not right or (verdict == RELAYED) == (whole.kind != HOP_BY_HOP))
                 if verdict == RELAYED:
-                    demand(datagram.payload >= whole.bytes)
+                    demand(datagram.payload >= whole.bytes + UDP_BYTES)
                     demand(datagram.payload + datagram.size <= whole.bytes + whole.total)
-                    sum_of(datagram.payload, datagram.size)
+                    demand(equal(&datagram.source, &whole.source) and equal(&datagram.group, &whole.group))
+                    read_all(datagram.payload, datagram.size)
                 settle(&ring, verdict, whole.parts_count, &whole.group, &whole.source, datagram.port, 0, now)
                 keep(&store, whole)
         free(bytes)
