@@ -14,7 +14,7 @@
 enum {
     ETHERTYPE_CTAG = 0x8100, ETHERTYPE_STAG = 0x88a8, DONT_FRAGMENT = 0x4000, ECN = 3,
     MULTICAST = 0xe0, MULTICAST_MASK = 0xf0, MULTICAST_SIX = 0xff,
-    PROTOCOL_AT = 23, GROUP_AT = 30, UDP_AT = 34, PROTOCOL_SIX_AT = 20, GROUP_SIX_AT = 38, UDP_SIX_AT = 54,
+    PROTOCOL_AT = 23, GROUP_AT = 30, PROTOCOL_SIX_AT = 20, GROUP_SIX_AT = 38,
     OUTGOING = 4,                           /* PACKET_OUTGOING of linux/if_packet.h */
     WHOLE_FRAME = 0x40000,
     PASS = -1, DROP = 2,                    /* TCX_NEXT, TCX_DROP of linux/bpf.h since 6.6 */
@@ -423,7 +423,7 @@ static __noinline int become_six(struct __sk_buff *skb, struct desk *desk, const
     return rewrite_six(skb, desk, &desk->next_six);
 }
 
-static __noinline int become_four(struct __sk_buff *skb, struct desk *desk, const struct relay_output *output)
+static __always_inline long become_four(struct __sk_buff *skb, struct desk *desk, const struct relay_output *output)
 {
     address(desk, output);
     return rewrite(skb, desk, &desk->next);
@@ -518,12 +518,6 @@ static __always_inline void prepare(struct __sk_buff *skb, struct desk *desk, ui
     desk->rest = (uint16_t)~checksum;
 }
 
-/* The complement of a sum, in as many words as it may be of: `fold` takes it as theirs. */
-static __always_inline uint64_t without(uint64_t sum)
-{
-    return (uint16_t)~fold(sum);
-}
-
 /* Writes down what an IPv4 packet would say in this one's place, but for the addresses. Only who sends one needs an
  * identification: there is one for each datagram, because each may be cut on its way (RFC 791). */
 static __noinline int stand_in(struct desk *desk)
@@ -562,9 +556,8 @@ static __always_inline int relay_four(struct __sk_buff *skb)
     if (decision_on(skb, desk, 0) != DECIDED_KERNEL)
         return PASS;
     headers = &desk->original.headers;
-    desk->device = left_to_device(skb, desk, UDP_SUM_AT, headers->udp_checksum, pseudo_sum(headers));
-    if (!desk->device && headers->udp_checksum
-        && !sum_is_right(skb, UDP_AT, bpf_ntohs(headers->length), 0, pseudo_sum(headers)))
+    desk->device = left_to_device(skb, desk);
+    if (!desk->device && headers->udp_checksum && !sum_is_right(skb, desk))
         return count_malformed(desk);
     prepare(skb, desk, headers->length, headers->udp_checksum, 0);
     desk->rest += (uint64_t)(uint32_t)~headers->source + (uint32_t)~headers->group + (uint32_t)~ports_of(&headers->source_port);
@@ -585,9 +578,8 @@ static __noinline int relay_six(struct __sk_buff *skb)
     if (decision_on(skb, desk, 1) != DECIDED_KERNEL)
         return PASS;
     headers = &desk->original_six.headers;
-    desk->device = left_to_device(skb, desk, UDP_SUM_SIX_AT, headers->udp_checksum, pseudo_sum_six(headers));
-    if (!desk->device
-        && !sum_is_right(skb, UDP_SIX_AT, bpf_ntohs(headers->length), fold(header_sum_six(headers)), pseudo_sum_six(headers)))
+    desk->device = left_to_device_six(skb, desk);
+    if (!desk->device && !sum_is_right_six(skb, desk))
         return count_malformed(desk);
     prepare(skb, desk, headers->length, headers->udp_checksum, 1);
     desk->rest += without(addresses_of_six(headers)) + (uint32_t)~ports_of(&headers->source_port);

@@ -8,7 +8,10 @@
 
 #include "desk.bpf.h"
 
-enum { UDP_SUM_AT = IP_AT + IPV4_BYTES + 6, UDP_SUM_SIX_AT = IP_AT + IPV6_BYTES + 6, PIECES = 130 };
+enum {
+    UDP_AT = IP_AT + IPV4_BYTES, UDP_SIX_AT = IP_AT + IPV6_BYTES, UDP_SUM_AT = UDP_AT + 6, UDP_SUM_SIX_AT = UDP_SIX_AT + 6,
+    PIECES = 130,
+};
 
 static __always_inline uint32_t fold(uint64_t total)
 {
@@ -16,6 +19,12 @@ static __always_inline uint32_t fold(uint64_t total)
     total = (total >> 32) + (uint32_t)total;
     total = (total >> 16) + (total & 0xffff);
     return (uint32_t)((total >> 16) + (total & 0xffff));
+}
+
+/* The complement of a sum, whatever words it is of. */
+static __always_inline uint64_t without(uint64_t sum)
+{
+    return (uint16_t)~fold(sum);
 }
 
 static __always_inline uint64_t address_sum(const uint32_t *address)
@@ -86,21 +95,31 @@ static __always_inline uint16_t changed_checksum(uint64_t rest, uint64_t put_in)
     return checksum ? checksum : 0xffff;
 }
 
-/* Whether the checksum, which stands there, is left to the device: of a superframe it always is, and else only a helper
- * knows, which then does not touch it. */
-static __noinline int left_to_device(struct __sk_buff *skb, struct desk *desk, uint32_t at, uint32_t checksum, uint32_t pseudo)
+/* Of a checksum that stands at `at` and is what the pseudo header comes to. */
+static __always_inline int is_left(struct __sk_buff *skb, struct desk *desk, const uint32_t at, const uint16_t *checksum)
 {
-    if (checksum != pseudo)
-        return 0;
     if (skb->gso_size)
         return 1;
     if (bpf_l4_csum_replace(skb, at, 0, 1, 4) || bpf_skb_load_bytes(skb, at, desk->piece, 2))
         return 0;
-    if (*(const uint16_t *)desk->piece == checksum)
+    if (*(const uint16_t *)desk->piece == *checksum)
         return 1;
-    *(uint16_t *)desk->piece = (uint16_t)checksum;
-    bpf_skb_store_bytes(skb, at, desk->piece, 2, 0);
+    bpf_skb_store_bytes(skb, at, checksum, 2, 0);
     return 0;
+}
+
+/* Whether the checksum is left to the device: of a superframe it always is, and else only a helper knows, which then does
+ * not touch it. */
+static __noinline int left_to_device(struct __sk_buff *skb, struct desk *desk)
+{
+    const struct relay_headers *headers = &desk->original.headers;
+    return headers->udp_checksum == pseudo_sum(headers) && is_left(skb, desk, UDP_SUM_AT, &headers->udp_checksum);
+}
+
+static __noinline int left_to_device_six(struct __sk_buff *skb, struct desk *desk)
+{
+    const struct relay_headers_six *headers = &desk->original_six.headers;
+    return headers->udp_checksum == pseudo_sum_six(headers) && is_left(skb, desk, UDP_SUM_SIX_AT, &headers->udp_checksum);
 }
 
 /* Adds up a piece of the UDP packet; bpf_loop's callback. */
@@ -131,22 +150,41 @@ static long add_piece(uint32_t number, struct __sk_buff **skb)
     return 1;
 }
 
-/* Whether the checksum is right: as the device says, or as the kernel's sum of the packet does, or as it comes to.
- * UDP stands at `at`, with `size` bytes; `header` is what the IP header before it comes to. */
-static __noinline int sum_is_right(struct __sk_buff *skb, uint32_t at, uint32_t size, uint32_t header, uint32_t pseudo)
+/* Adds up what UDP has, from `at` on; -1 if the packet is shorter than it says. */
+static __always_inline int64_t sum_of(struct __sk_buff *skb, struct desk *desk, uint32_t at, uint32_t size)
 {
-    struct desk *desk = my_desk();
-    int64_t whole;
-    if (!desk || bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= 0)
-        return 1;
-    whole = bpf_csum_update(skb, 0);
-    if (whole >= 0 && fold((uint64_t)(uint32_t)whole + (uint16_t)~header + pseudo) == 0xffff)
-        return 1;
     desk->at = at;
     desk->left = size;
     desk->total = 0;
     bpf_loop(PIECES, add_piece, &skb, 0);
-    return !desk->left && fold((uint64_t)desk->total + pseudo) == 0xffff;
+    return desk->left ? -1 : (int64_t)desk->total;
+}
+
+/* Whether the checksum is right: as the device says, or as the kernel's sum of the packet does, or as it comes to. */
+static __noinline int sum_is_right(struct __sk_buff *skb, struct desk *desk)
+{
+    const struct relay_headers *headers = &desk->original.headers;
+    int64_t whole;
+    if (bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= 0)
+        return 1;
+    whole = bpf_csum_update(skb, 0);
+    if (whole >= 0 && fold((uint64_t)(uint32_t)whole + pseudo_sum(headers)) == 0xffff)
+        return 1; /* a right IP header comes to nothing */
+    whole = sum_of(skb, desk, UDP_AT, bpf_ntohs(headers->length));
+    return whole >= 0 && fold((uint64_t)whole + pseudo_sum(headers)) == 0xffff;
+}
+
+static __noinline int sum_is_right_six(struct __sk_buff *skb, struct desk *desk)
+{
+    const struct relay_headers_six *headers = &desk->original_six.headers;
+    int64_t whole;
+    if (bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= 0)
+        return 1;
+    whole = bpf_csum_update(skb, 0);
+    if (whole >= 0 && fold((uint32_t)whole + without(header_sum_six(headers)) + pseudo_sum_six(headers)) == 0xffff)
+        return 1;
+    whole = sum_of(skb, desk, UDP_SIX_AT, bpf_ntohs(headers->length));
+    return whole >= 0 && fold((uint64_t)whole + pseudo_sum_six(headers)) == 0xffff;
 }
 
 #endif
