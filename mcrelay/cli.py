@@ -15,6 +15,7 @@ import click
 
 from mcrelay import __version__
 from mcrelay.commands.options import as_typed, finish
+from mcrelay.commands.table import say  # now: a relay that has changed its user may not be able to read it later
 from mcrelay.errors import COMMAND_LINE, ConfigError, McrelayError
 
 # name: (module, what --help says); modules are imported when their command is used
@@ -144,9 +145,10 @@ def _run() -> int:
         _say(f"mcrelay: {error.filename}: {error.strerror}")
         return 1
     except Exception as error:  # noqa: BLE001  a traceback helps nobody at the terminal
-        import traceback  # noqa: PLC0415  for this alone
-
-        steps = [f"{Path(each.filename).name}:{each.lineno}" for each in traceback.extract_tb(error.__traceback__)]
+        steps, at = [], error.__traceback__
+        while at is not None:  # not by the traceback module, which reads files that may be gone by now
+            steps.append(f"{Path(at.tb_frame.f_code.co_filename).name}:{at.tb_lineno}")
+            at = at.tb_next
         what = f"{type(error).__name__}: {error} ({' > '.join(steps[-4:])})"
         _say(f"mcrelay: a fault of mcrelay's own, please report it: {what}")
         return 1
@@ -169,7 +171,5 @@ def _used_wrongly(error: click.ClickException) -> int:
 
 def _say(text: str) -> None:
     """Print on stderr, if it can be."""
-    from mcrelay.commands.table import say  # noqa: PLC0415  what goes well starts without it
-
     with contextlib.suppress(OSError):
         say(text)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 import click
@@ -106,8 +107,6 @@ def fold(text: str, width: int | None, indent: int = 2) -> str:
     """
     if width is None or len(text) <= width:
         return text
-    import textwrap  # noqa: PLC0415  where something is long
-
     whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", "\0"), text)
     folded = textwrap.fill(
         whole,

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 from mcrelay.errors import OperationError
 from mcrelay.linux import capabilities, procfs
 from mcrelay.linux.capabilities import KERNEL_ENGINE
+from mcrelay.model.refusals import no_descriptors
 
 if TYPE_CHECKING:
     from mcrelay.model.rule import Config
+
+FEWEST_DESCRIPTORS = 16  # what the loop of events, netlink and the threads beside them open: no rule can report it
 
 
 def descriptor_limit() -> int:
@@ -33,7 +36,7 @@ def free_descriptors() -> int:
 
 
 def prepare() -> None:
-    """Set what concerns the whole process. Raises OperationError without CAP_NET_RAW."""
+    """Set what concerns the whole process. Raises OperationError without CAP_NET_RAW or room for what it opens."""
     faulthandler.enable()
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
@@ -42,6 +45,8 @@ def prepare() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket an output, a helper for 20 groups
+    if free_descriptors() < FEWEST_DESCRIPTORS:
+        raise OperationError(no_descriptors(descriptor_limit()))
 
 
 def _how_to_get_it() -> str:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.accounts import as_root
 from support.relay import GROUP, INPUT, assert_adds_up, relaying
 from support.traffic import MCRELAY, assert_exact, receiver, report, send
 
+import mcrelay
 from mcrelay.linux.capabilities import CAP_NET_RAW, successor
 
 pytestmark = [pytest.mark.net, as_root]
 
-RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
+OUT = "239.10.0.1:5004%out0"
+RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["{OUT}"]\n'
 MORE = '[rules.y]\ninput = "239.1.1.1:5000%in0"\noutputs = ["239.10.0.2:5004%out0"]\n'
 
 # Takes /proc and /sys away, then becomes the command: what a bare container has.
@@ -37,6 +41,33 @@ logging.getLogger("mcrelay.linux.capabilities").addFilter(Filter())
 from mcrelay.cli import main
 main()
 """
+
+UP = "ip link add in0 type veth peer name out0 && ip link set in0 up && ip link set out0 up && ip addr add 192.0.2.1/24 dev out0"
+LINKS = ["unshare", "-n", "sh", "-c", f'{UP} && exec "$@"', "sh"]
+
+# The command from a tree that only root can read, with an error once it goes on as somebody else.
+FAILING = WATCHED.replace(
+    "from mcrelay.cli import main\n",
+    """
+tree, error = sys.argv.pop(1), sys.argv.pop(1)
+sys.path.insert(0, tree)
+import mcrelay.cli
+from mcrelay.errors import OperationError
+from mcrelay.relay.service import Service
+async def fail(*_):
+    assert dropped
+    raise eval(error)
+Service.run = fail
+assert mcrelay.__file__.startswith(tree)
+from mcrelay.cli import main
+""",
+)
+FAILURES = {
+    "OperationError('a sentence')": "mcrelay: a sentence",
+    "OSError(24, 'Too many open files')": "Too many open files",
+    "PermissionError(13, 'Permission denied', '/x')": "mcrelay: /x: Permission denied",
+    "RuntimeError('unheard of')": "mcrelay: a fault of mcrelay's own, please report it: RuntimeError: unheard of",
+}
 
 
 def threads(pid: int) -> list[dict[str, str]]:
@@ -160,6 +191,36 @@ def test_nothing_is_imported_once_it_has_dropped():
         relay.stop()
         late = [line for line in relay.log.read_text().splitlines() if line.startswith("late")]
         assert late == []
+
+
+@pytest.mark.parametrize("error", FAILURES)
+@pytest.mark.parametrize("command", ["run", "relay"])
+def test_an_error_is_a_sentence_where_the_program_can_no_longer_be_read(command, error, tmp_path):
+    """Nothing of it is imported late: neither what prints the error nor what finds where it was."""
+    shutil.copytree(Path(mcrelay.__file__).parent, tmp_path / "tree" / "mcrelay")
+    (tmp_path / "tree").chmod(0o700)
+    (tmp_path / "x.toml").write_text(RULE)
+    words = {"run": ["-c", str(tmp_path / "x.toml"), "--socket", str(tmp_path / "s")], "relay": [INPUT, OUT]}
+    answer = subprocess.run(
+        [*LINKS, sys.executable, "-c", FAILING, tmp_path / "tree", error, command, *words[command]],
+        capture_output=True, text=True, check=False, timeout=20,
+    )  # fmt: skip
+    assert answer.returncode == 1
+    assert FAILURES[error] in answer.stderr.splitlines()[-1]
+    assert "Traceback" not in answer.stderr
+    assert "late" not in answer.stderr
+
+
+@pytest.mark.parametrize("most", range(6, 23, 2))
+def test_too_few_files_are_refused_in_a_sentence_that_says_how_many_it_needs(most, tmp_path):
+    (tmp_path / "x.toml").write_text(RULE)
+    run = [*MCRELAY, "run", "-c", tmp_path / "x.toml", "--socket", tmp_path / "s"]
+    answer = subprocess.run(
+        [*LINKS, "timeout", "-s", "INT", "3", "prlimit", f"--nofile={most}:{most}", *run],
+        capture_output=True, text=True, check=False, timeout=20,
+    )  # fmt: skip
+    assert "raise LimitNOFILE" in answer.stderr, answer.stderr
+    assert "Traceback" not in answer.stderr
 
 
 @pytest.mark.parametrize(
