@@ -9,7 +9,7 @@ enum { RELAY_SEND_ERRORS = 10 };
 
 enum {
     RULE_EXCLUSIVE = 1,  /* the original is dropped: nothing else on this host listens */
-    RULE_ANY_SOURCE = 2, /* only one source at a time is treated: see `steady` in relay.bpf.c */
+    RULE_ANY_SOURCE = 2, /* only one source at a time is treated: see `steady` in decide.bpf.h */
     RULE_WHOLE = 4,      /* superframes may leave as they are */
     RULE_OWN = 8,        /* an output of ours sends to this group and port: `own` knows its datagrams */
     RULE_CROSSES = 16,   /* an output is of the other family */

@@ -2,7 +2,7 @@
 
 The ring has every rule, ready to send: what the program does not treat (a rule, or a datagram) is its own, and a rule
 goes from one to the other by one entry in a map. Which of them has a datagram is decided by one function of
-relay.bpf.c, once, in the ring's filter.
+decide.bpf.h, once, in the ring's filter.
 """
 
 from __future__ import annotations
