@@ -42,7 +42,10 @@ from mcrelay.cli import main
 main()
 """
 
-UP = "ip link add in0 type veth peer name out0 && ip link set in0 up && ip link set out0 up && ip addr add 192.0.2.1/24 dev out0"
+UP = (
+    "ip link add in0 type veth peer name out0; ip link set in0 up; ip link set out0 up; "
+    "ip addr add 192.0.2.1/24 dev out0"
+)
 LINKS = ["unshare", "-n", "sh", "-c", f'{UP} && exec "$@"', "sh"]
 
 # The command from a tree that only root can read, with an error once it goes on as somebody else.
