@@ -73,7 +73,7 @@ PRESETS = """\
 
 ```toml
 [rules.names]
-preset = "mdns"                       # or "mdns6", "ssdp", "wsd"
+preset = "mdns"                       # or "mdns6", "ssdp", "wsd", …
 links  = ["eth0.10", "eth0.20", "eth0.30"]
 ```
 
@@ -86,14 +86,20 @@ unless said.
 | `mdns` | 224.0.0.251:5353 | 255 | 5353 | names and services are found on every link |
 | `mdns6` | [ff02::fb]:5353 | 255 | 5353 | the same over IPv6; both may stand side by side |
 | `ssdp` | 239.255.255.250:1900 | 2 | one for each asker | announcements, and searches with their answers |
-| `wsd` | 239.255.255.250:3702 | 1 | one for each asker | the same |
+| `ssdp6` | [ff02::c]:1900 | 1 | one for each asker | the same over IPv6 |
+| `ssdp6-site` | [ff05::c]:1900 | 2 | one for each asker | the same, to the group of the site |
+| `wsd` | 239.255.255.250:3702 | 1 | one for each asker | announcements, and searches with their answers |
+| `wsd6` | [ff02::c]:3702 | 1 | one for each asker | the same over IPv6 |
 
 A search is sent on from a socket of its own for each asker, and what is answered there within the search's own time (MX
 of SSDP and one second; 10 s at most, and where it says none) goes back to the asker: 64 askers at a time on each link
 (`nobufs` counts others), `answers` in `show stats -j` counts what came back.
 
 What is found is then reached by unicast, which is the router's to pass: DIAL and AirPlay speak HTTP or RTSP to the
-device. Chromecast devices answer only hosts of their own subnet, whatever they are asked through.
+device. Chromecast devices answer only hosts of their own subnet, whatever they are asked through. Over IPv6 a device
+may name itself by a link-local address (`fe80::`), above all where it was asked by `ff02::c`: nobody reaches that from
+another link. Ask it by `ssdp6-site`, or over IPv4. An answer goes to who asked by the link that the search came from:
+to an IPv6 address that is not link-local, this host needs a route there (`failed` counts those without).
 """
 # What an input and its output may be: each row is written if the two make a rule.
 STREAMS = (

@@ -46,7 +46,10 @@ PRESETS = {
     "mdns": Preset("mDNS", IPv4Address("224.0.0.251"), 5353, 255, 5353),  # RFC 6762, 3, 6 and 11
     "mdns6": Preset("mDNS over IPv6", IPv6Address("ff02::fb"), 5353, 255, 5353),
     "ssdp": Preset("SSDP", IPv4Address("239.255.255.250"), 1900, 2, searches=True),  # UPnP DA 2.0, 1.2 and 1.3
+    "ssdp6": Preset("SSDP over IPv6", IPv6Address("ff02::c"), 1900, 1, searches=True),  # the same, annex A.3
+    "ssdp6-site": Preset("SSDP over IPv6, of the site", IPv6Address("ff05::c"), 1900, 2, searches=True),
     "wsd": Preset("WS-Discovery", IPv4Address("239.255.255.250"), 3702, 1, searches=True),  # OASIS WS-Discovery 1.1
+    "wsd6": Preset("WS-Discovery over IPv6", IPv6Address("ff02::c"), 3702, 1, searches=True),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import TYPE_CHECKING
 
+from mcrelay.config.presets import PRESETS
 from mcrelay.model.ports import names_port
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def hint(taken: Stream, output: Output) -> tuple[str, str] | None:
         proxy = f"run a proxy for {protocol} in place of this rule"
         return (
             f"{protocol} is answered by unicast to who asks: that is the relay then, and the answers end there",
-            f"announcements arrive; to search as well, {_preset(protocol)}{proxy}",
+            f"announcements arrive; to search as well, {_preset(taken)}{proxy}",
         )
     if _is_aes67(sent) and output.source_port not in {AES67[1], "keep"}:
         return (
@@ -97,9 +98,9 @@ def _is(stream: Stream, group: Address, port: int) -> bool:
     return stream.address == group and stream.length is None and _names(stream, port)
 
 
-def _preset(protocol: str) -> str:
+def _preset(taken: Stream) -> str:
     """Name the preset that brings answers back, if there is one."""
-    name = {"SSDP": "ssdp", "WS-Discovery": "wsd"}.get(protocol)
+    name = next((name for name, each in PRESETS.items() if each.searches and _is(taken, each.group, each.port)), "")
     return f'say preset = "{name}" with links = [...], or ' if name else ""
 
 

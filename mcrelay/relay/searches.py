@@ -15,13 +15,13 @@ import struct
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from mcrelay.errors import OperationError
 from mcrelay.linux import bpf
 from mcrelay.linux.packets import PacketSocket
 from mcrelay.model.frame import cut, read_datagram
+from mcrelay.model.link_faults import addresses_of
 from mcrelay.model.state import AnswerCount, InputCount, OutputCount
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mcrelay.model.link import Link
     from mcrelay.model.plan import InputSpec, OutputSpec, PlanSpec, RuleSpec
     from mcrelay.model.state import CounterKey, CounterNames
+    from mcrelay.model.stream import Address
 
 MOST_SECONDS = 10.0  # for answers: MX of UPnP Device Architecture 2.0, 1.3.3, is 5 s at most and was 120 before
 UNDER_WAY_SECONDS = 1.0  # an answer that leaves at the last moment
@@ -40,7 +41,7 @@ BATCH = 64  # answers read in a row
 # A second relay between the same links sends back what we sent, from an address of its own: the same bytes, at once.
 BACK_SECONDS = 1.0
 MOST_REMEMBERED = 1024
-IPV4_ERRORS = {
+ERRORS = {
     errno.ENETDOWN: "netdown", errno.ENODEV: "netdown", errno.ENXIO: "netdown", errno.EMSGSIZE: "mtu",
     errno.EADDRNOTAVAIL: "noaddr", errno.ENETUNREACH: "noroute", errno.EHOSTUNREACH: "unreachable",
     errno.ECONNREFUSED: "unreachable", errno.EPERM: "blocked", errno.EACCES: "blocked", errno.EAGAIN: "nobufs",
@@ -73,7 +74,7 @@ class _Errand:
     """The socket of one asker on one output."""
 
     socket: socket.socket
-    asker: tuple[str, int]
+    asker: tuple[str, int] | tuple[str, int, int, int]
     until: float
 
 
@@ -98,7 +99,6 @@ class Searches:
 
     def reconcile(self, spec: PlanSpec, links: Mapping[str, Link]) -> None:
         """Do this for the rules of the plan; what is unchanged goes on. What cannot be opened is tried at each look."""
-        own = frozenset(each.ip for link in links.values() for each in link.addresses)
         wanted = {rule.name: rule for rule in spec.rules if rule.searches}
         for name, search in list(self._running.items()):
             if wanted.get(name) != search.rule:
@@ -112,7 +112,7 @@ class Searches:
                 self._open(rule, counts)
         self.failed = {key: reason for key, reason in self.failed.items() if key[0] in wanted}
         for search in self._running.values():
-            search.own = own
+            search.own = own_addresses(links, search.iif)
         kept = {(name, rule.inputs[0].text) for name, rule in wanted.items()}
         self._counts = {key: held for key, held in self._counts.items() if key in kept}
 
@@ -185,7 +185,7 @@ class _Search:
     ) -> None:
         """Raises OperationError or OSError."""
         self.rule = rule
-        self.own: Collection[IPv4Address] = frozenset()
+        self.own: Collection[Address] = frozenset()
         self.errands: dict[tuple[str, int, str], _Errand] = {}
         self._input: InputSpec = rule.inputs[0]
         self._counts = counts
@@ -193,16 +193,18 @@ class _Search:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._tokens, self._filled = float(self._input.limit.number if self._input.limit else 0), clock()
-        self._back = _by_link(self._input.iif)
+        self._back = _by_link(self._input.iif, self._input.group.version)
         try:
-            group = self._input.group
-            assert isinstance(self._input.port, int)  # a protocol's own
-            assert isinstance(group, IPv4Address)
-            self._tap = PacketSocket(self._input.iif, bpf.stream_filter(group, self._input.port, None), sent=False)
+            self._tap = PacketSocket(self._input.iif, bpf.fitting_filter([self._input.group])[0], sent=False)
         except BaseException:
             self._back.close()
             raise
         self._loop.add_reader(self._tap, self._listen)
+
+    @property
+    def iif(self) -> str:
+        """The link that it listens on."""
+        return self._input.iif
 
     def close(self) -> None:
         """Give everything back."""
@@ -222,8 +224,13 @@ class _Search:
         for frame in self._tap.read():
             for each in cut(frame):
                 datagram = read_datagram(each)
-                if datagram is not None and not datagram.fragment and not datagram.vlan:
+                if datagram is not None and self._fits(datagram):
                     self._take(datagram)
+
+    def _fits(self, datagram: Datagram) -> bool:
+        """Whether it is whole, untagged and of the protocol's port: other protocols have the same group."""
+        whole = not datagram.fragment and not datagram.vlan
+        return whole and (datagram.group, datagram.port) == (self._input.group, self._input.port)
 
     def _take(self, datagram: Datagram) -> None:
         counts, now = self._counts, self._clock()
@@ -243,9 +250,9 @@ class _Search:
                 if errand is None:
                     sent.errors["nobufs"] += 1
                     continue
-                errand.socket.sendto(datagram.payload, (str(output.address), output.port))
+                errand.socket.sendto(datagram.payload, _end(output.address, output.port, output.ifindex))
             except OSError as error:
-                sent.errors[IPV4_ERRORS.get(error.errno or 0, "other")] += 1
+                sent.errors[ERRORS.get(error.errno or 0, "other")] += 1
                 continue
             sent.packets += 1
             sent.bytes += len(datagram.payload)
@@ -271,12 +278,12 @@ class _Search:
 
     def _errand(self, datagram: Datagram, output: OutputSpec, now: float) -> _Errand | None:
         """The socket of this asker; None where there are too many of them."""
-        asker = (str(datagram.source), datagram.source_port)
-        key = (*asker, output.to)
+        key = (str(datagram.source), datagram.source_port, output.to)
         errand = self.errands.get(key)
         if errand is None:
             if sum(each[2] == output.to for each in self.errands) >= MOST_ASKERS:
                 return None
+            asker = _end(datagram.source, datagram.source_port, self._input.ifindex)
             errand = self.errands[key] = _Errand(_asking(output), asker, now)
             self._loop.add_reader(errand.socket, self._bring_back, errand)
         errand.until = max(errand.until, now + patience(datagram.payload))
@@ -299,9 +306,25 @@ class _Search:
                 self._counts.answers["failed"] += 1
 
 
-def _by_link(ifname: str) -> socket.socket:
+def own_addresses(links: Mapping[str, Link], iif: str) -> frozenset[Address]:
+    """What this host sends from, as a link hears it: a link-local address of IPv6 may be another host's elsewhere."""
+    return frozenset(
+        each.ip
+        for link in links.values()
+        for each in addresses_of(link)
+        if each.version == 4 or link.name == iif or not each.is_link_local
+    )
+
+
+def _end(address: Address, port: int, ifindex: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """An end as a socket has it; a link-local address of IPv6 means nothing without its link (RFC 4007)."""
+    return (str(address), port) if address.version == 4 else (str(address), port, 0, ifindex)
+
+
+def _by_link(ifname: str, version: int) -> socket.socket:
     """A UDP socket that sends and receives by one link."""
-    opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, ifname.encode())
     except BaseException:
@@ -312,14 +335,18 @@ def _by_link(ifname: str) -> socket.socket:
 
 def _asking(output: OutputSpec) -> socket.socket:
     """A socket that sends to an output's group, and hears what is answered. Raises OSError."""
-    opened = _by_link(output.oif or "")
+    version, source = output.address.version, output.source_address
+    opened = _by_link(output.oif or "", version)
     try:
         ttl = output.ttl if isinstance(output.ttl, int) else 1
-        opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
-        source = output.source_address.packed if output.source_address else bytes(4)
-        choice = struct.pack("=4s4si", bytes(4), source, output.ifindex)  # struct ip_mreqn
-        opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, choice)
-        opened.bind((str(output.source_address or ""), 0))
+        if version == 4:
+            opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
+            choice = struct.pack("=4s4si", bytes(4), source.packed if source else bytes(4), output.ifindex)
+            opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, choice)  # struct ip_mreqn
+        else:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ttl)
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, output.ifindex)
+        opened.bind(_end(source, 0, output.ifindex) if source else ("", 0))
     except BaseException:
         opened.close()
         raise

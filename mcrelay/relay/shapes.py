@@ -169,7 +169,9 @@ class RuleStatsRow(TypedDict):
     drops: Annotated[Names, "datagrams received and not let through, by reason: reading-show.md"]
     health: Annotated[HealthRow | None, "null: the rule does not ask for it"]
     relay_seconds: Annotated[RelayTimesRow, "time in the relay"]
-    answers: NotRequired[Annotated[AnswersRow, "of a rule of the presets ssdp and wsd: what came back to who searched"]]
+    answers: NotRequired[
+        Annotated[AnswersRow, "of a rule of a preset for SSDP or WS-Discovery: what came back to who searched"]
+    ]
     outputs: Annotated[list[OutputStatsRow], "in the order of the rule"]
     groups: Annotated[list[GroupStatsRow], "of a rule with a range: its groups that have counted anything"]
 

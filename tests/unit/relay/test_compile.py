@@ -340,8 +340,9 @@ def test_an_address_of_this_host_has_its_port_held_also_where_it_looks_like_a_br
     assert compiled(rule(entry="10.0.1.255:5000%in0"), links=(wide, OUT)).ports == frozenset()
 
 
-def test_a_rule_that_searches_is_joined_for_and_is_no_engines():
-    made = presets.rules_of("d", presets.PRESETS["ssdp"], ("in0", "out0"), {})
+@pytest.mark.parametrize("name", [name for name, each in presets.PRESETS.items() if each.searches])
+def test_a_rule_that_searches_is_joined_for_and_is_no_engines(name):
+    made = presets.rules_of("d", presets.PRESETS[name], ("in0", "out0"), {})
     plan = compiled(*made.values())
     assert plan.rings == {}
     assert plan.forwarded.rules == ()

@@ -1,10 +1,13 @@
-"""For how long answers to a search are waited for."""
+"""For how long answers to a search are waited for, and whose searches are our own."""
 
 from __future__ import annotations
 
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
+
 import pytest
 
-from mcrelay.relay.searches import patience
+from mcrelay.model.link import Link
+from mcrelay.relay.searches import own_addresses, patience
 
 
 def search(*lines: str, end: str = "\r\n") -> bytes:
@@ -35,3 +38,16 @@ def search(*lines: str, end: str = "\r\n") -> bytes:
 )
 def test_a_search_says_for_how_long_in_its_mx(question, seconds):
     assert patience(question) == seconds
+
+
+def test_a_link_local_address_is_our_own_on_its_link_alone():
+    """Another host may have it elsewhere: RFC 4007, 6."""
+    links = {
+        name: Link(
+            name, number, True, True, "UP", 1500, (IPv4Interface(f"192.0.{number}.1/24"),),
+            addresses6=(IPv6Interface(f"2001:db8:{number}::1/64"), IPv6Interface(f"fe80::{number}/64")),
+        )
+        for number, name in enumerate(("in0", "out0"), 2)
+    }  # fmt: skip
+    everywhere = {"192.0.2.1", "192.0.3.1", "2001:db8:2::1", "2001:db8:3::1"}
+    assert own_addresses(links, "in0") == {ip_address(each) for each in everywhere | {"fe80::2"}}
