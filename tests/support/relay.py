@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.kernel_losses import KernelLosses
 from support.traffic import MCRELAY, memberships, wait_for
 from support.ways import way
 
@@ -175,7 +176,12 @@ def relaying(
         relay.program = program
         relay.start()
         lab.wait_until_pruned()  # most often it does by now: a relay takes longer to start
-        yield relay
+        losses = KernelLosses(lab.lab.namespaces)
+        try:
+            yield relay
+        except AssertionError as error:
+            error.add_note(str(losses))
+            raise
         if relay.process.poll() is None:
             relay.stop()
 
