@@ -38,6 +38,7 @@ def of_input(item: In, where: Where) -> Iterator[Complaint]:
         yield complaint(where, item.key, problem, f"name the source, e.g. {format_stream(whole)}", warning=True)
     if stream.source is not None:
         yield from _documented(item, stream.source, "names the sender", where)
+        yield from _beyond_the_link(item, stream.source, where)
 
 
 def of_output(item: Out, where: Where) -> Iterator[Complaint]:
@@ -101,6 +102,13 @@ def _of_prefix(group: IPv6Address) -> str:
     if flags & _EMBEDDED and not (length and int(group) >> 104 & 0xF):
         return f"{group} names no rendezvous point, as its flags say (RFC 3956)"
     return ""
+
+
+def _beyond_the_link(item: In, source: Address, where: Where) -> Iterator[Complaint]:
+    group = item.stream.address
+    if group.version == 6 and _stays(group) and not source.is_link_local and item.stream.link != LOOPBACK:
+        problem = f"{group} stays on the link, where hosts send from a link-local address, and {source} is none"
+        yield complaint(where, item.key, problem, "name the sender's address that begins with fe80", warning=True)
 
 
 def _documented(item: In | Out, address: Address, what: str, where: Where) -> Iterator[Complaint]:

@@ -47,6 +47,16 @@ def test_an_interface_local_group_never_leaves():
     assert said_of_input("[ff01::1]:5000%eth0") == said_of_output("[ff01::1]:5000%eth0") == [line]
 
 
+def test_who_sends_to_a_group_that_stays_on_the_link_has_a_link_local_address():
+    line = (
+        "warning: ff02::1234 stays on the link, where hosts send from a link-local address, and fd00::5 is none; "
+        "name the sender's address that begins with fe80"
+    )
+    assert said_of_input("[fd00::5]@[ff02::1234]:5000%eth0") == [line]
+    assert said_of_input("[fe80::5]@[ff02::1234]:5000%eth0") == []
+    assert said_of_input("[::1]@[ff01::1234]:5000%lo") == []
+
+
 @pytest.mark.parametrize(
     ("text", "source", "words"),
     [
