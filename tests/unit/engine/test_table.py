@@ -65,5 +65,7 @@ def test_what_a_slot_had_is_kept_when_it_goes():
     assert output.read() == before == (0, 1, 7, 0, *range(2, 12))
 
 
-def test_a_group_has_the_mac_of_rfc_1112():
+def test_a_group_has_the_mac_of_rfc_1112_and_of_rfc_2464():
     assert macs_of(0xEF8A0001, b"\2\0\0\0\0\1") == bytes.fromhex("01005e0a0001020000000001")
+    six = bytes.fromhex("ff1500000000000000000000ef8a0001")
+    assert macs_of(six, b"\2\0\0\0\0\1") == bytes.fromhex("3333ef8a0001020000000001")
