@@ -26,6 +26,7 @@ pytestmark = pytest.mark.net
 
 RULE = f'[rules.x]\ninput = "{INPUT}"\noutputs = ["239.10.0.1:5004%out0"]\n'
 OTHER = '[rules.other]\ninput = "239.7.7.7:5000%in0"\noutputs = ["239.10.0.9:5004%out0"]\n'
+TWO = ("239.11.0.1:5004%out0", "239.11.0.2:5004%out0")
 RATE = 20_000
 # A block is closed after 1 ms however little it holds, so 128 of them are 128 ms: less than a busy machine may take the
 # CPU from the worker. What a change does to a stream is the question here, and not that.
@@ -225,13 +226,17 @@ def test_an_unchanged_output_of_a_changed_rule_loses_nothing():
 # What the reply says is so
 
 
-@both_engines
+@every_way
 def test_a_datagram_sent_right_after_the_reply_is_relayed_by_the_new_rule():
     """The bridge floods here, so that only the relay decides; the control: before the reply nothing is relayed."""
-    with relaying(RULE, querier=False) as relay, relay.lab.source.socket() as source:
-        source.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("192.168.168.55"))
+    family = socket.AF_INET if way().taken == 4 else socket.AF_INET6
+    with relaying(RULE, querier=False) as relay, relay.lab.source.socket(family) as source:
+        if family == socket.AF_INET:
+            source.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("192.168.168.55"))
+        else:
+            source.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, relay.lab.source.ifindex("eth0"))
         for i in range(1, 51):
-            to = (f"239.6.0.{i}", 5000)
+            to = (way().source(f"239.6.0.{i}"), 5000)
             name = f"n{i}"
             source.sendto(b"before", to)
             time.sleep(0.01)
@@ -249,12 +254,13 @@ def test_a_datagram_sent_right_after_the_reply_is_relayed_by_the_new_rule():
             assert rule["outputs"][0]["tx_packets"] == 2, rule
 
 
-@both_engines
+@every_way
 def test_a_rule_that_is_added_runs_as_the_command_line_says():
     with relaying("[defaults]\nttl = 77\n" + RULE) as relay:
+        taken, first, second = way().input("239.6.0.1:5000%in0"), *map(way().output, TWO)
         out = run(
-            relay, "add", "y", "239.6.0.1:5000%in0", "239.11.0.1:5004%out0",
-            '{ to = "239.11.0.2:5004%out0", ttl = 3 }', "--dscp", "46", "--description", "it's new",
+            relay, "add", "y", taken, first, f'{{ to = "{second}", ttl = 3 }}', "--dscp", "46", "--description",
+            "it's new",
         ).stdout  # fmt: skip
         assert out == "y: active (only until the next reload or restart; `mcrelay save` writes it to a file)\n"
         sinks = [receiver(relay.lab.sink, f"239.11.0.{i}:5004%eth0", "--count", 300) for i in (1, 2)]
