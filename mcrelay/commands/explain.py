@@ -14,7 +14,7 @@ from mcrelay.commands import health
 from mcrelay.commands.evidence import subject_of
 from mcrelay.commands.options import json_option, relay_options
 from mcrelay.commands.stages_frames import differences
-from mcrelay.commands.table import end
+from mcrelay.commands.table import columns, end, fold
 from mcrelay.control.client import ask
 from mcrelay.errors import UsageError
 from mcrelay.model.address import host
@@ -84,7 +84,10 @@ def explain(
     if result["rule"]:
         stats = ask(socket_path, "show", read_only=True, noun="stats")
         result["health"] = next((row["health"] for row in stats["rules"] if row["name"] == result["rule"]), None)
-    click.echo(json.dumps(result, indent=2) if as_json else _readable(result))
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        click.echo("\n".join(fold(line, columns(), 4) for line in _readable(result)))
     sys.exit(result["verdict"] != "relayed")
 
 
@@ -148,7 +151,7 @@ def near_misses(datagram: Datagram, link: str, subjects: list[Subject]) -> list[
     return [row for _, row in sorted(found, key=lambda each: each[0])[:5]]
 
 
-def _readable(result: dict[str, Any]) -> str:
+def _readable(result: dict[str, Any]) -> list[str]:
     tag = "untagged" if result["vlan"] is None else f"VLAN {result['vlan']}"
     source = end(result["source"], result["source_port"])
     lines = [f"{source} to {end(result['group'], result['port'])} on {result['ifname']}, {tag}"]
@@ -170,4 +173,4 @@ def _readable(result: dict[str, Any]) -> str:
         where = "" if each["to"].startswith(each["destination"]) else f" ({each['destination']})"
         lines.append(f"  to {each['to']}{where} from {source} ttl {each['ttl']}{dscp}{state}")
     lines += [f"  rule {each['rule']} {' and '.join(each['differs']) or 'takes it'}" for each in result["near_misses"]]
-    return "\n".join(lines)
+    return lines

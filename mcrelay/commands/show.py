@@ -268,7 +268,8 @@ def show_groups(groups: list[Row], *, colour: bool) -> str:
     ]
     reasons = [f"{each['group']} on {each['ifname']}: {each['reason']}" for each in groups if each["reason"]]
     reasons += _warnings(groups)
-    table = render(["LINK", "GROUP", "SOURCE", "STATE", "IGMP"], rows, colour=colour, width=columns())
+    protocols = sorted({"MLD" if ":" in each["group"] else "IGMP" for each in groups})
+    table = render(["LINK", "GROUP", "SOURCE", "STATE", "/".join(protocols)], rows, colour=colour, width=columns())
     return _with_notes(table, reasons)
 
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 from support.mldwire import send_query
-from support.relay import relaying
-from support.traffic import MCRELAY, sender
+from support.relay import assert_adds_up, relaying
+from support.traffic import MCRELAY, assert_exact, receiver, report, send, sender
 
 from mcrelay.commands.lab import SOURCE_ADDRESS6
 
@@ -56,11 +56,35 @@ def test_show_names_the_querier_of_mld_and_the_version_of_a_group():
         (link,) = [each for each in links if each["ifname"] == "in0"]
         assert (link["querier"], link["mld_querier"]["address"]) == (None, "fe80::ff")
         assert "fe80::ff v2" in shown
-        (group,) = ask(relay, "show", "groups")[0]
+        (group,), shown = ask(relay, "show", "groups")
+        assert shown.split()[:5] == ["LINK", "GROUP", "SOURCE", "STATE", "MLD"]
         assert (group["group"], group["source"], group["state"]) == ("ff35::1234", SOURCE_ADDRESS6, "joined")
         relay.lab.relay.run("ip", "-6", "addr", "flush", "dev", "in0", "scope", "link")
         relay.wait_for(lambda: relay.show("groups")[0]["warnings"], "warning")
         assert "no-address: in0 has no link-local IPv6 address" in ask(relay, "show", "links")[1]
+
+
+def test_a_relay_that_starts_while_ipv6_is_switched_off_says_so_and_relays_once_it_is_on():
+    config = '[rules.six]\ninput = "[ff15::1]:5000%in0"\noutputs = ["[ff15::2]:5004%out0"]\n'
+    config += '[rules.four]\ninput = "239.1.1.1:5000%in0"\noutputs = ["239.10.0.1:5004%out0"]\n'
+    off = {f"ipv6.conf.{link}.disable_ipv6": 1 for link in ("in0", "out0")}
+    with relaying(config, ipv6=True, sysctls=off) as relay:
+        assert relay.state("four") == "active"
+        assert relay.state("six") != "active"
+        links, shown = ask(relay, "show", "links")
+        assert {each["ifname"] for each in links for warning in each["warnings"] if warning["kind"] == "ipv6-disabled"}
+        assert "sysctl -w net/ipv6/conf/in0/disable_ipv6=0" in " ".join(shown.split())
+        sink = receiver(relay.lab.sink, "239.10.0.1:5004%eth0", "--count", 500)
+        send(relay.lab.source, "239.1.1.1:5000%eth0", "--rate", 2_000, "--count", 500)
+        assert_exact(report(sink), 500)
+        relay.lab.relay.sysctl(dict.fromkeys(off, 0))
+        relay.lab.relay.ip("addr add 2001:db8:1::1/64 dev in0 nodad", "addr add 2001:db8:100::1/64 dev out0 nodad")
+        relay.wait_for(lambda: relay.state("six") == "active", "the rule of IPv6")
+        relay.heard_by_switch()
+        sink = receiver(relay.lab.sink, "[ff15::2]:5004%eth0", "--count", 500)
+        send(relay.lab.source, "[ff15::1]:5000%eth0", "--rate", 2_000, "--count", 500)
+        assert_exact(report(sink), 500)
+        assert_adds_up(relay.at_rest())
 
 
 def test_explain_puts_a_packet_of_ipv6_through_the_table():

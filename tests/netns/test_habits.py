@@ -276,6 +276,8 @@ def test_a_pipe_has_one_record_a_line_and_a_terminal_its_width(relay):
         ["delete", "x", "--socket", "SOCKET"],
         ["doctor", "x", "--duration", "0.2", "--socket", "SOCKET"],
         ["explain", "192.168.168.55@226.2.2.2:2069%in0", "--socket", "SOCKET"],
+        ["explain", "192.168.168.55@226.2.2.2:2068%in0", "--socket", "SOCKET"],
+        ["explain", "[2001:db8:168::5555:55]@[ff3e:40:2001:db8::8000:1]:2069%in0", "--socket", "SOCKET"],
         ["version"],
     ],
     ids=" ".join,
