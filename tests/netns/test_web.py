@@ -64,6 +64,17 @@ def test_metrics_count_what_the_sink_got(relay):
     assert abs(metric(relay, f'mcrelay_last_packet_timestamp_seconds{{input="{INPUT}",rule="x"}}') - time.time()) < 60
 
 
+def test_a_metric_of_ipv6_names_streams_as_the_configuration_does():
+    taken, sent = "[2001:db8:168::55]@[ff35::1234]:5000%in0", "[ff15::99]:5004%out0"
+    with relaying(CONFIG.replace(INPUT, taken).replace("239.10.0.1:5004%out0", sent), ipv6=True) as relay:
+        sink = receiver(relay.lab.sink, "[ff15::99]:5004%eth0", "--count", 100)
+        send(relay.lab.source, "[ff35::1234]:5000%eth0", "--count", 100, "--rate", 2_000)
+        assert_exact(report(sink), 100)
+        relay.at_rest()
+        assert metric(relay, f'mcrelay_rx_packets_total{{input="{taken}",rule="x"}}') == 100
+        assert metric(relay, f'mcrelay_tx_packets_total{{output="{sent}",rule="x"}}') == 100
+
+
 @pytest.mark.parametrize("noun", NOUNS)
 def test_the_json_is_that_of_show(relay, noun):
     status, headers, text = get(relay, f"/api/v1/{noun}")
